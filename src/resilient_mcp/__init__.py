@@ -1,0 +1,44 @@
+"""A drop-in for the MCP Python SDK's `ClientSession` that survives crashed servers, lost sessions and overload."""
+
+from .classifier import Category, Verdict
+from .client import ResilientClient
+from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
+from .events import (
+    Connected,
+    Disconnected,
+    Event,
+    GarbageOnStdout,
+    RestartScheduled,
+    RetryScheduled,
+    State,
+    StateChanged,
+)
+from .evidence import Delivery, Evidence, ExitStatus
+from .policy import Policy, RestartPolicy, RetryPolicy, TimeoutPolicy, ToolPolicy
+
+__all__ = [
+    "Category",
+    "Connected",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Delivery",
+    "Disconnected",
+    "Event",
+    "Evidence",
+    "ExitStatus",
+    "GarbageOnStdout",
+    "Policy",
+    "ResilienceError",
+    "ResilientClient",
+    "RestartPolicy",
+    "RestartScheduled",
+    "RetryPolicy",
+    "RetryScheduled",
+    "ServerFailed",
+    "ServerUnavailable",
+    "State",
+    "StateChanged",
+    "TimeoutPolicy",
+    "ToolPolicy",
+    "Verdict",
+]

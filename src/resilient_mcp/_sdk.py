@@ -1,0 +1,447 @@
+"""The only module that knows which major version of mcp is installed.
+
+It gives the rest of the house one spelling: one error class, one session object, one way to read and write a JSON-RPC
+message. What differs between 1.x and 2.x (names, field spelling, units, era negotiation) ends here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import anyio
+import mcp
+from mcp import ClientSession, StdioServerParameters, types
+from mcp.client import session_group as _session_group
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client, next_request_within_origin
+from mcp.shared.memory import create_client_server_memory_streams
+from mcp.shared.message import SessionMessage
+from typing_extensions import Self
+
+VERSION = version("mcp")
+MAJOR = int(VERSION.split(".", 1)[0])
+
+StreamableHttpParameters: Any = _session_group.StreamableHttpParameters
+SseServerParameters: Any = _session_group.SseServerParameters
+
+if MAJOR == 1:
+    import httpx as http_library
+    from mcp.server import Server
+    from mcp.server.fastmcp import FastMCP as HighLevelServer
+    from mcp.shared.exceptions import McpError as MCPError
+else:
+    import httpx2 as http_library  # type: ignore[no-redef]
+    from mcp import MCPError  # type: ignore[no-redef]
+    from mcp.server import Server
+    from mcp.server.mcpserver import MCPServer as HighLevelServer  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    _ErrorBase: TypeAlias = Exception
+else:
+    _ErrorBase = MCPError
+
+_mcp: Any = mcp
+_types: Any = types
+
+http: Any = http_library
+"""The HTTP library the installed SDK speaks: httpx on 1.x, httpx2 on 2.x. Both have the same shape."""
+
+Streams: TypeAlias = tuple[Any, Any]
+TransportFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Any, ...]]]
+
+INTERNAL_ERROR = -32603
+CONNECTION_CLOSED = -32000
+PARSE_ERROR = -32700
+METHOD_NOT_FOUND = -32601
+UNSUPPORTED_PROTOCOL_VERSION = -32022
+REQUEST_TIMEOUT = 408 if MAJOR == 1 else -32001
+"""The code the installed SDK gives its own request timeout."""
+
+
+class ErrorBase(_ErrorBase):
+    """The installed SDK's error, built and read the same way on both majors.
+
+    Attributes:
+        error: The SDK's `ErrorData`.
+    """
+
+    error: Any
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        if MAJOR == 1:
+            cast("Any", super()).__init__(types.ErrorData(code=code, message=message, data=data))
+        else:
+            cast("Any", super()).__init__(code, message, data)
+
+    @property
+    def code(self) -> int:
+        """The JSON-RPC error code the installed SDK would use."""
+        return cast("int", self.error.code)
+
+    @property
+    def message(self) -> str:
+        """The message, never empty."""
+        return cast("str", self.error.message)
+
+    @property
+    def data(self) -> Any:
+        """The error's `data`, or None."""
+        return self.error.data
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def error_result(text: str) -> types.CallToolResult:
+    """A tool result that carries `text` for a model to read, with `isError` set."""
+    content = types.TextContent(type="text", text=text)
+    return types.CallToolResult.model_validate({"content": [content], "isError": True})
+
+
+def is_error_result(result: object) -> bool:
+    """Whether `result` is a tool result with `isError` set."""
+    return bool(getattr(result, "is_error", False) or getattr(result, "isError", False))
+
+
+# --- JSON-RPC messages -----------------------------------------------------------------------------------------------
+
+
+def describe(item: SessionMessage) -> tuple[str | None, Any]:
+    """The (method, id) of an outgoing message; either is None when it has none."""
+    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    return getattr(message, "method", None), getattr(message, "id", None)
+
+
+def cancelled_id(item: SessionMessage) -> Any:
+    """The request id that an outgoing `notifications/cancelled` names."""
+    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    return (message.params or {}).get("requestId")
+
+
+def response_id(item: SessionMessage) -> Any:
+    """The id of an incoming response or error, None for anything else."""
+    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    return None if hasattr(message, "method") else getattr(message, "id", None)
+
+
+def encode(item: SessionMessage) -> bytes:
+    """One outgoing message as one line of JSON, without the newline."""
+    dump = {"exclude_none": True} if MAJOR == 1 else {"exclude_unset": True}
+    return item.message.model_dump_json(by_alias=True, **dump).encode()
+
+
+if MAJOR == 1:
+
+    def decode(line: bytes | str) -> SessionMessage:
+        """One incoming line as a message.
+
+        Raises:
+            ValueError: It is not a JSON-RPC message.
+        """
+        return SessionMessage(_types.JSONRPCMessage.model_validate_json(line))
+
+else:
+    _adapter: Any = _types.jsonrpc_message_adapter
+
+    def decode(line: bytes | str) -> SessionMessage:
+        """One incoming line as a message.
+
+        Raises:
+            ValueError: It is not a JSON-RPC message.
+        """
+        return SessionMessage(_adapter.validate_json(line, by_name=False))
+
+
+def error_message(request_id: Any, code: int, text: str) -> SessionMessage:
+    """An error response to `request_id`, as if it had come from the wire."""
+    error = _types.JSONRPCError(
+        jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=text, data=None)
+    )
+    return SessionMessage(_types.JSONRPCMessage(error) if MAJOR == 1 else error)
+
+
+# --- Transports of the SDK -------------------------------------------------------------------------------------------
+
+
+def seconds(value: Any) -> float:
+    """A duration in seconds; 1.x spells some of them as `timedelta`."""
+    return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
+
+
+def is_in_process_server(server: object) -> bool:
+    """Whether `server` is an SDK server object that runs in this process."""
+    return isinstance(server, Server | HighLevelServer)
+
+
+def create_http_client(headers: Mapping[str, Any] | None, *, connect: float, read: float | None) -> Any:
+    """An HTTP client of the installed SDK's library, without a bound of its own on how many calls wait at once."""
+    timeout = http.Timeout(connect, read=read, pool=None)
+    limits = http.Limits(max_connections=None, max_keepalive_connections=20)
+    return http.AsyncClient(headers=dict(headers or {}), timeout=timeout, limits=limits)
+
+
+@asynccontextmanager
+async def streamable_http(parameters: Any, client: Any) -> AsyncIterator[Streams]:
+    """The SDK's Streamable HTTP transport over `client`; `parameters` are `StreamableHttpParameters`."""
+    options: dict[str, Any] = {"terminate_on_close": parameters.terminate_on_close}
+    if MAJOR != 1:
+        options["max_sse_event_size"] = None  # the edge below has the bound (`Policy.max_message_bytes`)
+    async with streamable_http_client(parameters.url, http_client=client, **options) as streams:
+        yield streams[0], streams[1]
+
+
+def sse(parameters: Any, wrap: Callable[[Any], Any]) -> AbstractAsyncContextManager[Streams]:
+    """The SDK's HTTP+SSE transport (2024-11-05), its HTTP client passed through `wrap`."""
+
+    def factory(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
+        return wrap(create_mcp_http_client(headers=headers, timeout=timeout, auth=auth))
+
+    return cast(
+        "AbstractAsyncContextManager[Streams]",
+        sse_client(
+            parameters.url,
+            headers=parameters.headers,
+            timeout=seconds(parameters.timeout),
+            sse_read_timeout=seconds(parameters.sse_read_timeout),
+            httpx_client_factory=factory,
+        ),
+    )
+
+
+DIRECT_IN_PROCESS = MAJOR != 1
+"""Whether `Session.open` takes an in-process server as it is, and calls it without a wire between."""
+
+
+@asynccontextmanager
+async def in_process(server: Any) -> AsyncIterator[Streams]:
+    """Memory streams to an SDK server of 1.x that runs in this process."""
+    lowlevel = getattr(server, "_mcp_server", server)
+    async with (
+        create_client_server_memory_streams() as (client_streams, server_streams),
+        anyio.create_task_group() as tg,
+    ):
+        tg.start_soon(lowlevel.run, *server_streams, lowlevel.create_initialization_options())
+        try:
+            yield client_streams
+        finally:
+            tg.cancel_scope.cancel()
+
+
+follow = next_request_within_origin
+"""The request that follows a redirect the SDK would follow, or None (same origin, same method)."""
+
+
+# --- The session -----------------------------------------------------------------------------------------------------
+
+_CALLBACKS = (
+    "sampling_callback",
+    "elicitation_callback",
+    "list_roots_callback",
+    "logging_callback",
+    "message_handler",
+    "client_info",
+)
+_SESSION_CLASS: Any = ClientSession if MAJOR == 1 else _mcp.Client
+SESSION_OPTIONS = frozenset(inspect.signature(_SESSION_CLASS).parameters) - {
+    "read_stream",
+    "write_stream",
+    "server",
+    "dispatcher",
+    "read_timeout_seconds",
+    "prior_discover",
+    *_CALLBACKS,
+}
+"""What `ResilientClient(**session_options)` may hand on to the installed SDK's session."""
+
+
+def _undecorated(method: str) -> Callable[..., Awaitable[Any]]:
+    """The SDK's method without its deprecation warning: which era it is for is this library's business."""
+    return cast("Callable[..., Awaitable[Any]]", inspect.unwrap(getattr(ClientSession, method)))
+
+
+LISTS = {
+    "list_tools": "tools/list",
+    "list_resources": "resources/list",
+    "list_resource_templates": "resources/templates/list",
+    "list_prompts": "prompts/list",
+}
+"""The SDK's list methods and their JSON-RPC methods."""
+
+
+class Session:
+    """One negotiated session: an SDK `ClientSession`, on 2.x inside the `mcp.Client` that negotiated it.
+
+    Use `Session.open`. Its methods are the operations on which the two majors differ; `raw` is the `ClientSession`.
+    """
+
+    def __init__(self, client: Any, raw: Any, result: Any) -> None:
+        self.client = client
+        self.raw = raw
+        self.initialize_result = result
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, streams: Any, options: Mapping[str, Any], *, legacy: bool) -> AsyncIterator[Self]:
+        """Negotiate a session over `streams`, a context manager of (read, write), or on 2.x an in-process server.
+
+        Args:
+            streams: The transport.
+            options: Callbacks and options for the SDK's session.
+            legacy: On 2.x, go straight to `initialize` (the era found at an earlier generation).
+        """
+        if MAJOR == 1:
+            async with streams as (read, write), ClientSession(read, write, **options) as raw:
+                yield cls(raw, raw, await raw.initialize())
+            return
+        options = {**options, "mode": "legacy"} if legacy else dict(options)
+        async with _mcp.Client(streams, **options) as client:
+            yield cls(client, client.session, _as_initialize_result(client.session))
+
+    @property
+    def protocol_version(self) -> str:
+        """The negotiated protocol version."""
+        if MAJOR == 1:
+            return str(self.initialize_result.protocolVersion)
+        return str(self.raw.protocol_version)
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the session was negotiated by `initialize` (2025-11-25 and before)."""
+        return MAJOR == 1 or self.raw.initialize_result is not None
+
+    @property
+    def capabilities(self) -> Any:
+        """The server's declared capabilities."""
+        return self.initialize_result.capabilities
+
+    @property
+    def server_info(self) -> Any:
+        """The server's name and version, or None when it did not say."""
+        return self.initialize_result.serverInfo if MAJOR == 1 else self.raw.server_info
+
+    @property
+    def instructions(self) -> str | None:
+        """The server's instructions, if any."""
+        return cast("str | None", self.initialize_result.instructions)
+
+    async def list(self, method: str, cursor: str | None, params: Any, options: Mapping[str, Any]) -> Any:
+        """One page of `list_tools`, `list_resources`, `list_resource_templates` or `list_prompts`."""
+        if params is not None and cursor is not None:
+            raise ValueError(f"{method}() takes cursor= or params=, not both")
+        if MAJOR == 1:
+            _refuse(method, options)
+            if params is None and cursor is not None:
+                params = types.PaginatedRequestParams(cursor=cursor)
+            return await getattr(self.raw, method)(**({} if params is None else {"params": params}))
+        if params is not None:
+            return await getattr(self.raw, method)(params=params)
+        return await getattr(self.client, method)(cursor=cursor, **options)
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any] | None, progress: Any, options: Mapping[str, Any]
+    ) -> Any:
+        """`tools/call`. On 2.x, input-required rounds are driven unless the caller asked to see them."""
+        raw = MAJOR == 1 or "allow_input_required" in options or "allow_claimed" in options
+        session = self.raw if raw else self.client
+        return await session.call_tool(name, arguments, progress_callback=progress, **options)
+
+    async def read_resource(self, uri: Any, options: Mapping[str, Any]) -> Any:
+        """`resources/read`; `uri` is a string or an `AnyUrl` on both majors."""
+        if MAJOR == 1:
+            _refuse("read_resource", options)
+            return await self.raw.read_resource(uri)
+        session = self.raw if "allow_input_required" in options else self.client
+        return await session.read_resource(str(uri), **options)
+
+    async def get_prompt(self, name: str, arguments: dict[str, str] | None, options: Mapping[str, Any]) -> Any:
+        """`prompts/get`."""
+        if MAJOR == 1:
+            _refuse("get_prompt", options)
+        session = self.raw if MAJOR == 1 or "allow_input_required" in options else self.client
+        return await session.get_prompt(name, arguments, **options)
+
+    async def invoke(self, method: str, *args: Any, **options: Any) -> Any:
+        """Any other coroutine method of the SDK's session, by name, without deprecation warnings."""
+        return await _undecorated(method)(self.raw, *args, **options)
+
+    async def set_subscribed(self, uri: Any, *, subscribed: bool, options: Mapping[str, Any]) -> Any:
+        """`resources/subscribe` or `resources/unsubscribe`; `uri` is a string or an `AnyUrl` on both majors."""
+        method = "subscribe_resource" if subscribed else "unsubscribe_resource"
+        return await self.invoke(method, uri if MAJOR == 1 else str(uri), **options)
+
+    async def cancel(self, request_id: Any, reason: str) -> None:
+        """Tell the server that nobody waits for `request_id` any more. 2.x does that by itself."""
+        if MAJOR == 1:
+            params = _types.CancelledNotificationParams(requestId=request_id, reason=reason)
+            notification = _types.CancelledNotification(method="notifications/cancelled", params=params)
+            await self.raw.send_notification(_types.ClientNotification(notification))
+
+
+def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]:
+    """The SDK's `listen()` on one session.
+
+    Raises:
+        RuntimeError: The installed SDK has none.
+    """
+    if MAJOR == 1:
+        raise RuntimeError(f"listen() needs mcp 2.x and a server at 2026-07-28; installed is mcp {VERSION}")
+    return cast("AbstractAsyncContextManager[Any]", session.client.listen(**filters))
+
+
+def _refuse(method: str, options: Mapping[str, Any]) -> None:
+    """1.x has none of the per-call options of 2.x: say so by name."""
+    if options:
+        raise TypeError(f"{method}() got {', '.join(sorted(options))}=, which needs mcp 2.x; installed is mcp {VERSION}")
+
+
+def _as_initialize_result(session: Any) -> Any:
+    """What `initialize()` returns: the handshake's result, or the same facts from `server/discover`."""
+    if session.initialize_result is not None:
+        return session.initialize_result
+    info = session.server_info or types.Implementation(name="unknown", version="unknown")
+    return types.InitializeResult.model_construct(
+        protocol_version=session.protocol_version,
+        capabilities=session.server_capabilities,
+        server_info=info,
+        instructions=session.instructions,
+    )
+
+
+def tool_hints(tool: Any) -> tuple[bool, bool]:
+    """(readOnlyHint, idempotentHint) of a tool; both default to False, as in the specification."""
+    hints = tool.annotations
+    if hints is None:
+        return False, False
+    if MAJOR == 1:
+        return bool(hints.readOnlyHint), bool(hints.idempotentHint)
+    return bool(hints.read_only_hint), bool(hints.idempotent_hint)
+
+
+def next_cursor(page: Any) -> str | None:
+    """The cursor of the next page of a list, None at the end."""
+    return cast("str | None", page.nextCursor if MAJOR == 1 else page.next_cursor)
+
+
+__all__ = [
+    "CONNECTION_CLOSED",
+    "INTERNAL_ERROR",
+    "MAJOR",
+    "METHOD_NOT_FOUND",
+    "PARSE_ERROR",
+    "REQUEST_TIMEOUT",
+    "SESSION_OPTIONS",
+    "UNSUPPORTED_PROTOCOL_VERSION",
+    "ErrorBase",
+    "MCPError",
+    "Session",
+    "SessionMessage",
+    "SseServerParameters",
+    "StdioServerParameters",
+    "StreamableHttpParameters",
+    "TransportFactory",
+]

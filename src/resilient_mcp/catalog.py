@@ -1,0 +1,63 @@
+"""The last known tools of a server: what their annotations say about sending a call twice."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import anyio
+
+from . import _sdk
+from .connection import Connection, Failed
+from .events import logger
+
+_MAX_PAGES = 100
+"""A listing that never ends must not be followed for ever."""
+_MAX_TOOLS = 10_000
+
+
+class Catalog:
+    """Listed once per connection, beside the calls."""
+
+    def __init__(self) -> None:
+        self._repeatable: dict[str, bool] = {}
+        self._listed = anyio.Event()
+
+    async def refresh(self, connection: Connection, *, timeout: float) -> None:
+        """List the tools over `connection`; a failure leaves what is known."""
+        self._listed = anyio.Event()
+        listed = self._listed
+        try:
+            if getattr(connection.session.capabilities, "tools", None) is not None:
+                await self._list(connection, timeout)
+        except Failed as failed:
+            logger.debug("tools could not be listed: %s", failed.evidence or failed.cause)
+        finally:
+            listed.set()
+
+    async def _list(self, connection: Connection, timeout: float) -> None:
+        known: dict[str, bool] = {}
+        cursor: str | None = None
+        for _ in range(_MAX_PAGES):
+            at = cursor
+
+            async def list_page(session: _sdk.Session, _progress: Any, at: str | None = at) -> Any:
+                return await session.list("list_tools", at, None, {})
+
+            page = await connection.call(list_page, timeout=timeout, deadline=math.inf)
+            for tool in page.tools:
+                known[tool.name] = any(_sdk.tool_hints(tool))
+            cursor = _sdk.next_cursor(page)
+            if cursor is None or len(known) > _MAX_TOOLS:
+                break
+        self._repeatable = known
+
+    async def is_repeatable(self, tool: str, deadline: float) -> bool:
+        """Whether `readOnlyHint` or `idempotentHint` of `tool` is set; waits for a listing that is under way.
+
+        Both hints default to false, and so does a tool that was never listed.
+        """
+        if tool not in self._repeatable:
+            with anyio.move_on_after(deadline - anyio.current_time()):
+                await self._listed.wait()
+        return self._repeatable.get(tool, False)

@@ -1,0 +1,509 @@
+"""`ResilientClient`: takes the place of the SDK's `ClientSession`, and survives what happens to its server.
+
+Each method names an operation and hands it to the executor; what it means to keep a connection alive is the
+supervisor's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, TypeAlias, cast
+
+import anyio
+from mcp import types
+from typing_extensions import Self
+
+from . import _sdk
+from .catalog import Catalog
+from .connection import Connection, Connector
+from .events import Hub, Listener, State
+from .executor import Executor, Operation
+from .policy import Policy
+from .supervisor import Supervisor
+from .transports.http import safe_url
+
+Timeout: TypeAlias = float | timedelta | None
+
+
+class ResilientClient:
+    """A client for one MCP server that stays usable while the server, its process or its network does not.
+
+    It has every method of the installed SDK's `ClientSession`, with the same names, arguments and result types. Enter
+    it with `async with`, or call `start()` and `aclose()`, on asyncio from any task.
+
+    Args:
+        server: A URL (Streamable HTTP), the SDK's `StdioServerParameters`, `StreamableHttpParameters` or
+            `SseServerParameters`, a function without arguments that returns an SDK transport, or an SDK server object
+            of this process.
+        name: What messages call the server; by default its command or its URL.
+        policy: Its numbers, see `Policy`.
+        on_event: Called with each `Event`, in order; must not block.
+        http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
+            stays yours to close.
+        sampling_callback: As on `ClientSession`, and so are the next five.
+        elicitation_callback: Answers the server's elicitations.
+        list_roots_callback: Answers the server's question for roots.
+        logging_callback: Gets the server's log messages.
+        message_handler: Gets the server's other messages.
+        client_info: What the client calls itself.
+        read_timeout_seconds: As on `ClientSession`: the time limit of one attempt, instead of the policy's.
+        **session_options: Whatever else the installed SDK's session takes, such as `sampling_capabilities`.
+
+    Raises:
+        ValueError: `server` cannot be one: a URL without http(s) or host, an empty command.
+        TypeError: An argument is of the wrong type, or unknown to the installed SDK.
+
+    Example:
+        >>> client = ResilientClient("https://example.com/mcp")
+        >>> client.state.value, client.name
+        ('idle', 'https://example.com/mcp')
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        *,
+        name: str | None = None,
+        policy: Policy | None = None,
+        on_event: Listener | None = None,
+        http_client: Any = None,
+        sampling_callback: Any = None,
+        elicitation_callback: Any = None,
+        list_roots_callback: Any = None,
+        logging_callback: Any = None,
+        message_handler: Any = None,
+        client_info: types.Implementation | None = None,
+        read_timeout_seconds: Timeout = None,
+        **session_options: Any,
+    ) -> None:
+        server = _checked_server(server)
+        _check_http_client(http_client, server)
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a Policy, not {policy!r}: write Policy.model_validate({policy!r})")
+        unknown = session_options.keys() - _sdk.SESSION_OPTIONS
+        if unknown:
+            known = ", ".join(sorted(_sdk.SESSION_OPTIONS))
+            raise TypeError(
+                f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}; "
+                f"with mcp {_sdk.VERSION} the session options are {known}"
+            )
+        policy = policy or Policy()
+        self.name = name or _default_name(server)
+        self.policy = policy
+        callbacks = {
+            "sampling_callback": sampling_callback,
+            "elicitation_callback": elicitation_callback,
+            "list_roots_callback": list_roots_callback,
+            "logging_callback": logging_callback,
+            "message_handler": message_handler,
+            "client_info": client_info,
+        }
+        self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
+        hub = Hub(self.name, on_event)
+        connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
+        self._catalog = Catalog()
+        self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
+        self._executor = Executor(self._supervisor, self._catalog, policy, hub)
+        self._done: anyio.Event | None = None
+        self._task: object = None  # asyncio keeps only weak references to its tasks
+        self._last: _sdk.Session | None = None
+
+    # --- life ---
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._supervisor.state
+
+    @property
+    def generation(self) -> int:
+        """Counts the connections made or tried so far, from 1."""
+        return self._supervisor.generation
+
+    async def start(self) -> None:
+        """Connect, and wait until the server is ready.
+
+        Raises:
+            ServerFailed: It cannot work as configured: command not found, refused credentials, no shared version.
+            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds, or kept dying.
+            RuntimeError: The client was started before; make a new one.
+        """
+        if self._done is not None:
+            raise RuntimeError(f"the client of {self.name!r} was started before: make a new ResilientClient")
+        self._done = anyio.Event()
+        self._supervisor.begin()
+        self._task = _spawn(self._run)
+        try:
+            await self.wait_ready()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _run(self) -> None:
+        assert self._done is not None
+        try:
+            await self._supervisor.run()
+        finally:
+            self._done.set()
+
+    async def aclose(self) -> None:
+        """Close the connection and stop the server's process; takes no longer than `policy.timeout.shutdown`, twice.
+
+        Safe to call from any task, more than once, and while calls are under way: those end with an error.
+        """
+        if self._done is None:
+            return
+        self._supervisor.close()
+        with anyio.CancelScope(shield=True):
+            await self._done.wait()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def wait_ready(self, timeout: Timeout = None) -> None:
+        """Wait until the server is ready.
+
+        Args:
+            timeout: Seconds; `policy.timeout.ready` by default.
+
+        Raises:
+            ServerUnavailable: It did not get ready in time, or at all (`ServerFailed`).
+        """
+        limit = _seconds("timeout", timeout)
+        if limit is None:
+            limit = self.policy.timeout.ready
+        await self._supervisor.lend(anyio.current_time() + limit)
+
+    async def restart(self) -> None:
+        """Replace the connection now, restarting the process; wakes a suspended or failed server.
+
+        Raises:
+            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds.
+        """
+        self._supervisor.restart()
+        await self.wait_ready()
+
+    async def _on_ready(self, connection: Connection) -> None:
+        self._last = connection.session
+        if self.policy.trust_annotations:
+            await self._catalog.refresh(connection, timeout=self.policy.timeout.attempt)
+
+    async def _run_operation(
+        self,
+        method: str,
+        invoke: Callable[[_sdk.Session, Any], Any],
+        *,
+        target: str | None = None,
+        timeout: Timeout = None,
+        progress: Any = None,
+    ) -> Any:
+        limit = self._timeout if timeout is None else _seconds("read_timeout_seconds", timeout)
+        return await self._executor.run(Operation(method, invoke, target, limit, progress))
+
+    async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
+        return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
+
+    # --- what was negotiated ---
+
+    @property
+    def _session(self) -> _sdk.Session:
+        connection = self._supervisor.connection
+        session = connection.session if connection is not None else self._last
+        if session is None:
+            raise RuntimeError(f"the client of {self.name!r} is not connected: enter it with `async with` first")
+        return session
+
+    async def initialize(self) -> types.InitializeResult:
+        """The result that was negotiated, of the newest connection. Calling it again negotiates nothing."""
+        await self.wait_ready()
+        return cast("types.InitializeResult", self._session.initialize_result)
+
+    @property
+    def initialize_result(self) -> types.InitializeResult:
+        """The same, without waiting."""
+        return cast("types.InitializeResult", self._session.initialize_result)
+
+    def get_server_capabilities(self) -> types.ServerCapabilities | None:
+        """The server's capabilities, as `ClientSession` of mcp 1.x spells it; None before the first connection."""
+        return None if self._last is None and self._supervisor.connection is None else self.server_capabilities
+
+    @property
+    def server_capabilities(self) -> types.ServerCapabilities:
+        """The server's capabilities."""
+        return cast("types.ServerCapabilities", self._session.capabilities)
+
+    @property
+    def server_info(self) -> types.Implementation | None:
+        """The server's name and version, if it said."""
+        return cast("types.Implementation | None", self._session.server_info)
+
+    @property
+    def instructions(self) -> str | None:
+        """The server's instructions, if any."""
+        return self._session.instructions
+
+    @property
+    def protocol_version(self) -> str:
+        """The negotiated protocol version."""
+        return self._session.protocol_version
+
+    # --- tools ---
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        read_timeout_seconds: Timeout = None,
+        progress_callback: Any = None,
+        **options: Any,
+    ) -> types.CallToolResult:
+        """Call a tool; sent again only when it was provably not run, or may be run twice.
+
+        Args:
+            name: The tool.
+            arguments: Its arguments.
+            read_timeout_seconds: The time limit of one attempt, instead of the policy's.
+            progress_callback: Gets progress, which starts the attempt's time limit anew.
+            **options: `meta`, and on mcp 2.x `input_responses`, `request_state`, `allow_input_required` and
+                `allow_claimed`, as on the SDK's.
+
+        Raises:
+            ConnectionLost: It was sent, no answer came, and it must not be sent twice.
+            DeadlineExceeded: It took too long.
+            ServerUnavailable: It was not run: there is no server.
+            MCPError: The server's own error.
+        """
+        return cast(
+            "types.CallToolResult",
+            await self._run_operation(
+                "tools/call",
+                lambda session, progress: session.call_tool(name, arguments, progress, options),
+                target=name,
+                timeout=read_timeout_seconds,
+                progress=progress_callback,
+            ),
+        )
+
+    async def list_tools(
+        self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
+    ) -> types.ListToolsResult:
+        """One page of the server's tools; `cursor` or `params` for the next, `meta` and `cache_mode` on mcp 2.x."""
+        return cast("types.ListToolsResult", await self._list("list_tools", cursor, params, options))
+
+    async def _list(self, method: str, cursor: str | None, params: Any, options: dict[str, Any]) -> Any:
+        return await self._run_operation(
+            _sdk.LISTS[method], lambda session, _: session.list(method, cursor, params, options)
+        )
+
+    # --- resources ---
+
+    async def list_resources(
+        self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
+    ) -> types.ListResourcesResult:
+        """One page of the server's resources."""
+        return cast("types.ListResourcesResult", await self._list("list_resources", cursor, params, options))
+
+    async def list_resource_templates(
+        self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
+    ) -> types.ListResourceTemplatesResult:
+        """One page of the server's resource templates."""
+        return cast(
+            "types.ListResourceTemplatesResult", await self._list("list_resource_templates", cursor, params, options)
+        )
+
+    async def read_resource(self, uri: Any, **options: Any) -> types.ReadResourceResult:
+        """Read a resource; `uri` is a string or an `AnyUrl`."""
+        return cast(
+            "types.ReadResourceResult",
+            await self._run_operation(
+                "resources/read", lambda session, _: session.read_resource(uri, options), target=str(uri)
+            ),
+        )
+
+    async def subscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
+        """Ask for updates of a resource (servers up to 2025-11-25)."""
+        return await self._subscription("resources/subscribe", uri, True, options)
+
+    async def unsubscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
+        """Ask for no more updates of a resource."""
+        return await self._subscription("resources/unsubscribe", uri, False, options)
+
+    async def _subscription(self, method: str, uri: Any, on: bool, options: dict[str, Any]) -> types.EmptyResult:
+        return cast(
+            "types.EmptyResult",
+            await self._run_operation(
+                method, lambda session, _: session.set_subscribed(uri, subscribed=on, options=options), target=str(uri)
+            ),
+        )
+
+    # --- prompts and completion ---
+
+    async def list_prompts(
+        self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
+    ) -> types.ListPromptsResult:
+        """One page of the server's prompts."""
+        return cast("types.ListPromptsResult", await self._list("list_prompts", cursor, params, options))
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, str] | None = None, **options: Any
+    ) -> types.GetPromptResult:
+        """Get a prompt."""
+        return cast(
+            "types.GetPromptResult",
+            await self._run_operation(
+                "prompts/get", lambda session, _: session.get_prompt(name, arguments, options), target=name
+            ),
+        )
+
+    async def complete(
+        self,
+        ref: types.ResourceTemplateReference | types.PromptReference,
+        argument: dict[str, str],
+        context_arguments: dict[str, str] | None = None,
+    ) -> types.CompleteResult:
+        """Complete an argument of a prompt or a resource template."""
+        return cast(
+            "types.CompleteResult",
+            await self._simple("completion/complete", "complete", ref, argument, context_arguments),
+        )
+
+    # --- the rest of the protocol ---
+
+    async def send_ping(self, **options: Any) -> types.EmptyResult:
+        """Ping the server (up to 2025-11-25)."""
+        return cast("types.EmptyResult", await self._simple("ping", "send_ping", **options))
+
+    async def set_logging_level(self, level: types.LoggingLevel, **options: Any) -> types.EmptyResult:
+        """Ask for log messages from `level` upwards."""
+        return cast(
+            "types.EmptyResult", await self._simple("logging/setLevel", "set_logging_level", level, **options)
+        )
+
+    async def send_progress_notification(
+        self,
+        progress_token: str | int,
+        progress: float,
+        total: float | None = None,
+        message: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Tell the server of progress."""
+        await self._simple(
+            "notifications/progress",
+            "send_progress_notification",
+            progress_token,
+            progress,
+            total,
+            message,
+            **options,
+        )
+
+    async def send_roots_list_changed(self) -> None:
+        """Tell the server that the roots changed."""
+        await self._simple("notifications/roots/list_changed", "send_roots_list_changed")
+
+    async def send_request(self, request: Any, result_type: Any, *args: Any, **options: Any) -> Any:
+        """Send any request, as on `ClientSession`. What is no `tools/call` is taken to be repeatable."""
+        body = getattr(request, "root", request)
+        target = getattr(body.params, "name", None) if body.method == "tools/call" else None
+        return await self._run_operation(
+            body.method,
+            lambda session, _: session.raw.send_request(request, result_type, *args, **options),
+            target=target,
+        )
+
+    async def send_notification(self, notification: Any, *args: Any, **options: Any) -> None:
+        """Send any notification, as on `ClientSession`."""
+        body = getattr(notification, "root", notification)
+        await self._run_operation(
+            body.method, lambda session, _: session.raw.send_notification(notification, *args, **options)
+        )
+
+    @asynccontextmanager
+    async def listen(self, **filters: Any) -> AsyncIterator[Any]:
+        """A stream of change events, as on `mcp.Client` (mcp 2.x, servers at 2026-07-28); ends with its connection."""
+        connection = await self._supervisor.lend(anyio.current_time() + self.policy.timeout.ready)
+        async with _sdk.listen(connection.session, **filters) as subscription:
+            yield subscription
+
+
+def _checked_server(server: Any) -> Any:
+    """`server` in the form that `Connector` takes.
+
+    Raises:
+        ValueError: It cannot be a server.
+        TypeError: It is nothing that could be one.
+    """
+    if isinstance(server, str):
+        server = _sdk.StreamableHttpParameters(url=server)
+    if isinstance(server, _sdk.StdioServerParameters):
+        if not server.command.strip():
+            raise ValueError(
+                f"StdioServerParameters.command is {server.command!r}: write the program to start, such as 'npx'"
+            )
+    elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
+        _check_url(server.url)
+    elif not _sdk.is_in_process_server(server) and not callable(server):
+        raise TypeError(
+            f"server is {type(server).__name__}: pass a URL, StdioServerParameters, StreamableHttpParameters, "
+            "SseServerParameters, a function that returns a transport, or an SDK server"
+        )
+    return server
+
+
+def _check_url(url: str) -> None:
+    try:
+        parsed = _sdk.http.URL(url)
+    except (_sdk.http.InvalidURL, ValueError) as exc:
+        raise ValueError(f"{url!r} is not a URL ({exc}): write one such as 'https://example.com/mcp'") from None
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValueError(f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp'")
+
+
+def _check_http_client(client: Any, server: Any) -> None:
+    library = _sdk.http.__name__
+    if client is None:
+        return
+    if not isinstance(client, _sdk.http.AsyncClient):
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        raise TypeError(f"http_client is a {kind}: mcp {_sdk.VERSION} needs an {library}.AsyncClient")
+    if not isinstance(server, _sdk.StreamableHttpParameters):
+        raise TypeError(f"http_client is for Streamable HTTP servers, and the server is {type(server).__name__}")
+
+
+def _default_name(server: Any) -> str:
+    if isinstance(server, _sdk.StdioServerParameters):
+        return PurePath(server.command).name
+    if isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
+        return safe_url(server.url)
+    return getattr(server, "name", None) or getattr(server, "__name__", None) or type(server).__name__
+
+
+def _seconds(what: str, value: Timeout) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if math.isnan(seconds) or seconds <= 0:
+        raise ValueError(f"{what} is {value!r}: write a number of seconds above 0, or None for the policy's")
+    return seconds
+
+
+def _spawn(function: Callable[[], Any]) -> object:
+    """Run `function` in a task that belongs to nobody's scope, so that it can be closed from any task."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_task():
+        return trio.lowlevel.spawn_system_task(function)
+    return asyncio.get_running_loop().create_task(function(), name="resilient-mcp supervisor")

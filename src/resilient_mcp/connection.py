@@ -1,0 +1,348 @@
+"""One generation: a transport and an SDK session, opened once, used, closed once, all in one task.
+
+A connection is never repaired; the supervisor replaces it. Callers borrow its session through `Connection.call`, which
+races the end of the connection and never outlives its deadline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import anyio
+from typing_extensions import Self
+
+from . import _sdk
+from .classifier import is_outage
+from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt
+from .events import GarbageOnStdout, Hub, logger
+from .policy import Policy
+from .transports.foreign import WatchedReader, WatchedWriter
+from .transports.http import HttpEdge
+from .transports.stdio import stdio
+
+_END_PATIENCE = 2.0
+"""Seconds a call that the SDK woke with "connection closed" waits to learn why."""
+_CANCEL_PATIENCE = 1.0
+"""Seconds to tell a server that a call was given up."""
+
+Invoke: TypeAlias = Callable[[_sdk.Session, Any], Awaitable[Any]]
+"""An operation: what it does with a session and a progress callback (or None)."""
+
+
+class Failed(Exception):  # noqa: N818 - a signal between modules, never seen by users
+    """A try failed: what the SDK raised and what the edges saw, either of which may be None."""
+
+    def __init__(self, cause: Exception | None, evidence: Evidence | None) -> None:
+        super().__init__(cause, evidence)
+        self.cause = cause
+        self.evidence = evidence
+
+
+@dataclass(eq=False)
+class Connection:
+    """A ready session that callers borrow.
+
+    Attributes:
+        generation: Counts the connections of this client, from 1.
+        session: The negotiated SDK session.
+        in_flight: Its requests on the wire.
+        wired: Whether its requests pass an edge of ours; an in-process server of mcp 2.x has no wire.
+        lost: Set when the connection takes no more calls.
+        reason: Why it was lost, or None.
+    """
+
+    generation: int
+    session: _sdk.Session
+    in_flight: InFlight
+    wired: bool = True
+    lost: anyio.Event = field(default_factory=anyio.Event)
+    reason: Evidence | None = None
+    _attempts: set[Attempt] = field(default_factory=set)
+    _idle: anyio.Event = field(default_factory=anyio.Event)
+
+    def lose(self, evidence: Evidence) -> None:
+        """Take no more calls. Those in flight may still get their answers, until the transport is closed."""
+        if not self.lost.is_set():
+            self.reason = evidence
+            self.lost.set()
+
+    def end(self, evidence: Evidence) -> None:
+        """The transport is gone: end the calls in flight, too."""
+        self.lose(evidence)
+        for attempt in list(self._attempts):
+            attempt.fail(_seen_by(attempt, evidence))
+
+    async def drain(self, limit: float) -> None:
+        """Wait for the calls in flight, at most `limit` seconds."""
+        if self._attempts:
+            with anyio.move_on_after(limit):
+                await self._idle.wait()
+
+    async def call(self, invoke: Invoke, *, timeout: float, deadline: float, progress: Any = None) -> Any:
+        """Run one attempt of an operation.
+
+        Args:
+            invoke: The operation.
+            timeout: Seconds the attempt may take; progress starts them anew.
+            deadline: The time at which the attempt ends in any case.
+            progress: The caller's progress callback, or None.
+
+        Raises:
+            Failed: It failed; says what is known.
+        """
+        scope = anyio.CancelScope(deadline=min(deadline, anyio.current_time() + timeout))
+        attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN)
+        if self.lost.is_set():
+            assert self.reason is not None
+            raise Failed(None, replace(self.reason, delivery=Delivery.NOT_SENT))
+        token = current_attempt.set(attempt)
+        self._attempts.add(attempt)
+        settled = False
+        try:
+            with scope:
+                callback = None if progress is None else _restarting(progress, scope, timeout, deadline)
+                result = await invoke(self.session, callback)
+                settled = True
+                return result
+        except Exception as exc:
+            settled = True
+            raise Failed(exc, await self._explain(exc, attempt)) from exc
+        finally:
+            if not settled:
+                await self._tell_server(attempt)
+            current_attempt.reset(token)
+            self.in_flight.forget(attempt)
+            self._attempts.discard(attempt)
+            if not self._attempts and self.lost.is_set():
+                self._idle.set()
+        timed_out = Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s")
+        raise Failed(None, attempt.evidence or timed_out)
+
+    async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
+        """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""
+        if attempt.evidence is not None or attempt.answered:
+            return attempt.evidence
+        closed = isinstance(exc, anyio.ClosedResourceError | anyio.BrokenResourceError)
+        if not closed and (attempt.request_id is None or not isinstance(exc, _sdk.MCPError)):
+            return None
+        with anyio.move_on_after(_END_PATIENCE):
+            await self.lost.wait()
+        reason = self.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed")
+        self.end(reason)
+        return _seen_by(attempt, reason)
+
+    async def _tell_server(self, attempt: Attempt) -> None:
+        """A call was given up: tell the server, where the SDK does not."""
+        if attempt.delivery is Delivery.UNKNOWN and attempt.request_id is not None and not self.lost.is_set():
+            with anyio.move_on_after(_CANCEL_PATIENCE, shield=True):
+                try:
+                    await self.session.cancel(attempt.request_id, "the caller gave up")
+                except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    return
+
+
+def _seen_by(attempt: Attempt, evidence: Evidence) -> Evidence:
+    """The end of a connection, as one attempt on it sees it: what was never sent, was never sent."""
+    never_sent = attempt.delivery is Delivery.NOT_SENT
+    return replace(evidence, delivery=Delivery.NOT_SENT if never_sent else Delivery.UNKNOWN)
+
+
+def _restarting(progress: Any, scope: anyio.CancelScope, timeout: float, deadline: float) -> Any:
+    """The caller's progress callback, which also starts the attempt's time limit anew."""
+
+    async def callback(value: float, total: float | None, message: str | None) -> None:
+        scope.deadline = min(deadline, anyio.current_time() + timeout)
+        await progress(value, total, message)
+
+    return callback
+
+
+class _Outage(Exception):  # noqa: N818 - a signal within this module
+    """`server/discover` met an outage, which is no verdict on the era: no falling back to `initialize`."""
+
+
+@dataclass(slots=True, eq=False)
+class _Handshake(Attempt):
+    """The attempt that negotiates. It keeps the SDK from taking an outage for an old server.
+
+    Attributes:
+        method: Its latest request.
+        discover_timed_out: Whether `server/discover` was sent and never answered.
+    """
+
+    method: str = ""
+    discover_timed_out: bool = False
+
+    def sending(self, method: str, request_id: RequestId) -> None:
+        if method == "initialize" and self.method == "server/discover":
+            self.discover_timed_out = not self.answered and self.evidence is None
+            if self.discover_timed_out or is_outage(self.evidence):
+                raise _Outage
+        # Called on the class: zero-argument super() does not work in a dataclass with slots.
+        Attempt.sending(self, method, request_id)
+        self.method = method
+
+
+class Connector:
+    """Opens the generations of one server; an async context manager that owns what they share, the HTTP client.
+
+    Args:
+        server: What to connect to: the SDK's parameters, a factory of a transport, or an in-process SDK server.
+        policy: Its numbers.
+        options: Callbacks and options for the SDK's session.
+        http_client: The user's HTTP client, which stays the user's to close; None to make one when it is needed.
+        hub: Where to report garbage.
+    """
+
+    def __init__(self, server: Any, policy: Policy, options: Mapping[str, Any], http_client: Any, hub: Hub) -> None:
+        self._server = server
+        self._policy = policy
+        self._options = options
+        self._http_client = http_client
+        self._own_client: Any = None
+        self._hub = hub
+        self._legacy = False
+        self.is_process = isinstance(server, _sdk.StdioServerParameters)
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._server, _sdk.StreamableHttpParameters) and self._http_client is None:
+            connect = min(_sdk.seconds(self._server.timeout), self._policy.timeout.connect)
+            client = _sdk.create_http_client(self._server.headers, connect=connect, read=None)
+            self._http_client = self._own_client = await client.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._own_client is not None:
+            await self._own_client.__aexit__(*exc_info)
+
+    @asynccontextmanager
+    async def open(self, generation: int) -> AsyncIterator[Connection]:
+        """Connect, negotiate, and lend the connection out; close it on leaving.
+
+        Raises:
+            Failed: It could not be opened, or broke while it was open; says what is known.
+        """
+        limit = self._policy.timeout.connect
+        handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit))
+        opening = _Opening(generation, handshake)
+        failure: Exception | None = None
+        try:
+            with handshake.scope:
+                target = self._target(opening)
+                token = current_attempt.set(handshake)
+                async with _sdk.Session.open(target, self._options, legacy=self._legacy) as session:
+                    current_attempt.reset(token)
+                    handshake.scope.deadline = math.inf
+                    self._legacy = session.is_legacy
+                    yield opening.done(session)
+        except Exception as exc:
+            failure = exc
+        connected = opening.connection is not None
+        if connected and failure is None:
+            return
+        if not connected:
+            self._legacy = handshake.discover_timed_out
+            if self._legacy:
+                logger.warning("%s did not answer server/discover: trying initialize next", self._hub.server)
+        evidence = opening.ended or handshake.evidence
+        if evidence is None and (failure is None or isinstance(failure, _Outage)):
+            evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no handshake within {limit:g} s")
+        raise Failed(_leaf(failure), evidence) from failure
+
+    def _target(self, opening: _Opening) -> Any:
+        """What `Session.open` takes: a context manager of watched streams, or on 2.x an in-process server."""
+        server = self._server
+        if _sdk.DIRECT_IN_PROCESS and _sdk.is_in_process_server(server):
+            opening.wired = False
+            return server
+        if self.is_process:
+            return stdio(
+                server,
+                opening.in_flight,
+                max_bytes=self._policy.max_message_bytes,
+                shutdown=self._policy.timeout.shutdown,
+                on_garbage=lambda sample: self._on_garbage(opening, sample),
+                on_end=opening.on_end,
+            )
+        return self._watched(opening)
+
+    def _on_garbage(self, opening: _Opening, sample: str) -> None:
+        opening.garbage += 1
+        if opening.garbage == 1:
+            self._hub.emit(GarbageOnStdout(server=self._hub.server, generation=opening.generation, sample=sample))
+
+    @asynccontextmanager
+    async def _watched(self, opening: _Opening) -> AsyncIterator[tuple[Any, Any]]:
+        """The streams of a transport of the SDK's or the user's."""
+        server = self._server
+        async with anyio.create_task_group() as background:
+            edges: list[HttpEdge] = []
+
+            def wrap(client: Any, *, out_of_band: bool = True) -> HttpEdge:
+                edge = HttpEdge(
+                    client,
+                    opening.in_flight,
+                    spawn=background.start_soon,
+                    max_bytes=self._policy.max_message_bytes,
+                    patience=self._policy.timeout.shutdown,
+                    on_broken_handshake=opening.on_end,
+                    out_of_band=out_of_band,
+                )
+                edges.append(edge)
+                return edge
+
+            if isinstance(server, _sdk.StreamableHttpParameters):
+                transport = _sdk.streamable_http(server, wrap(self._http_client, out_of_band=False))
+            elif isinstance(server, _sdk.SseServerParameters):
+                transport = _sdk.sse(server, wrap)
+            elif _sdk.is_in_process_server(server):
+                transport = _sdk.in_process(server)
+            else:
+                transport = server()
+            async with transport as streams:
+                writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges)
+                reader = WatchedReader(streams[0], opening.in_flight, opening.on_end)
+                try:
+                    yield reader, writer
+                finally:
+                    for edge in edges:
+                        edge.session_lost = opening.connection is not None and opening.connection.lost.is_set()
+            background.cancel_scope.cancel()
+
+
+class _Opening:
+    """What the parts of one connection know of each other, from its opening to its end."""
+
+    def __init__(self, generation: int, handshake: _Handshake) -> None:
+        self.generation = generation
+        self.in_flight = InFlight()
+        self.connection: Connection | None = None
+        self.ended: Evidence | None = None
+        self.wired = True
+        self.garbage = 0
+        self._handshake = handshake
+
+    def done(self, session: _sdk.Session) -> Connection:
+        """The handshake is done: here is the connection."""
+        self.in_flight.forget(self._handshake)
+        self.connection = Connection(self.generation, session, self.in_flight, wired=self.wired)
+        if self.ended is not None:
+            self.connection.end(self.ended)
+        return self.connection
+
+    def on_end(self, evidence: Evidence) -> None:
+        """The transport ended."""
+        self.ended = self.ended or evidence
+        if self.connection is not None:
+            self.connection.end(evidence)
+
+
+def _leaf(exc: Exception | None) -> Exception | None:
+    """The first real error inside the SDK's exception groups."""
+    while (leaves := getattr(exc, "exceptions", None)):
+        exc = leaves[0]
+    return exc

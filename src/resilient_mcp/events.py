@@ -1,0 +1,148 @@
+"""What happens in a client, as one frozen dataclass per event, and the hub that hands them out.
+
+Pass `on_event=` to `ResilientClient` to get them. A listener that raises is logged, never felt. The same facts go to
+the logger `resilient_mcp`, in the record's `extra`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .evidence import Evidence
+
+logger = logging.getLogger("resilient_mcp")
+
+
+class State(enum.Enum):
+    """Where the connection to a server stands."""
+
+    IDLE = "idle"
+    CONNECTING = "connecting"
+    READY = "ready"
+    RECONNECTING = "reconnecting"
+    SUSPENDED = "suspended"
+    FAILED = "failed"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        server: The name of the server.
+    """
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged(Event):
+    """The connection's state changed."""
+
+    old: State
+    new: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connected(Event):
+    """A connection is ready for calls.
+
+    Attributes:
+        generation: Counts the connections of this client, from 1.
+        protocol_version: What was negotiated.
+        elapsed: Seconds it took to connect and negotiate.
+    """
+
+    generation: int
+    protocol_version: str
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnected(Event):
+    """A connection ended."""
+
+    generation: int
+    reason: str
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartScheduled(Event):
+    """The next try to connect is due in `delay` seconds."""
+
+    delay: float
+    suspended: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(Event):
+    """A call failed and will be sent again in `delay` seconds.
+
+    Attributes:
+        operation: `method` or `method target`.
+        attempt: How often it was sent so far.
+        delay: Seconds until it is sent again.
+        transparent: It never left, so sending it costs no attempt.
+        reason: What happened, in one line.
+    """
+
+    operation: str
+    attempt: int
+    delay: float
+    transparent: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GarbageOnStdout(Event):
+    """The server process wrote something to stdout that is no JSON-RPC message. Told once per connection.
+
+    Attributes:
+        generation: The connection.
+        sample: The beginning of it, printable.
+    """
+
+    generation: int
+    sample: str
+
+
+Listener: TypeAlias = Callable[[Event], None]
+
+_LEVELS: dict[type[Event], int] = {StateChanged: logging.INFO, RetryScheduled: logging.WARNING}
+
+
+class Hub:
+    """Hands each event to the log and to the user's listener, in order."""
+
+    def __init__(self, server: str, listener: Listener | None = None) -> None:
+        self.server = server
+        self._listener = listener
+
+    def emit(self, event: Event) -> None:
+        """Tell everyone; never raises."""
+        level = _LEVELS.get(type(event), logging.DEBUG)
+        if getattr(event, "transparent", False):
+            level = logging.DEBUG
+        if logger.isEnabledFor(level):
+            names = [f.name for f in dataclasses.fields(event)]
+            facts = {name: _plain(getattr(event, name)) for name in names if name != "evidence"}
+            text = " ".join(f"{name}={value}" for name, value in facts.items())
+            extra = {f"mcp_{name}": value for name, value in facts.items()}
+            logger.log(level, "%s %s", type(event).__name__, text, extra=extra)
+        if self._listener is not None:
+            try:
+                self._listener(event)
+            except Exception:
+                logger.exception("on_event listener raised on %s", type(event).__name__)
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, enum.Enum) else value

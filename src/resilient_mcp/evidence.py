@@ -1,0 +1,208 @@
+"""What the two edges saw: how far a request got, and how a connection ended.
+
+The SDK flattens failures; the child process and the HTTP client do not. They write down `Evidence` here, and
+everything above decides from it. The lowest room of the house: it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import signal
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import anyio
+
+RequestId: TypeAlias = str | int
+
+MAX_DETAIL = 500
+"""Characters of text from elsewhere that one message of ours may carry."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def printable(text: str, limit: int = MAX_DETAIL) -> str:
+    """One printable line of untrusted text: no control characters or terminal escapes, at most `limit` characters."""
+    line = " ".join(_CONTROL.sub(" ", text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+class Delivery(enum.Enum):
+    """How far a request got: the answer to "may the server have run it already?"."""
+
+    NOT_SENT = "not sent"
+    """Provably never left: refused, connect or pool timeout, no connection, write never began."""
+    REJECTED = "rejected"
+    """Answered, and provably not run: 429, 503, an unknown session, a request the server would not parse."""
+    UNKNOWN = "unknown"
+    """Sent, and no usable answer came: the server may have run it."""
+    ANSWERED = "answered"
+    """The server's own result came back, `isError` or not."""
+
+
+class Kind(enum.Enum):
+    """What sort of thing went wrong."""
+
+    NETWORK = "network"
+    HTTP = "http"
+    PROCESS = "process"
+    TIMEOUT = "timeout"
+    PROTOCOL = "protocol"
+    AUTH = "auth"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a server process ended.
+
+    Attributes:
+        pid: The process id it had.
+        code: Its exit status, or None when a signal ended it.
+        signal: The number of the signal that ended it, or None.
+        stderr: The last of what it wrote to stderr, at most 64 KiB, as it came.
+    """
+
+    pid: int
+    code: int | None = None
+    signal: int | None = None
+    stderr: str = field(default="", repr=False)
+
+    @classmethod
+    def from_returncode(cls, pid: int, returncode: int, stderr: str = "") -> ExitStatus:
+        """Read `subprocess`'s convention: a negative return code is a signal."""
+        if returncode < 0:
+            return cls(pid, signal=-returncode, stderr=stderr)
+        return cls(pid, code=returncode, stderr=stderr)
+
+    def __str__(self) -> str:
+        if self.signal is None:
+            return f"exit status {self.code}"
+        try:
+            return f"killed by {signal.Signals(self.signal).name}"
+        except ValueError:
+            return f"killed by signal {self.signal}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an edge saw of one failure.
+
+    Attributes:
+        kind: What sort of thing went wrong.
+        delivery: How far the request got.
+        detail: One printable line for a person; never empty.
+        http_status: The HTTP status of the answer, or None.
+        retry_after: The `Retry-After` header as it came, or None.
+        session_id_sent: Whether the request carried an `Mcp-Session-Id`.
+        exit: How the server process ended, when it did.
+    """
+
+    kind: Kind
+    delivery: Delivery
+    detail: str
+    http_status: int | None = None
+    retry_after: str | None = None
+    session_id_sent: bool = False
+    exit: ExitStatus | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One try of one operation on one connection: what the edges learn about it gathers here.
+
+    Attributes:
+        scope: Ends the attempt; its deadline is the attempt's.
+        delivery: How far the attempt is known to have got.
+        evidence: What an edge saw of its failure, or None.
+        request_id: The JSON-RPC id of its latest request, or None before one was written.
+        answered: Whether that request's response came.
+    """
+
+    scope: anyio.CancelScope
+    delivery: Delivery = Delivery.NOT_SENT
+    evidence: Evidence | None = None
+    request_id: RequestId | None = None
+    answered: bool = False
+
+    def sending(self, method: str, request_id: RequestId) -> None:  # noqa: ARG002 - the handshake reads the method
+        """A request of this attempt is about to be written; an SDK call may consist of several."""
+        self.delivery = Delivery.NOT_SENT if self.request_id is None else Delivery.UNKNOWN
+        self.request_id = request_id
+        self.evidence = None
+        self.answered = False
+
+    def fail(self, evidence: Evidence) -> None:
+        """End the attempt with `evidence`, unless its answer is already on the way."""
+        if not self.answered:
+            self.evidence = evidence
+            self.scope.cancel()
+
+
+current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt", default=None)
+"""The attempt on whose behalf the running task writes: the SDK writes a request in its caller's task."""
+
+_ABANDONED_KEPT = 1024
+
+
+class InFlight:
+    """Which attempt a JSON-RPC id on the wire belongs to, on one connection.
+
+    Attributes:
+        on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
+    """
+
+    def __init__(self) -> None:
+        self._attempts: dict[RequestId, Attempt] = {}
+        self._abandoned: dict[RequestId, None] = {}
+        self.on_abandoned: Callable[[RequestId], None] | None = None
+
+    def sending(self, method: str, request_id: RequestId) -> None:
+        """Bind `request_id` to the attempt of the running task, just before its request is written."""
+        attempt = current_attempt.get()
+        if attempt is not None:
+            if attempt.request_id is not None:
+                self._attempts.pop(attempt.request_id, None)
+            attempt.sending(method, request_id)
+            self._attempts[request_id] = attempt
+
+    def get(self, request_id: object) -> Attempt | None:
+        """The attempt that waits for `request_id`, if any; servers may echo a number as a string."""
+        if isinstance(request_id, str) and request_id not in self._attempts and request_id.isdecimal():
+            request_id = int(request_id[:18])
+        return self._attempts.get(request_id) if isinstance(request_id, str | int) else None
+
+    def sent(self, request_id: object) -> None:
+        """From here on the server may have run `request_id`."""
+        if (attempt := self.get(request_id)) is not None:
+            attempt.delivery = Delivery.UNKNOWN
+
+    def answered(self, request_id: object) -> None:
+        """The server's response to `request_id` came."""
+        if (attempt := self.get(request_id)) is not None:
+            attempt.answered = True
+            attempt.delivery = Delivery.ANSWERED
+
+    def note(self, request_id: object, evidence: Evidence) -> None:
+        """Record what an edge saw of `request_id`; the edge itself answers the waiter."""
+        if (attempt := self.get(request_id)) is not None:
+            attempt.evidence = evidence
+            attempt.delivery = evidence.delivery
+
+    def forget(self, attempt: Attempt) -> None:
+        """Drop a finished attempt. Its request, if unanswered, must not be sent any more."""
+        request_id = attempt.request_id
+        if request_id is None or self._attempts.pop(request_id, None) is None or attempt.answered:
+            return
+        self._abandoned[request_id] = None
+        if len(self._abandoned) > _ABANDONED_KEPT:
+            del self._abandoned[next(iter(self._abandoned))]
+        if self.on_abandoned is not None:
+            self.on_abandoned(request_id)
+
+    def is_abandoned(self, request_id: object) -> bool:
+        """Whether the attempt of `request_id` ended before its answer."""
+        return request_id in self._abandoned

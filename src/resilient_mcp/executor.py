@@ -1,0 +1,305 @@
+"""The journey of one call: borrow a connection, try, judge, and try again only when that helps and is allowed."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import tenacity
+
+from . import _sdk
+from .catalog import Catalog
+from .classifier import Category, Verdict, classify
+from .connection import Connection, Failed, Invoke
+from .errors import ConnectionLost, DeadlineExceeded, ServerFailed, ServerUnavailable, add_note
+from .evidence import Delivery, Kind, printable
+from .events import Hub, RetryScheduled
+from .policy import Policy, RetryPolicy
+from .strategies.backoff import full_jitter
+from .supervisor import Supervisor
+
+_TRANSPARENT_CAP = 1.0
+"""The longest wait between two tries that never left: a server that is back is noticed soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing asked of the server.
+
+    Attributes:
+        method: The JSON-RPC method.
+        invoke: Does it, with a session and a progress callback.
+        target: The tool, prompt or resource, or None.
+        timeout: Seconds an attempt may take, or None for the policy's.
+        progress: The caller's progress callback, or None.
+    """
+
+    method: str
+    invoke: Invoke
+    target: str | None = None
+    timeout: float | None = None
+    progress: Any = None
+
+    def __str__(self) -> str:
+        return self.method if self.target is None else f"{self.method} {printable(self.target, 100)}"
+
+
+class _Unanswered(Exception):  # noqa: N818 - a signal within this module
+    """One attempt that was sent failed."""
+
+    def __init__(self, verdict: Verdict, failed: Failed) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.failed = failed
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """What one call has used up so far."""
+
+    operation: Operation
+    retry: RetryPolicy
+    timeout: float
+    began: float
+    deadline: float
+    attempts: int = 0
+    transparent: int = 0
+    absent_since: float | None = None
+    repeatable: bool = False
+    last: _Unanswered | None = None
+
+
+class Executor:
+    """Runs operations for one server.
+
+    Args:
+        supervisor: Lends connections.
+        catalog: Knows the tools' annotations.
+        policy: The server's numbers.
+        hub: Where to report.
+    """
+
+    def __init__(self, supervisor: Supervisor, catalog: Catalog, policy: Policy, hub: Hub) -> None:
+        self._supervisor = supervisor
+        self._catalog = catalog
+        self._policy = policy
+        self._hub = hub
+
+    async def run(self, operation: Operation) -> Any:
+        """Run one operation to its end.
+
+        Raises:
+            ResilienceError: It could not be had; the subclass says why, and whether it may have run.
+            MCPError: The server's own error, as the SDK raises it.
+        """
+        timeout = self._policy.timeout
+        retry = self._policy.retry
+        attempt_timeout = timeout.attempt
+        if operation.method == "tools/call" and self._policy.tools and operation.target is not None:
+            tool = self._policy.tool(operation.target)
+            retry = tool.retry or retry
+            attempt_timeout = tool.attempt_timeout or attempt_timeout
+        if operation.timeout is not None:
+            attempt_timeout = operation.timeout
+        began = anyio.current_time()
+        call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
+        try:
+            return await self._send(call)
+        except _Unanswered as exc:
+            first = exc
+        try:
+            return await self._retry(call, first)
+        except _Unanswered as last:
+            error, cause = self._final(call, last.verdict, last.failed), last.failed.cause
+        raise error from (None if error is cause else cause)
+
+    # --- one attempt ---
+
+    async def _send(self, call: _Call) -> Any:
+        """Send until it has left once: what provably was not run is sent again and costs no attempt."""
+        operation = call.operation
+        while True:
+            connection = self._supervisor.connection
+            if connection is None:
+                connection = await self._borrow(call)
+            try:
+                result = await connection.call(
+                    operation.invoke, timeout=call.timeout, deadline=call.deadline, progress=operation.progress
+                )
+            except Failed as failed:
+                verdict = classify(failed.cause, failed.evidence, now=time.time())
+                if failed.evidence is not None and verdict.reconnect:
+                    self._supervisor.lost(connection, failed.evidence)
+                if _is_transparent(verdict):
+                    await self._wait_transparently(call, connection, verdict, failed)
+                    continue
+                call.attempts += 1
+                call.absent_since = None
+                raise _Unanswered(verdict, failed) from failed.cause
+            self._supervisor.answered(connection)
+            return result
+
+    async def _borrow(self, call: _Call) -> Connection:
+        """Wait for a connection, as long as a call may wait for a server that is not there."""
+        try:
+            return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)))
+        except ServerUnavailable:
+            verdict = call.last.verdict if call.last is not None else None
+            error = self._supervisor.unavailable(
+                operation=str(call.operation), attempts=call.attempts, verdict=verdict
+            )
+        raise error
+
+    def _ready_deadline(self, call: _Call) -> float:
+        if call.absent_since is None:
+            call.absent_since = anyio.current_time()
+        return call.absent_since + self._policy.timeout.ready
+
+    async def _wait_transparently(
+        self, call: _Call, connection: Connection, verdict: Verdict, failed: Failed
+    ) -> None:
+        """Wait for a server that is not there, until it is given up."""
+        n = call.transparent
+        call.transparent += 1
+        delay = 0.0
+        if not connection.lost.is_set():
+            base, chance = self._policy.retry.base, random.random()  # noqa: S311 - jitter, no secret
+            delay = full_jitter(n, base=base, cap=_TRANSPARENT_CAP, random=chance)
+        now = anyio.current_time()
+        if now + delay > min(call.deadline, self._ready_deadline(call)):
+            raise _Unanswered(verdict, failed) from failed.cause
+        call.last = _Unanswered(verdict, failed)
+        self._report(call, delay, transparent=True)
+        await anyio.sleep(delay)
+
+    # --- more attempts ---
+
+    async def _retry(self, call: _Call, first: _Unanswered) -> Any:
+        """Send again, by the policy. Tenacity counts, waits and stops; its first try is the one that failed."""
+        pending: _Unanswered | None = first
+
+        async def attempt() -> Any:
+            nonlocal pending
+            failed, pending = pending, None
+            if failed is None:
+                try:
+                    return await self._send(call)
+                except _Unanswered as exc:
+                    failed = exc
+            call.last = failed
+            call.repeatable = failed.verdict.safe or await self._is_repeatable(call)
+            raise failed
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda _: _may_repeat(call)),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(call.retry.attempts),
+                lambda state: anyio.current_time() + state.upcoming_sleep > call.deadline,
+            ),
+            wait=lambda state: self._delay(call, state.attempt_number),
+            before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
+            sleep=anyio.sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    async def _is_repeatable(self, call: _Call) -> bool:
+        """Whether sending it twice does no more than sending it once."""
+        operation = call.operation
+        if operation.method != "tools/call":
+            return True
+        target = operation.target or ""
+        chosen = self._policy.tool(target).repeatable
+        if chosen is not None:
+            return chosen
+        if not self._policy.trust_annotations:
+            return False
+        return await self._catalog.is_repeatable(target, min(call.deadline, self._ready_deadline(call)))
+
+    def _delay(self, call: _Call, attempt: int) -> float:
+        assert call.last is not None
+        verdict = call.last.verdict
+        if verdict.retry_after is not None:
+            return min(verdict.retry_after, call.retry.max_retry_after)
+        if verdict.reconnect:
+            return 0.0  # the next generation is wait enough
+        base = call.retry.throttled_base if verdict.category is Category.THROTTLED else call.retry.base
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        return full_jitter(attempt - 1, base=base, cap=call.retry.max_delay, random=chance)
+
+    def _report(self, call: _Call, delay: float, *, transparent: bool) -> None:
+        assert call.last is not None
+        self._hub.emit(
+            RetryScheduled(
+                server=self._hub.server,
+                operation=str(call.operation),
+                attempt=call.attempts,
+                delay=delay,
+                transparent=transparent,
+                reason=call.last.verdict.reason,
+            )
+        )
+
+    # --- the end ---
+
+    def _final(self, call: _Call, verdict: Verdict, failed: Failed) -> Exception:
+        """What the caller gets when the tries are spent, or another is not allowed."""
+        server, operation, attempts = self._hub.server, str(call.operation), call.attempts
+        times = "once" if attempts == 1 else f"{attempts} times"
+        cause = failed.cause
+        by_server = cause is not None and (failed.evidence is None or failed.evidence.kind is Kind.HTTP)
+        if by_server and verdict.category not in _OURS:
+            assert cause is not None
+            if attempts > 1:
+                add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
+            return cause
+        elapsed = anyio.current_time() - call.began
+        context: dict[str, Any] = {
+            "server": server,
+            "operation": operation,
+            "attempts": attempts,
+            "verdict": verdict,
+        }
+        where = f"{operation} on MCP server {server!r}"
+        sent = f"It was sent {times}" if attempts else "It was not sent"
+        if verdict.category is Category.AUTH:
+            text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
+            advice = f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
+            return ServerFailed(text, advice=advice, **context)
+        if verdict.category is Category.TIMEOUT and verdict.delivery is not Delivery.NOT_SENT:
+            fate = _MAY_HAVE_RUN if not call.repeatable else "It is safe to repeat."
+            text = f"{where} was given up after {elapsed:.1f} s: {verdict.reason}. {sent}. {fate}"
+            return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
+        if verdict.delivery is Delivery.UNKNOWN:
+            fate = _MAY_HAVE_RUN if not call.repeatable else "It is safe to repeat."
+            text = f"{where} got no answer: {verdict.reason}. {sent}. {fate}"
+            return ConnectionLost(text, advice=text, **context)
+        if call.deadline <= anyio.current_time():
+            text = f"{where} was given up after {elapsed:.1f} s, before it was run: {verdict.reason}. {sent}."
+            return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
+        when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"
+        text = f"{where} was not run: {verdict.reason}. {sent}. Try again {when}."
+        return ServerUnavailable(text, advice=text, retry_in=verdict.retry_after, **context)
+
+
+_OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
+_MAY_HAVE_RUN = "The server may have run it, and may still be running it: check before repeating it."
+
+
+def _is_transparent(verdict: Verdict) -> bool:
+    """Whether sending it once more costs nothing: it never left, or the session it named was gone."""
+    if verdict.category is Category.SESSION_LOST:
+        return True
+    return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
+
+
+_NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})
+
+
+def _may_repeat(call: _Call) -> bool:
+    """Both questions: could another try help, and is it allowed?"""
+    assert call.last is not None
+    return call.last.verdict.retryable and call.repeatable

@@ -1,0 +1,276 @@
+"""Keeps one connection alive: its states, its restart policy, and one reconnect however many callers saw it fail.
+
+`idle → connecting → ready ⇄ reconnecting → suspended → … → closed`, and `failed` for what no restart can mend. Nothing
+gives up in silence: `suspended` tries again by itself, `failed` says what to change. The supervisor runs in a task of
+its own; each generation is opened, used and closed in one task below it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from .classifier import is_hopeless
+from .connection import Connection, Connector, Failed
+from .errors import ServerFailed, ServerUnavailable, describe
+from .evidence import Delivery, Evidence, Kind, printable
+from .events import Connected, Disconnected, Hub, RestartScheduled, State, StateChanged, logger
+from .policy import Policy
+from .strategies.restart_meter import RestartMeter
+
+_WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
+"""States in which a call waits for the connection; in all others it fails at once."""
+
+
+_STDERR_SHOWN = 300
+_NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
+
+
+class Supervisor:
+    """Owns the connections to one server.
+
+    Args:
+        connector: Opens them.
+        policy: The server's numbers.
+        hub: Where to report.
+        on_ready: Run beside the calls for each new connection.
+
+    Attributes:
+        state: Where the connection stands.
+        connection: The ready connection, or None.
+        generation: How many connections were tried or made.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        policy: Policy,
+        hub: Hub,
+        on_ready: Callable[[Connection], Any] | None = None,
+    ) -> None:
+        self._connector = connector
+        self._policy = policy
+        self._hub = hub
+        self._on_ready = on_ready
+        self._meter = RestartMeter(policy.restart)
+        self._changed = anyio.Event()
+        self._hurry = anyio.Event()
+        self._closing = anyio.Event()
+        self._failure: Failed | None = None
+        self._next_try = math.inf
+        self._unproven = False
+        self._closed = anyio.Event()
+        self.state = State.IDLE
+        self.connection: Connection | None = None
+        self.generation = 0
+
+    # --- its own task ---
+
+    def begin(self) -> None:
+        """Calls may wait from now on; `run` follows."""
+        self._enter(State.CONNECTING)
+
+    async def run(self) -> None:
+        """Connect, and reconnect, until `close` is called. Never raises."""
+        try:
+            async with self._connector, anyio.create_task_group() as tg:
+                tg.start_soon(self._cycle, tg)
+                await self._closing.wait()
+                if self.connection is not None:
+                    self.connection.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the client was closed"))
+                    with anyio.move_on_after(self._policy.timeout.shutdown):
+                        await self._closed.wait()
+                tg.cancel_scope.cancel()
+        except Exception as exc:
+            self._failure = Failed(exc, None)
+            logger.exception("the supervisor of %s ended", self._hub.server)
+        finally:
+            self.connection = None
+            self._enter(State.CLOSED)
+
+    async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
+        while not self._closing.is_set():
+            self.generation += 1
+            self._closed = anyio.Event()
+            began = anyio.current_time()
+            outcome = await tg.start(self._live, self.generation)
+            if isinstance(outcome, Connection):
+                await self._ready(tg, outcome, anyio.current_time() - began)
+                failure = Failed(None, outcome.reason)
+            else:
+                failure = outcome
+            if self._closing.is_set():
+                return
+            self._failure = failure
+            await self._pause(failure, was_ready=isinstance(outcome, Connection))
+
+    async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | Failed]) -> None:
+        """One generation, from opening to closing, in this one task."""
+        closed = self._closed
+        connection: Connection | None = None
+        try:
+            async with self._connector.open(generation) as connection:
+                task_status.started(connection)
+                await connection.lost.wait()
+                await connection.drain(self._policy.timeout.shutdown)
+        except Failed as failed:
+            if connection is None:
+                task_status.started(failed)
+            else:
+                text = describe(failed.cause) if failed.cause is not None else "the connection broke"
+                connection.end(failed.evidence or Evidence(Kind.NETWORK, Delivery.UNKNOWN, text))
+        finally:
+            if connection is not None:
+                connection.end(connection.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed"))
+            closed.set()
+
+    async def _ready(self, tg: anyio.abc.TaskGroup, connection: Connection, elapsed: float) -> None:
+        """Lend the connection out until it is lost."""
+        self.connection = connection
+        self._unproven = True
+        self._failure = None
+        self._hurry = anyio.Event()
+        version = connection.session.protocol_version
+        name = self._hub.server
+        self._hub.emit(
+            Connected(server=name, generation=connection.generation, protocol_version=version, elapsed=elapsed)
+        )
+        self._enter(State.READY)
+        if self._on_ready is not None:
+            tg.start_soon(self._on_ready, connection)
+        with anyio.move_on_after(self._policy.restart.proven_after) as young:
+            await connection.lost.wait()
+        if young.cancelled_caught:
+            self.answered(connection)
+            await connection.lost.wait()
+        self.connection = None
+        reason = connection.reason
+        text = reason.detail if reason else "the connection was lost"
+        self._hub.emit(Disconnected(server=name, generation=connection.generation, reason=text, evidence=reason))
+        if not self._closing.is_set():
+            self._enter(State.RECONNECTING)
+            if self._connector.is_process:
+                await self._closed.wait()  # two processes of one server must not meet
+
+    async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
+        """Wait as long as the policy says before the next try."""
+        if not was_ready and is_hopeless(failure.cause, failure.evidence):
+            self._enter(State.FAILED)
+            await self._hurry.wait()
+        else:
+            evidence = failure.evidence
+            unreachable = not self._connector.is_process and evidence is not None and not was_ready
+            now = anyio.current_time()
+            step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
+            self._next_try = now + step.delay
+            if step.delay:
+                text = _reason(failure)
+                name = self._hub.server
+                self._hub.emit(RestartScheduled(server=name, delay=step.delay, suspended=step.suspended, reason=text))
+            self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING)
+            with anyio.move_on_after(step.delay):
+                await self._hurry.wait()
+        self._next_try = math.inf
+        if self._hurry.is_set():
+            self._hurry = anyio.Event()
+        self._enter(State.RECONNECTING)
+
+    # --- its callers ---
+
+    async def lend(self, deadline: float) -> Connection:
+        """The ready connection; waits for it until `deadline`.
+
+        Raises:
+            ServerFailed: No restart will help.
+            ServerUnavailable: There is none and none is expected soon, or the deadline passed.
+        """
+        with anyio.move_on_after(deadline - anyio.current_time()):
+            while self.connection is None:
+                if self.state not in _WAITING:
+                    raise self.unavailable()
+                await self._changed.wait()
+        if self.connection is None:
+            raise self.unavailable()
+        return self.connection
+
+    def lost(self, connection: Connection, evidence: Evidence) -> None:
+        """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""
+        connection.lose(evidence)
+
+    def answered(self, connection: Connection) -> None:
+        """`connection` answered a call, or lived long: it is proven."""
+        if self._unproven and connection is self.connection:
+            self._unproven = False
+            self._meter.proven()
+
+    def restart(self) -> None:
+        """Replace the connection now; also wakes `suspended` and `failed`."""
+        if self.connection is not None:
+            self.connection.lose(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for"))
+            self.connection = None
+            self._enter(State.RECONNECTING)
+        elif self.state in {State.SUSPENDED, State.FAILED, State.RECONNECTING}:
+            self._enter(State.RECONNECTING)
+            self._hurry.set()
+
+    def close(self) -> None:
+        """End `run`."""
+        self._closing.set()
+
+    def unavailable(self, **context: Any) -> ServerUnavailable:
+        """The error that says why there is no connection and when the next try is due."""
+        failure, name = self._failure, self._hub.server
+        attempts = context.get("attempts", 0)
+        sent = f"It was sent {attempts} times without an answer." if attempts else "Nothing was sent."
+        if self.state is State.CLOSED or self._closing.is_set():
+            text = f"MCP server {name!r}: the client is closed. {sent}"
+            return ServerUnavailable(text, advice=text, server=name, **context)
+        reason = _reason(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
+        facts: dict[str, Any] = {"server": name, **context}
+        if exit_status is not None:
+            code = exit_status.code
+            facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
+            facts["stderr"] = exit_status.stderr
+        if self.state is State.FAILED:
+            text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}"
+            advice = f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent}"
+            return ServerFailed(text, advice=advice, **facts)
+        due = self._next_try - anyio.current_time()
+        when = "now" if due <= 0 or math.isinf(due) else f"in {due:.1f} s"
+        facts["retry_in"] = None if math.isinf(due) else max(0.0, due)
+        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}. The next try is {when}."
+        advice = f"The server {name!r} is not available right now. {sent} It is tried again {when}."
+        return ServerUnavailable(text, advice=advice, **facts)
+
+    def _enter(self, state: State) -> None:
+        old, self.state = self.state, state
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+        if old is not state:
+            self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state))
+
+
+def _reason(failure: Failed) -> str:
+    evidence, cause = failure.evidence, failure.cause
+    if evidence is not None:
+        words = printable(evidence.exit.stderr[-_STDERR_SHOWN:], _STDERR_SHOWN) if evidence.exit is not None else ""
+        return f"{evidence.detail}; its last words on stderr: {words}" if words else evidence.detail
+    if isinstance(cause, FileNotFoundError | PermissionError | NotADirectoryError):
+        return f"cannot start {printable(str(cause.filename))}: {cause.strerror}"
+    return describe(cause) if cause is not None else "the connection was lost"
+
+
+def _remedy(failure: Failed | None) -> str:
+    cause = failure.cause if failure is not None else None
+    evidence = failure.evidence if failure is not None else None
+    if isinstance(cause, OSError) or (evidence is not None and evidence.exit is not None):
+        return "Check the command, its path and cwd in StdioServerParameters, then call restart()."
+    if evidence is not None and (evidence.http_status is not None or evidence.kind is Kind.AUTH):
+        return "Check the credentials given to the HTTP client, then call restart()."
+    return "Change the configuration of client or server, then call restart()."

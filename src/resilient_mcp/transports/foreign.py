@@ -1,0 +1,82 @@
+"""Streams of a transport that is not ours, watched: which request belongs to which attempt, and when it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import _sdk
+from ..evidence import Delivery, Evidence, InFlight, Kind
+
+
+class WatchedWriter:
+    """A write stream that binds each request to the attempt that writes it.
+
+    Args:
+        inner: The transport's own stream.
+        in_flight: The connection's requests.
+        sends: Whether a request counts as sent once `inner` has it; False where an edge below knows better.
+    """
+
+    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._sends = sends
+
+    async def send(self, item: _sdk.SessionMessage) -> None:
+        """Write one message."""
+        method, request_id = _sdk.describe(item)
+        if method is not None and request_id is not None:
+            self._in_flight.sending(method, request_id)
+            if self._sends:
+                self._in_flight.sent(request_id)
+        await self._inner.send(item)
+
+    async def aclose(self) -> None:
+        """Close the transport's stream."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> WatchedWriter:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> Any:
+        return await self._inner.__aexit__(*exc_info)
+
+
+class WatchedReader:
+    """A read stream that notes the answers that pass, and its end.
+
+    Args:
+        inner: The transport's own stream.
+        in_flight: The connection's requests.
+        on_end: Told that nothing more will come.
+    """
+
+    def __init__(self, inner: Any, in_flight: InFlight, on_end: Callable[[Evidence], None]) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._on_end = on_end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __aiter__(self) -> WatchedReader:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            item = await self._inner.__anext__()
+        except StopAsyncIteration:
+            self._on_end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
+            raise
+        if not isinstance(item, Exception) and (answered := _sdk.response_id(item)) is not None:
+            self._in_flight.answered(answered)
+        return item
+
+    async def __aenter__(self) -> WatchedReader:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> Any:
+        return await self._inner.__aexit__(*exc_info)

@@ -1,0 +1,417 @@
+"""The HTTP edge: a client around the user's, whose `send` never lets a failed POST tear the session down.
+
+It sits above the auth flow and follows the redirects that the SDK would, so it sees final answers. Whatever becomes of
+a request, the SDK's transport gets one JSON-RPC response for it: the server's, or an error of ours with the evidence
+noted beside it. Notifications that fail are noted and dropped; streams that break are ended with an error, unless the
+SDK can still resume them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import anyio
+
+from .. import _sdk
+from .._sdk import http
+from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
+from .sse_events import EventScanner, TooLong, is_response, parse
+
+_ERROR_BODY = 64 * 1024
+"""Bytes of an error answer that are read: enough for any JSON-RPC error worth reading."""
+_MAX_REDIRECTS = 20
+_RESUME_TRIES = 2
+"""How often the SDK asks to resume a broken stream before it gives up (`MAX_RECONNECTION_ATTEMPTS`)."""
+_RESUMABLE_KEPT = 256
+_SESSION_ID = "mcp-session-id"
+_JSON = "application/json"
+_SSE = "text/event-stream"
+
+
+class HttpEdge:
+    """Stands in for an HTTP client in the SDK's transports; everything but `send` is the user's client.
+
+    One edge serves one generation; the client, with its pool and its auth, serves them all.
+
+    Args:
+        inner: The client that talks to the network.
+        in_flight: The connection's requests.
+        spawn: Runs a coroutine function with its arguments in the background, as long as the connection lives.
+        max_bytes: The longest answer accepted.
+        patience: Seconds a notification may take; the SDK sends everything else behind it.
+        on_broken_handshake: Told when `notifications/initialized` did not arrive: the session is dead.
+        out_of_band: Answers come on another stream (HTTP+SSE), so a failed POST cannot be answered here: the
+            attempt is ended directly.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        in_flight: InFlight,
+        *,
+        spawn: Callable[..., None],
+        max_bytes: int,
+        patience: float,
+        on_broken_handshake: Callable[[Evidence], None],
+        out_of_band: bool = False,
+    ) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._spawn = spawn
+        self._max_bytes = max_bytes
+        self._patience = patience
+        self._on_broken_handshake = on_broken_handshake
+        self._out_of_band = out_of_band
+        self._posts: dict[Any, Any] = {}  # JSON-RPC id -> what to cancel to abort its POST
+        in_flight.on_abandoned = self._abort
+        self._resumable: dict[str, tuple[Any, int]] = {}  # last event id -> (JSON-RPC id, failed tries)
+        self.session_lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def __aenter__(self) -> HttpEdge:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._inner.__aexit__(*exc_info)
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """Send one request of the SDK's transport; a POST never raises and never answers 400 or more."""
+        if request.method == "POST":
+            message = parse(request.content)
+            message = message if isinstance(message, dict) else {}
+            if "method" in message and "id" in message:
+                return await self._request(request, message["id"], options)
+            return await self._notification(request, message, options)
+        if request.method == "DELETE":
+            return await self._delete(request, options)
+        if "last-event-id" in request.headers:
+            return await self._resume(request, options)
+        return await self._inner.send(request, **options)
+
+    # --- requests ---
+
+    async def _request(self, request: Any, request_id: Any, options: dict[str, Any]) -> Any:
+        if self._in_flight.is_abandoned(request_id):
+            gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
+            return self._failed(request, request_id, gone)
+        progress = _Trace(request, self._in_flight.get(request_id))
+        try:
+            with anyio.CancelScope() as scope:
+                self._posts[request_id] = scope
+                response = await self._send(request, options)
+                return await self._answer(request, request_id, response)
+        except Exception as exc:
+            return self._failed(request, request_id, _evidence_of(exc, progress.delivery))
+        finally:
+            if self._posts.get(request_id) is scope:
+                del self._posts[request_id]
+        text = "the call was cancelled while it was being sent"
+        return self._failed(request, request_id, Evidence(Kind.CLOSED, progress.delivery, text))
+
+    async def _send(self, request: Any, options: dict[str, Any]) -> Any:
+        """Send, and follow redirects by the SDK's own rule: same origin, same method."""
+        response = await self._inner.send(request, **options)
+        for _ in range(_MAX_REDIRECTS):
+            following = _sdk.follow(response)
+            if following is None:
+                break
+            await response.aclose()
+            response = await self._inner.send(following, **options)
+        return response
+
+    async def _answer(self, request: Any, request_id: Any, response: Any) -> Any:
+        if not response.is_success:
+            return await self._refused(request, request_id, response)
+        if self._out_of_band:
+            return response
+        content_type = response.headers.get("content-type", "").lower()
+        if content_type.startswith(_SSE):
+            stream = _AnswerStream(self, request_id, response)
+            self._posts[request_id] = stream
+            return _response(200, response.headers, request, stream=stream)
+        if not content_type.startswith(_JSON) or response.status_code == http.codes.ACCEPTED:
+            await response.aclose()
+            kind = printable(content_type, 80) or "no content type"
+            text = f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs"
+            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
+        body, whole = await _read(response, self._max_bytes)
+        if not whole:
+            text = f"an answer over the bound of {self._max_bytes} bytes (Policy.max_message_bytes)"
+            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
+        message = parse(body)
+        if not is_response(message, request_id):
+            text = f"an answer that is not the JSON-RPC response to this request: {_preview(body)}"
+            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
+        assert isinstance(message, dict)
+        if message.get("id") is None:
+            body = json.dumps({**message, "id": request_id}).encode()
+        self._in_flight.answered(request_id)
+        return _response(200, response.headers, request, content=body)
+
+    async def _refused(self, request: Any, request_id: Any, response: Any) -> Any:
+        """An answer that is no success: a JSON-RPC error of the server's own in it is passed on."""
+        evidence, error = await self._read_refusal(request, response)
+        self._in_flight.note(request_id, evidence)
+        if error is None:
+            return self._failed(request, request_id, evidence)
+        body = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode()
+        return self._deliver_error(request, request_id, evidence, body)
+
+    async def _read_refusal(self, request: Any, response: Any) -> tuple[Evidence, dict[str, Any] | None]:
+        try:
+            body, _ = await _read(response, _ERROR_BODY)
+        except http.HTTPError:
+            body = b""
+        message = parse(body)
+        error = message.get("error") if isinstance(message, dict) else None
+        if not isinstance(error, dict) or not isinstance(error.get("code"), int):
+            error = None
+        location = response.headers.get("location")
+        if location is not None and response.is_redirect:
+            said = f"a redirect to {safe_url(location)}, which was not followed"
+        else:
+            said = printable(str(error.get("message"))) if error else _preview(body)
+        return (
+            Evidence(
+                Kind.HTTP,
+                Delivery.UNKNOWN,  # the classifier reads the status
+                f"HTTP {response.status_code}" + (f": {said}" if said else ""),
+                http_status=response.status_code,
+                retry_after=response.headers.get("retry-after"),
+                session_id_sent=_SESSION_ID in request.headers,
+            ),
+            error,
+        )
+
+    def _failed(self, request: Any, request_id: Any, evidence: Evidence) -> Any:
+        """Answer `request` in the server's stead."""
+        self._in_flight.note(request_id, evidence)
+        # 404 without a session is the HTTP spelling of "method not found": how an old server answers server/discover.
+        unknown = evidence.http_status == http.codes.NOT_FOUND and not evidence.session_id_sent
+        code = _sdk.METHOD_NOT_FOUND if unknown else _sdk.INTERNAL_ERROR
+        return self._deliver_error(request, request_id, evidence, error_body(request_id, code, evidence.detail))
+
+    def _deliver_error(self, request: Any, request_id: Any, evidence: Evidence, body: bytes) -> Any:
+        if self._out_of_band:
+            if (attempt := self._in_flight.get(request_id)) is not None:
+                attempt.fail(evidence)
+            return http.Response(http.codes.ACCEPTED, request=request)
+        return _response(200, {"content-type": _JSON}, request, content=body)
+
+    # --- everything else ---
+
+    async def _notification(self, request: Any, message: dict[str, Any], options: dict[str, Any]) -> Any:
+        """Notifications and our answers to the server's own requests: a failure costs that message alone."""
+        method = message.get("method")
+        if method == "notifications/cancelled":
+            self._spawn(self._deliver, request, options)  # the SDK's one writer must not wait for a server that hangs
+        else:
+            evidence = await self._deliver(request, options)
+            if evidence is not None and method == "notifications/initialized":
+                self._on_broken_handshake(evidence)
+        return http.Response(http.codes.ACCEPTED, request=request)
+
+    async def _deliver(self, request: Any, options: dict[str, Any]) -> Evidence | None:
+        """POST what has no answer; the evidence when it did not arrive."""
+        try:
+            with anyio.fail_after(self._patience):
+                response = await self._send(request, options)
+                if response.is_success:
+                    await response.aclose()
+                    return None
+                return (await self._read_refusal(request, response))[0]
+        except Exception as exc:
+            return _evidence_of(exc, Delivery.UNKNOWN)
+
+    async def _delete(self, request: Any, options: dict[str, Any]) -> Any:
+        """End the session at the server; one that is lost has nothing to end."""
+        if not self.session_lost:
+            with anyio.move_on_after(self._patience):
+                return await self._inner.send(request, **options)
+        return http.Response(http.codes.NO_CONTENT, request=request)
+
+    async def _resume(self, request: Any, options: dict[str, Any]) -> Any:
+        """The SDK asks to resume a broken answer: when that fails for good, the call must end."""
+        event_id = request.headers["last-event-id"]
+        request_id, failed = self._resumable.pop(event_id, (None, 0))
+        if request_id is None:  # the stream of unrelated messages
+            return await self._inner.send(request, **options)
+        try:
+            response = await self._inner.send(request, **options)
+        except http.HTTPError as exc:
+            if failed + 1 < _RESUME_TRIES:
+                self._resumable[event_id] = (request_id, failed + 1)
+                raise
+            evidence = _evidence_of(exc, Delivery.UNKNOWN)
+        else:
+            if response.is_success:
+                stream = _AnswerStream(self, request_id, response)
+                return _response(200, response.headers, request, stream=stream)
+            evidence, _ = await self._read_refusal(request, response)
+        self._in_flight.note(request_id, evidence)
+        body = sse_error(request_id, evidence)
+        return _response(200, {"content-type": _SSE}, request, content=body)
+
+    def _abort(self, request_id: Any) -> None:
+        """Nobody waits for `request_id` any more: end its POST, wherever it is."""
+        if (post := self._posts.get(request_id)) is not None:
+            post.cancel()
+
+    def _remember(self, event_id: str, request_id: Any) -> None:
+        self._resumable[event_id] = (request_id, 0)
+        while len(self._resumable) > _RESUMABLE_KEPT:
+            del self._resumable[next(iter(self._resumable))]
+
+
+class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
+    """An SSE answer on its way to the SDK, whole events only; one that breaks off gets its ending from us."""
+
+    def __init__(self, edge: HttpEdge, request_id: Any, response: Any) -> None:
+        self._edge = edge
+        self._request_id = request_id
+        self._response = response
+        self._scanner = EventScanner(request_id, edge._max_bytes)  # noqa: SLF001
+        self._reading = anyio.CancelScope()
+        self._cancelled = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = self._response.aiter_bytes().__aiter__()
+        evidence: Evidence | None = None
+        while True:
+            try:
+                chunk = await self._next(chunks)
+            except Exception as exc:
+                evidence = _evidence_of(exc, Delivery.UNKNOWN)
+                break
+            if chunk is None:
+                break
+            try:
+                for event in self._scanner.feed(chunk):
+                    if self._scanner.answered:
+                        self._edge._in_flight.answered(self._request_id)  # noqa: SLF001
+                    yield event
+            except TooLong:
+                text = f"an event over the bound of {self._edge._max_bytes} bytes (Policy.max_message_bytes)"  # noqa: SLF001
+                self._scanner.last_id = None
+                evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text)
+                break
+        if self._scanner.answered:
+            return
+        if self._scanner.last_id is not None and not self._cancelled:
+            self._edge._remember(self._scanner.last_id, self._request_id)  # noqa: SLF001
+            return
+        evidence = evidence or Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
+        self._edge._in_flight.note(self._request_id, evidence)  # noqa: SLF001
+        yield sse_error(self._request_id, evidence)
+
+    async def _next(self, chunks: Any) -> bytes | None:
+        """The next bytes; None at the end, or when the call was cancelled."""
+        if not self._cancelled:
+            with anyio.CancelScope() as self._reading:
+                try:
+                    return bytes(await chunks.__anext__())
+                except StopAsyncIteration:
+                    return None
+        return None
+
+    def cancel(self) -> None:
+        """Nobody waits for this answer any more."""
+        self._cancelled = True
+        self._reading.cancel()
+
+    async def aclose(self) -> None:
+        posts = self._edge._posts  # noqa: SLF001
+        if posts.get(self._request_id) is self:
+            del posts[self._request_id]
+        await self._response.aclose()
+
+
+class _Trace:
+    """Learns from the HTTP library how far a request got.
+
+    Only a connection that was seen to start, with no request bytes after it, proves that nothing was sent: a transport
+    that tells nothing leaves the delivery unknown.
+    """
+
+    def __init__(self, request: Any, attempt: Attempt | None) -> None:
+        self._attempt = attempt
+        self._set(Delivery.UNKNOWN)
+        request.extensions["trace"] = self
+
+    def _set(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        if self._attempt is not None:
+            self._attempt.delivery = delivery
+
+    async def __call__(self, event: str, _info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.started":
+            self._set(Delivery.NOT_SENT)
+        elif event.endswith("send_request_headers.started"):
+            self._set(Delivery.UNKNOWN)
+
+
+def _evidence_of(exc: Exception, delivery: Delivery) -> Evidence:
+    """What an exception of the HTTP client, its auth flow or a user's hook says."""
+    name = type(exc).__name__
+    text = printable(str(exc))
+    detail = f"{name}: {text}" if text else name
+    if isinstance(exc, http.ConnectError | http.ConnectTimeout | http.PoolTimeout | http.UnsupportedProtocol):
+        return Evidence(Kind.NETWORK, Delivery.NOT_SENT, detail)
+    if isinstance(exc, http.TimeoutException | TimeoutError):
+        return Evidence(Kind.TIMEOUT, delivery, detail)
+    if isinstance(exc, http.HTTPError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):
+        return Evidence(Kind.NETWORK, delivery, detail)
+    if type(exc).__module__.startswith("mcp.client.auth"):
+        return Evidence(Kind.AUTH, Delivery.REJECTED, detail)
+    return Evidence(Kind.PROTOCOL, delivery, detail)
+
+
+async def _read(response: Any, limit: int) -> tuple[bytes, bool]:
+    """The body, and whether that was all of it; never more than `limit` bytes and one chunk."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async for chunk in response.aiter_bytes():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                return b"".join(chunks)[:limit], False
+    finally:
+        await response.aclose()
+    return b"".join(chunks), True
+
+
+def _response(status: int, headers: Any, request: Any, **body: Any) -> Any:
+    """A response with the decoded `body`: the headers that described its encoding are gone."""
+    dropped = {"content-encoding", "content-length", "transfer-encoding"}
+    kept = [(name, value) for name, value in http.Headers(headers).multi_items() if name.lower() not in dropped]
+    return http.Response(status, headers=kept, request=request, **body)
+
+
+def error_body(request_id: Any, code: int, text: str) -> bytes:
+    """A JSON-RPC error to `request_id`."""
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}).encode()
+
+
+def sse_error(request_id: Any, evidence: Evidence) -> bytes:
+    """The same as a server-sent event."""
+    body = error_body(request_id, _sdk.INTERNAL_ERROR, evidence.detail)
+    return b"event: message\ndata: " + body + b"\n\n"
+
+
+def _preview(body: bytes) -> str:
+    return printable(body[:1000].decode("utf-8", "replace"), 200)
+
+
+def safe_url(url: str) -> str:
+    """`url` without what may be secret: userinfo, query and fragment."""
+    try:
+        parsed = http.URL(url)
+    except http.InvalidURL:
+        return "an invalid URL"
+    return printable(str(parsed.copy_with(userinfo=b"", query=None, fragment=None)), 200)

@@ -1,0 +1,299 @@
+"""A server process: spawned in a group of its own, watched by its exit, read and written without blocking.
+
+The pipes are our own. On POSIX that lets a write that fits the pipe happen at once, makes `wait` return at the exit and
+not at the pipe's end (a grandchild may hold it), and leaves nothing for an event loop to close late. On Windows the
+SDK's helper spawns the process in a job object and resolves commands such as `npx`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+import anyio.abc
+
+from ..evidence import ExitStatus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CHUNK = 256 * 1024
+_STDERR_TAIL = 64 * 1024
+_DRAIN_LIMIT = 1024 * 1024
+"""Bytes read at most after the exit: a pipe holds no more; a grandchild that goes on writing is not waited for."""
+_GROUP_POLL = 0.01
+
+
+class ServerProcess(Protocol):
+    """What the stdio transport needs of a process."""
+
+    pid: int
+
+    async def receive(self) -> bytes:
+        """The next bytes of stdout; empty at its end, or when the process exited and all it wrote was read."""
+        ...
+
+    def send_nowait(self, data: bytes) -> int:
+        """Write what the pipe takes at once; how many bytes that was. Raises OSError when the pipe is broken."""
+        ...
+
+    async def send(self, data: memoryview) -> None:
+        """Write all of `data`. Raises OSError when the pipe is broken."""
+        ...
+
+    async def wait(self) -> ExitStatus:
+        """Wait for the exit; run by one task only."""
+        ...
+
+    async def drain_stderr(self) -> None:
+        """Keep reading stderr, for its tail; returns at its end."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Close stdin, then end the process and its group: politely for up to `grace` seconds, then by force."""
+        ...
+
+    def kill(self) -> None:
+        """End the process and its group by force, now."""
+        ...
+
+    def close(self) -> None:
+        """Release the pipes."""
+        ...
+
+
+class PosixProcess:
+    """A process with pipes of our own, in a session of its own."""
+
+    def __init__(self, process: anyio.abc.Process, stdin: int, stdout: int, stderr: int) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._stdin: int | None = stdin
+        self._stdout = stdout
+        self._stderr = stderr
+        self._tail: deque[bytes] = deque()
+        self._tail_size = 0
+        self._exited = False
+        self._drained = 0
+        for fd in (stdin, stdout, stderr):
+            os.set_blocking(fd, False)
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], env: Mapping[str, str], cwd: str | Path | None) -> PosixProcess:
+        """Start `command`.
+
+        Raises:
+            OSError: It cannot be started: not found, not executable, no such `cwd`.
+        """
+        pairs = [os.pipe() for _ in range(3)]
+        (child_in, stdin), (stdout, child_out), (stderr, child_err) = pairs
+        try:
+            process = await anyio.open_process(
+                list(command),
+                stdin=child_in,
+                stdout=child_out,
+                stderr=child_err,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except BaseException:
+            for fd in (stdin, stdout, stderr):
+                os.close(fd)
+            raise
+        finally:
+            for fd in (child_in, child_out, child_err):
+                os.close(fd)
+        return cls(process, stdin, stdout, stderr)
+
+    async def receive(self) -> bytes:
+        while not self._exited:
+            try:
+                await anyio.wait_readable(self._stdout)
+            except anyio.ClosedResourceError:  # woken by `wait`: the process is gone
+                break
+            with suppress(BlockingIOError):
+                return os.read(self._stdout, _CHUNK)
+        if self._drained >= _DRAIN_LIMIT:
+            return b""
+        try:
+            chunk = os.read(self._stdout, _CHUNK)
+        except BlockingIOError:
+            return b""
+        self._drained += len(chunk)
+        return chunk
+
+    def send_nowait(self, data: bytes) -> int:
+        if self._stdin is None:
+            raise BrokenPipeError("stdin is closed")
+        try:
+            return os.write(self._stdin, data)
+        except BlockingIOError:
+            return 0
+
+    async def send(self, data: memoryview) -> None:
+        while data:
+            if self._stdin is None:
+                raise BrokenPipeError("stdin is closed")
+            try:
+                data = data[os.write(self._stdin, data) :]
+            except BlockingIOError:
+                try:
+                    await anyio.wait_writable(self._stdin)
+                except anyio.ClosedResourceError:
+                    raise BrokenPipeError("stdin is closed") from None
+
+    async def wait(self) -> ExitStatus:
+        returncode = await self._process.wait()
+        self._read_stderr()
+        self._exited = True
+        anyio.notify_closing(self._stdout)
+        return ExitStatus.from_returncode(self.pid, returncode, b"".join(self._tail).decode("utf-8", "replace"))
+
+    async def drain_stderr(self) -> None:
+        with suppress(anyio.ClosedResourceError):
+            while True:
+                await anyio.wait_readable(self._stderr)
+                if not self._read_stderr():
+                    return
+
+    def _read_stderr(self) -> bool:
+        """Read what stderr holds now; whether there may be more later."""
+        for _ in range(_DRAIN_LIMIT // _CHUNK):
+            try:
+                chunk = os.read(self._stderr, _CHUNK)
+            except BlockingIOError:
+                return True
+            if not chunk:
+                return False
+            self._tail.append(chunk[-_STDERR_TAIL:])
+            self._tail_size += len(self._tail[-1])
+            while self._tail_size - len(self._tail[0]) >= _STDERR_TAIL:
+                self._tail_size -= len(self._tail.popleft())
+        return True
+
+    async def stop(self, grace: float) -> None:
+        self._close_stdin()
+        with anyio.move_on_after(grace / 2):
+            while self._process.returncode is None:
+                await anyio.sleep(_GROUP_POLL)
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # a stopped process acts on SIGTERM only when it runs
+        with anyio.move_on_after(grace / 2):
+            while self._signal(0):
+                # Reading the return code reaps the leader on trio; a zombie keeps the group alive.
+                _ = self._process.returncode
+                await anyio.sleep(_GROUP_POLL)
+        self.kill()
+
+    def kill(self) -> None:
+        self._close_stdin()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> bool:
+        """Signal the group, which outlives its leader; whether any of it was there."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # macOS answers so for zombies; no proof that the group is gone
+            return self._process.returncode is None
+        return True
+
+    def _close_stdin(self) -> None:
+        if self._stdin is not None:
+            fd, self._stdin = self._stdin, None
+            anyio.notify_closing(fd)
+            os.close(fd)
+
+    def close(self) -> None:
+        self._close_stdin()
+        self._exited = True
+        for fd in (self._stdout, self._stderr):
+            anyio.notify_closing(fd)
+            os.close(fd)
+
+
+class WindowsProcess:  # pragma: no cover - Windows only
+    """A process in a job object, through the SDK's helpers; stderr goes to a temporary file."""
+
+    def __init__(self, process: Any, errlog: Any) -> None:
+        self.pid: int = process.pid
+        self._process = process
+        self._errlog = errlog
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str], env: Mapping[str, str], cwd: str | Path | None) -> WindowsProcess:
+        """Start `command`; `.cmd` and the like are found.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        from mcp.os.win32 import utilities  # noqa: PLC0415
+
+        errlog = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        try:
+            program = utilities.get_windows_executable_command(command[0])
+            process = await utilities.create_windows_process(program, list(command[1:]), dict(env), errlog, cwd)  # type: ignore[arg-type]
+        except BaseException:
+            errlog.close()
+            raise
+        return cls(process, errlog)
+
+    async def receive(self) -> bytes:
+        try:
+            return bytes(await self._process.stdout.receive())
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return b""
+
+    def send_nowait(self, data: bytes) -> int:  # noqa: ARG002
+        return 0
+
+    async def send(self, data: memoryview) -> None:
+        try:
+            await self._process.stdin.send(bytes(data))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError) as exc:
+            raise BrokenPipeError("stdin is closed") from exc
+
+    async def wait(self) -> ExitStatus:
+        while self._process.returncode is None:
+            await anyio.sleep(0.05)
+        self._errlog.seek(max(0, self._errlog.tell() - _STDERR_TAIL))
+        return ExitStatus(self.pid, code=self._process.returncode, stderr=self._errlog.read())
+
+    async def drain_stderr(self) -> None:
+        return
+
+    async def stop(self, grace: float) -> None:
+        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._process.stdin.aclose()
+        with anyio.move_on_after(grace):
+            while self._process.returncode is None:
+                await anyio.sleep(0.05)
+        self.kill()
+
+    def kill(self) -> None:
+        with suppress(OSError):
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(self.pid)], check=False, capture_output=True)  # noqa: S603, S607
+
+    def close(self) -> None:
+        self._errlog.close()
+
+
+async def spawn(command: Sequence[str], env: Mapping[str, str], cwd: str | Path | None) -> ServerProcess:
+    """Start a server process with piped stdin, stdout and stderr.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    if sys.platform == "win32":  # pragma: no cover
+        return await WindowsProcess.spawn(command, env, cwd)
+    return await PosixProcess.spawn(command, env, cwd)

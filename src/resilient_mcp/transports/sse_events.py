@@ -1,0 +1,86 @@
+"""Server-sent events, looked at as they pass (sans-I/O): which are whole, and whether one answers a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydantic_core import from_json
+
+_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_BOUNDARY_LENGTH = 4
+
+
+class TooLong(Exception):  # noqa: N818 - a signal between two modules, never seen by users
+    """An event grew past the bound."""
+
+
+class EventScanner:
+    """Cuts a stream of bytes into whole events and notices ids and the answer to one request.
+
+    Args:
+        request_id: The JSON-RPC id whose response ends the stream; None when there is no such request.
+        max_bytes: The longest event that is kept.
+
+    Attributes:
+        answered: Whether the response to `request_id` has passed.
+        last_id: The last event id seen, with which the SDK can resume the stream; None when there was none.
+    """
+
+    def __init__(self, request_id: object, max_bytes: int) -> None:
+        self._request_id = request_id
+        self._max = max_bytes
+        self._buffer = bytearray()
+        self._searched = 0
+        self.answered = False
+        self.last_id: str | None = None
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The events that `chunk` completes, each with the blank line that ends it.
+
+        Raises:
+            TooLong: The unfinished event is longer than the bound.
+        """
+        self._buffer += chunk
+        start = 0
+        for boundary in _BOUNDARY.finditer(self._buffer, max(0, self._searched - _BOUNDARY_LENGTH)):
+            event = bytes(self._buffer[start : boundary.end()])
+            start = boundary.end()
+            self._look(event)
+            yield event
+        del self._buffer[:start]
+        self._searched = len(self._buffer)
+        if self._searched > self._max:
+            raise TooLong
+
+    def _look(self, event: bytes) -> None:
+        data: list[bytes] = []
+        for line in event.splitlines():
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"id:") and line[3:].strip():
+                self.last_id = line[3:].strip().decode("utf-8", "replace")
+        if data and is_response(parse(b"\n".join(data)), self._request_id):
+            self.answered = True
+
+
+def parse(data: bytes) -> object:
+    """`data` as JSON, None when it is not."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return None
+
+
+def is_response(message: object, request_id: object) -> bool:
+    """Whether `message` is a JSON-RPC response or error to `request_id`.
+
+    An id echoed as a string counts, as it does for the SDK; so does an error with `"id": null`, which JSON-RPC 2.0
+    prescribes where the server could not read the id.
+    """
+    if not isinstance(message, dict) or "method" in message:
+        return False
+    if "error" in message:
+        answers = isinstance(message["error"], dict)
+        return answers and (message.get("id") is None or str(message["id"]) == str(request_id))
+    return isinstance(message.get("result"), dict) and str(message.get("id")) == str(request_id)

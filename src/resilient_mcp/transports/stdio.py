@@ -1,0 +1,346 @@
+"""The stdio edge: a server process as a pair of message streams, and the evidence of how it ended.
+
+Unlike the SDK's `stdio_client` it knows exit code, signal and stderr; frames lines on bytes in linear time, with a
+bound; says of each message whether its write ever began; and takes garbage, bytes that are not UTF-8, a full pipe
+and a frozen server without stopping any other call.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import anyio
+import anyio.lowlevel
+from mcp.client.stdio import get_default_environment
+
+from .. import _sdk
+from .._sdk import SessionMessage, StdioServerParameters
+from ..evidence import Delivery, Evidence, ExitStatus, InFlight, Kind, printable
+from .framing import LineFramer, Oversize
+from .process import ServerProcess, spawn
+
+_EXIT_GRACE = 1.0
+"""Seconds between the end of stdout and the exit that usually explains it."""
+
+_SECRET_LENGTH = 4
+"""Shorter values of `env` ("1", "on") keep no secret and would blank out half a log."""
+
+_STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
+"""How a message begins that some other text was printed in front of, without a newline."""
+
+
+@dataclass(slots=True, eq=False)
+class _Outgoing:
+    """A message on its way into the pipe. Once `begun` it is finished, or the stream would be torn."""
+
+    data: memoryview
+    request_id: object
+    done: anyio.Event
+    begun: bool = False
+
+
+class StdioWriter:
+    """The session's write stream. Writes at once what the pipe takes; the rest waits its turn, in order."""
+
+    def __init__(self, process: ServerProcess, in_flight: InFlight) -> None:
+        self._process = process
+        self._in_flight = in_flight
+        self._queue: deque[_Outgoing] = deque()
+        self._wake = anyio.Event()
+        self._broken = False
+
+    async def send(self, item: SessionMessage) -> None:
+        """Write one message.
+
+        A cancelled `send` whose write never began leaves no trace; one that began is finished in the background.
+
+        Raises:
+            anyio.BrokenResourceError: The server no longer reads; this message was not sent.
+        """
+        method, request_id = _sdk.describe(item)
+        if method is not None and request_id is not None:
+            self._in_flight.sending(method, request_id)
+        if self._broken:
+            raise anyio.BrokenResourceError
+        data = _sdk.encode(item) + b"\n"
+        written = 0
+        if not self._queue:
+            try:
+                written = self._process.send_nowait(data)
+            except OSError:
+                self._break()
+                raise anyio.BrokenResourceError from None
+            if written:
+                self._in_flight.sent(request_id)
+            if written == len(data):
+                return
+        outgoing = _Outgoing(memoryview(data)[written:], request_id, anyio.Event(), begun=written > 0)
+        self._queue.append(outgoing)
+        self._wake.set()
+        if method == "notifications/cancelled":
+            self._withdraw(_sdk.cancelled_id(item), outgoing)
+            return  # a courtesy: nobody waits for a frozen server to take it
+        try:
+            await outgoing.done.wait()
+        except BaseException:
+            if not outgoing.begun:
+                self._drop(outgoing)
+            raise
+        if self._broken and not outgoing.begun:
+            raise anyio.BrokenResourceError
+
+    async def flush(self) -> None:
+        """Write what did not fit the pipe, until cancelled."""
+        while True:
+            while self._queue:
+                head = self._queue[0]
+                head.begun = True
+                self._in_flight.sent(head.request_id)
+                try:
+                    await self._process.send(head.data)
+                except OSError:
+                    self._break()
+                    return
+                self._queue.popleft()
+                head.done.set()
+            self._wake = anyio.Event()
+            await self._wake.wait()
+
+    def _withdraw(self, request_id: object, courtesy: _Outgoing) -> None:
+        """A cancelled request that still waits for its turn takes its cancellation with it."""
+        for waiting in self._queue:
+            if waiting.request_id == request_id and request_id is not None and not waiting.begun:
+                self._drop(waiting)
+                self._drop(courtesy)
+                return
+
+    def _drop(self, outgoing: _Outgoing) -> None:
+        if outgoing in self._queue:
+            self._queue.remove(outgoing)
+
+    def _break(self) -> None:
+        self._broken = True
+        while self._queue:
+            self._queue.popleft().done.set()
+
+    async def aclose(self) -> None:
+        """Refuse further writes."""
+        self._break()
+
+    async def __aenter__(self) -> StdioWriter:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class StdioReader:
+    """The session's read stream: parsed messages, straight from the bytes.
+
+    Args:
+        process: The server.
+        in_flight: Told of every response that passes.
+        max_bytes: The longest line that is kept.
+        on_garbage: Told of every line that is no message, as it came.
+        on_end: Told once that nothing more will come, before the session is.
+    """
+
+    def __init__(
+        self,
+        process: ServerProcess,
+        in_flight: InFlight,
+        *,
+        max_bytes: int,
+        on_garbage: Callable[[bytes], None],
+        on_end: Callable[[], object],
+    ) -> None:
+        self._process = process
+        self._in_flight = in_flight
+        self._framer = LineFramer(max_bytes)
+        self._max_bytes = max_bytes
+        self._ready: deque[SessionMessage] = deque()
+        self._on_garbage = on_garbage
+        self._on_end = on_end
+        self._ended = False
+
+    def __aiter__(self) -> StdioReader:
+        return self
+
+    async def __anext__(self) -> SessionMessage:
+        while not self._ready:
+            chunk = b"" if self._ended else await self._process.receive()
+            if not chunk:
+                self.end()
+                await anyio.lowlevel.checkpoint()
+                raise StopAsyncIteration
+            for line in self._framer.feed(chunk):
+                self._take(line)
+        return self._ready.popleft()
+
+    async def receive(self) -> SessionMessage:
+        """The next message.
+
+        Raises:
+            anyio.EndOfStream: The server is gone.
+        """
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise anyio.EndOfStream from None
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        if not self._ended:
+            self._ended = True
+            self._on_end()
+
+    def _take(self, line: bytes | Oversize) -> None:
+        if isinstance(line, Oversize):
+            text = f"a message of {line.size} bytes, over the bound of {self._max_bytes} (Policy.max_message_bytes)"
+            self._fail(line.request_id, text)
+            return
+        if not line.strip():
+            return
+        message = _decode(line)
+        if message is None:
+            self._on_garbage(line)
+            if (found := _damaged_id(line)) is not None:
+                self._fail(found, "an answer that is not valid UTF-8")
+            return
+        if (answered := _sdk.response_id(message)) is not None:
+            self._in_flight.answered(answered)
+        self._ready.append(message)
+
+    def _fail(self, request_id: object, text: str) -> None:
+        """Answer a waiting call in the server's stead: what came for it cannot be used."""
+        if self._in_flight.get(request_id) is None:
+            return
+        evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, f"the server sent {text}")
+        self._in_flight.note(request_id, evidence)
+        self._ready.append(_sdk.error_message(request_id, _sdk.PARSE_ERROR, evidence.detail))
+
+    async def aclose(self) -> None:
+        """Nothing to release: the process owns the pipe."""
+
+    async def __aenter__(self) -> StdioReader:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+def _decode(line: bytes) -> SessionMessage | None:
+    """The message in `line`, also behind text that was printed without a newline; None when there is none."""
+    try:
+        return _sdk.decode(line)
+    except ValueError:
+        pass
+    start = min((at for at in (line.find(mark, 1) for mark in _STARTS) if at > 0), default=0)
+    if start:
+        try:
+            return _sdk.decode(line[start:])
+        except ValueError:
+            pass
+    return None
+
+
+def _damaged_id(line: bytes) -> object:
+    """The id of a response that would be one but for bytes that are not UTF-8."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        message = _decode(line.decode("utf-8", "replace").encode())
+        return None if message is None else _sdk.response_id(message)
+    return None
+
+
+@asynccontextmanager
+async def stdio(
+    parameters: StdioServerParameters,
+    in_flight: InFlight,
+    *,
+    max_bytes: int,
+    shutdown: float,
+    on_garbage: Callable[[str], None],
+    on_end: Callable[[Evidence], None],
+) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Start a server and talk to it; on leaving, stop it with everything it started.
+
+    Args:
+        parameters: The SDK's own.
+        in_flight: The connection's requests.
+        max_bytes: The longest message accepted.
+        shutdown: Seconds the server gets to stop by itself before it is killed.
+        on_garbage: Told of each stdout line that is no message, printable.
+        on_end: Told, once, how the server ended.
+
+    Raises:
+        OSError: The server cannot be started.
+    """
+    env = {**get_default_environment(), **(parameters.env or {})}
+    process = await spawn([parameters.command, *parameters.args], env, parameters.cwd)
+    ended = anyio.Event()
+    exited = anyio.Event()
+    reported = anyio.Event()
+    status: ExitStatus | None = None
+
+    reader = StdioReader(
+        process,
+        in_flight,
+        max_bytes=max_bytes,
+        on_garbage=lambda line: on_garbage(printable(line[:2000].decode("utf-8", "replace"))),
+        on_end=ended.set,
+    )
+    writer = StdioWriter(process, in_flight)
+
+    async def watch_exit() -> None:
+        nonlocal status
+        ended_as = await process.wait()
+        status = replace(ended_as, stderr=_without(ended_as.stderr, (parameters.env or {}).values()))
+        exited.set()
+        with anyio.move_on_after(_EXIT_GRACE):  # the reader first delivers what the pipe still holds
+            await ended.wait()
+        reader.end()
+
+    async def report() -> None:
+        await ended.wait()
+        with anyio.move_on_after(_EXIT_GRACE):
+            await exited.wait()
+        reported.set()
+        on_end(_end_evidence(process.pid, status))
+
+    async with anyio.create_task_group() as tg:
+        for task in (watch_exit, report, process.drain_stderr, writer.flush):
+            tg.start_soon(task)
+        try:
+            yield reader, writer
+        finally:
+            with anyio.CancelScope(shield=True):
+                if ended.is_set():
+                    with anyio.move_on_after(2 * _EXIT_GRACE):
+                        await reported.wait()
+                    process.kill()
+                else:
+                    await process.stop(shutdown * 0.8)
+                with anyio.move_on_after(shutdown * 0.2):
+                    await exited.wait()
+            tg.cancel_scope.cancel()
+            process.close()
+
+
+def _end_evidence(pid: int, status: ExitStatus | None) -> Evidence:
+    if status is None:
+        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdout")
+    detail = f"the server process (pid {pid}) ended: {status}"
+    return Evidence(Kind.PROCESS, Delivery.UNKNOWN, detail, exit=status)
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without the values that were given to the server to keep."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SECRET_LENGTH:
+            text = text.replace(secret, "***")
+    return text
