@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -18,10 +20,13 @@ from mcp import ClientSession, StdioServerParameters, types
 from mcp.client import session_group as _session_group
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server import Server
 from mcp.shared._httpx_utils import create_mcp_http_client, next_request_within_origin
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
 from typing_extensions import Self
+
+from .evidence import current_attempt
 
 VERSION = version("mcp")
 MAJOR = int(VERSION.split(".", 1)[0])
@@ -29,27 +34,29 @@ MAJOR = int(VERSION.split(".", 1)[0])
 StreamableHttpParameters: Any = _session_group.StreamableHttpParameters
 SseServerParameters: Any = _session_group.SseServerParameters
 
+_mcp: Any = mcp
+_types: Any = types
+
+http: Any
+"""The HTTP library the installed SDK speaks: httpx on 1.x, httpx2 on 2.x. Both have the same shape."""
+MCPError: Any
+"""The installed SDK's error class."""
+HighLevelServer: Any
+"""The installed SDK's high-level server class: `FastMCP` on 1.x, `MCPServer` on 2.x."""
+
 if MAJOR == 1:
-    import httpx as http_library
-    from mcp.server import Server
-    from mcp.server.fastmcp import FastMCP as HighLevelServer
-    from mcp.shared.exceptions import McpError as MCPError
+    http = import_module("httpx")
+    MCPError = import_module("mcp.shared.exceptions").McpError
+    HighLevelServer = import_module("mcp.server.fastmcp").FastMCP
 else:
-    import httpx2 as http_library  # type: ignore[no-redef]
-    from mcp import MCPError  # type: ignore[no-redef]
-    from mcp.server import Server
-    from mcp.server.mcpserver import MCPServer as HighLevelServer  # type: ignore[no-redef]
+    http = import_module("httpx2")
+    MCPError = _mcp.MCPError
+    HighLevelServer = import_module("mcp.server.mcpserver").MCPServer
 
 if TYPE_CHECKING:
     _ErrorBase: TypeAlias = Exception
 else:
     _ErrorBase = MCPError
-
-_mcp: Any = mcp
-_types: Any = types
-
-http: Any = http_library
-"""The HTTP library the installed SDK speaks: httpx on 1.x, httpx2 on 2.x. Both have the same shape."""
 
 Streams: TypeAlias = tuple[Any, Any]
 TransportFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Any, ...]]]
@@ -131,8 +138,8 @@ def response_id(item: SessionMessage) -> Any:
 
 def encode(item: SessionMessage) -> bytes:
     """One outgoing message as one line of JSON, without the newline."""
-    dump = {"exclude_none": True} if MAJOR == 1 else {"exclude_unset": True}
-    return item.message.model_dump_json(by_alias=True, **dump).encode()
+    unset = MAJOR != 1
+    return item.message.model_dump_json(by_alias=True, exclude_none=not unset, exclude_unset=unset).encode()
 
 
 if MAJOR == 1:
@@ -159,9 +166,7 @@ else:
 
 def error_message(request_id: Any, code: int, text: str) -> SessionMessage:
     """An error response to `request_id`, as if it had come from the wire."""
-    error = _types.JSONRPCError(
-        jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=text, data=None)
-    )
+    error = _types.JSONRPCError(jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=text, data=None))
     return SessionMessage(_types.JSONRPCMessage(error) if MAJOR == 1 else error)
 
 
@@ -171,6 +176,11 @@ def error_message(request_id: Any, code: int, text: str) -> SessionMessage:
 def seconds(value: Any) -> float:
     """A duration in seconds; 1.x spells some of them as `timedelta`."""
     return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
+
+
+def timeout_argument(value: float) -> Any:
+    """`value` seconds as the installed SDK takes a read timeout."""
+    return timedelta(seconds=value) if MAJOR == 1 else value
 
 
 def is_in_process_server(server: object) -> bool:
@@ -283,6 +293,7 @@ class Session:
         self.client = client
         self.raw = raw
         self.initialize_result = result
+        _keep_answers(raw)
 
     @classmethod
     @asynccontextmanager
@@ -382,6 +393,36 @@ class Session:
             await self.raw.send_notification(_types.ClientNotification(notification))
 
 
+_LISTING_PATIENCE = 5.0
+"""Seconds for a listing of which only the validation of an answer depends."""
+
+
+def _keep_answers(session: Any) -> None:
+    """Let no answer be lost to the listing that the SDK makes, unasked, to validate the first answer of a tool.
+
+    When the server dies between the two, the tool has run and its answer is here: it is given out unvalidated.
+    """
+    method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
+    validate = getattr(session, method)
+
+    async def validate_if_listed(name: str, result: Any) -> None:
+        schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
+        if name not in schemas:
+            token = current_attempt.set(None)
+            try:
+                with anyio.move_on_after(_LISTING_PATIENCE):
+                    await session.list_tools()
+            except (MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return
+            finally:
+                current_attempt.reset(token)
+            if name not in schemas:
+                return
+        await validate(name, result)
+
+    setattr(session, method, validate_if_listed)
+
+
 def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]:
     """The SDK's `listen()` on one session.
 
@@ -396,7 +437,9 @@ def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]
 def _refuse(method: str, options: Mapping[str, Any]) -> None:
     """1.x has none of the per-call options of 2.x: say so by name."""
     if options:
-        raise TypeError(f"{method}() got {', '.join(sorted(options))}=, which needs mcp 2.x; installed is mcp {VERSION}")
+        raise TypeError(
+            f"{method}() got {', '.join(sorted(options))}=, which needs mcp 2.x; installed is mcp {VERSION}"
+        )
 
 
 def _as_initialize_result(session: Any) -> Any:
@@ -437,6 +480,7 @@ __all__ = [
     "SESSION_OPTIONS",
     "UNSUPPORTED_PROTOCOL_VERSION",
     "ErrorBase",
+    "HighLevelServer",
     "MCPError",
     "Session",
     "SessionMessage",

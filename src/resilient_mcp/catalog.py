@@ -26,14 +26,14 @@ class Catalog:
     async def refresh(self, connection: Connection, *, timeout: float) -> None:
         """List the tools over `connection`; a failure leaves what is known."""
         self._listed = anyio.Event()
-        listed = self._listed
         try:
             if getattr(connection.session.capabilities, "tools", None) is not None:
                 await self._list(connection, timeout)
         except Failed as failed:
             logger.debug("tools could not be listed: %s", failed.evidence or failed.cause)
-        finally:
-            listed.set()
+            if connection.lost.is_set():
+                return  # who waits for the listing waits for the next connection's
+        self._listed.set()
 
     async def _list(self, connection: Connection, timeout: float) -> None:
         known: dict[str, bool] = {}
@@ -52,12 +52,11 @@ class Catalog:
                 break
         self._repeatable = known
 
-    async def is_repeatable(self, tool: str, deadline: float) -> bool:
-        """Whether `readOnlyHint` or `idempotentHint` of `tool` is set; waits for a listing that is under way.
+    def is_repeatable(self, tool: str) -> bool | None:
+        """Whether `readOnlyHint` or `idempotentHint` of `tool` is set (both default to false); None if never listed."""
+        return self._repeatable.get(tool)
 
-        Both hints default to false, and so does a tool that was never listed.
-        """
-        if tool not in self._repeatable:
-            with anyio.move_on_after(deadline - anyio.current_time()):
-                await self._listed.wait()
-        return self._repeatable.get(tool, False)
+    async def listed(self, deadline: float) -> None:
+        """Wait for the listing of the newest connection, at most until `deadline`."""
+        with anyio.move_on_after(deadline - anyio.current_time()):
+            await self._listed.wait()

@@ -150,7 +150,7 @@ def _by_code(failure: BaseException | None) -> Verdict:
 
 def _by_status(failure: BaseException | None, evidence: Evidence, status: int, now: float) -> Verdict:
     if evidence.session_id_sent and _is_session_lost(status, evidence.detail):
-        return Verdict(Category.SESSION_LOST, True, Delivery.REJECTED, evidence.detail, reconnect=True)  # noqa: FBT003
+        return Verdict(Category.SESSION_LOST, True, Delivery.REJECTED, evidence.detail, reconnect=True)
     retry_after = parse_retry_after(evidence.retry_after, now=now)
     if status in HTTP_STATUS:
         category, delivery = HTTP_STATUS[status]
@@ -159,7 +159,7 @@ def _by_status(failure: BaseException | None, evidence: Evidence, status: int, n
     else:
         category, delivery = Category.PERMANENT, Delivery.REJECTED
         code = getattr(getattr(failure, "error", None), "code", None)
-        if code in ERROR_CODES and code != _sdk.INTERNAL_ERROR:
+        if code is not None and code in ERROR_CODES and code != _sdk.INTERNAL_ERROR:
             category, delivery = ERROR_CODES[code]
     if category is Category.TRANSIENT and retry_after is not None:
         category = Category.THROTTLED

@@ -388,9 +388,7 @@ class ResilientClient:
 
     async def set_logging_level(self, level: types.LoggingLevel, **options: Any) -> types.EmptyResult:
         """Ask for log messages from `level` upwards."""
-        return cast(
-            "types.EmptyResult", await self._simple("logging/setLevel", "set_logging_level", level, **options)
-        )
+        return cast("types.EmptyResult", await self._simple("logging/setLevel", "set_logging_level", level, **options))
 
     async def send_progress_notification(
         self,

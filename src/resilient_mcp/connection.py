@@ -17,15 +17,17 @@ from typing_extensions import Self
 
 from . import _sdk
 from .classifier import is_outage
-from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt
 from .events import GarbageOnStdout, Hub, logger
+from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt
 from .policy import Policy
 from .transports.foreign import WatchedReader, WatchedWriter
-from .transports.http import HttpEdge
+from .transports.http import HttpEdge, evidence_of
 from .transports.stdio import stdio
 
 _END_PATIENCE = 2.0
 """Seconds a call that the SDK woke with "connection closed" waits to learn why."""
+_SILENCES = 2
+"""Calls in a row that a process may let time out in utter silence before it is taken to hang."""
 _CANCEL_PATIENCE = 1.0
 """Seconds to tell a server that a call was given up."""
 
@@ -51,6 +53,7 @@ class Connection:
         session: The negotiated SDK session.
         in_flight: Its requests on the wire.
         wired: Whether its requests pass an edge of ours; an in-process server of mcp 2.x has no wire.
+        is_process: Whether the server is a process of ours.
         lost: Set when the connection takes no more calls.
         reason: Why it was lost, or None.
     """
@@ -59,10 +62,12 @@ class Connection:
     session: _sdk.Session
     in_flight: InFlight
     wired: bool = True
+    is_process: bool = False
     lost: anyio.Event = field(default_factory=anyio.Event)
     reason: Evidence | None = None
     _attempts: set[Attempt] = field(default_factory=set)
     _idle: anyio.Event = field(default_factory=anyio.Event)
+    _silences: int = 0
 
     def lose(self, evidence: Evidence) -> None:
         """Take no more calls. Those in flight may still get their answers, until the transport is closed."""
@@ -101,6 +106,7 @@ class Connection:
             raise Failed(None, replace(self.reason, delivery=Delivery.NOT_SENT))
         token = current_attempt.set(attempt)
         self._attempts.add(attempt)
+        heard = self.in_flight.heard
         settled = False
         try:
             with scope:
@@ -119,8 +125,17 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        timed_out = Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s")
-        raise Failed(None, attempt.evidence or timed_out)
+        if attempt.evidence is not None:
+            raise Failed(None, attempt.evidence)
+        self._suspect(silent=self.in_flight.heard == heard)
+        raise Failed(None, Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s"))
+
+    def _suspect(self, *, silent: bool) -> None:
+        """A call timed out. A process that sat out two in a row without a byte hangs, and nobody else waits for it."""
+        self._silences = self._silences + 1 if silent and self.is_process else 0
+        if self._silences >= _SILENCES and not self._attempts:
+            text = f"the server process said nothing while {self._silences} calls timed out"
+            self.lose(Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, text))
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""
@@ -228,7 +243,7 @@ class Connector:
         """
         limit = self._policy.timeout.connect
         handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit))
-        opening = _Opening(generation, handshake)
+        opening = _Opening(generation, handshake, is_process=self.is_process)
         failure: Exception | None = None
         try:
             with handshake.scope:
@@ -249,9 +264,12 @@ class Connector:
             if self._legacy:
                 logger.warning("%s did not answer server/discover: trying initialize next", self._hub.server)
         evidence = opening.ended or handshake.evidence
+        leaf = _leaf(failure)
+        if evidence is None and isinstance(leaf, _sdk.http.HTTPError):
+            evidence = evidence_of(leaf, Delivery.UNKNOWN)
         if evidence is None and (failure is None or isinstance(failure, _Outage)):
             evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no handshake within {limit:g} s")
-        raise Failed(_leaf(failure), evidence) from failure
+        raise Failed(leaf, evidence) from failure
 
     def _target(self, opening: _Opening) -> Any:
         """What `Session.open` takes: a context manager of watched streams, or on 2.x an in-process server."""
@@ -295,6 +313,7 @@ class Connector:
                 edges.append(edge)
                 return edge
 
+            transport: Any
             if isinstance(server, _sdk.StreamableHttpParameters):
                 transport = _sdk.streamable_http(server, wrap(self._http_client, out_of_band=False))
             elif isinstance(server, _sdk.SseServerParameters):
@@ -309,16 +328,18 @@ class Connector:
                 try:
                     yield reader, writer
                 finally:
+                    reason = opening.connection.reason if opening.connection is not None else None
                     for edge in edges:
-                        edge.session_lost = opening.connection is not None and opening.connection.lost.is_set()
+                        edge.session_lost = reason is not None and reason.kind is not Kind.CLOSED
             background.cancel_scope.cancel()
 
 
 class _Opening:
     """What the parts of one connection know of each other, from its opening to its end."""
 
-    def __init__(self, generation: int, handshake: _Handshake) -> None:
+    def __init__(self, generation: int, handshake: _Handshake, *, is_process: bool) -> None:
         self.generation = generation
+        self.is_process = is_process
         self.in_flight = InFlight()
         self.connection: Connection | None = None
         self.ended: Evidence | None = None
@@ -329,7 +350,8 @@ class _Opening:
     def done(self, session: _sdk.Session) -> Connection:
         """The handshake is done: here is the connection."""
         self.in_flight.forget(self._handshake)
-        self.connection = Connection(self.generation, session, self.in_flight, wired=self.wired)
+        wired, is_process = self.wired, self.is_process
+        self.connection = Connection(self.generation, session, self.in_flight, wired=wired, is_process=is_process)
         if self.ended is not None:
             self.connection.end(self.ended)
         return self.connection
@@ -343,6 +365,6 @@ class _Opening:
 
 def _leaf(exc: Exception | None) -> Exception | None:
     """The first real error inside the SDK's exception groups."""
-    while (leaves := getattr(exc, "exceptions", None)):
+    while leaves := getattr(exc, "exceptions", None):
         exc = leaves[0]
     return exc

@@ -109,7 +109,7 @@ class ServerFailed(ServerUnavailable):
 
 def describe(exc: BaseException) -> str:
     """What an exception says in one printable line, never empty; a group speaks through its first leaf."""
-    while (leaves := getattr(exc, "exceptions", None)):
+    while leaves := getattr(exc, "exceptions", None):
         exc = leaves[0]
     text = printable(str(exc))
     name = type(exc).__name__

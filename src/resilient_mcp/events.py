@@ -16,6 +16,7 @@ from typing import TypeAlias
 from .evidence import Evidence
 
 logger = logging.getLogger("resilient_mcp")
+logger.addHandler(logging.NullHandler())  # a library is quiet where nobody configured logging
 
 
 class State(enum.Enum):

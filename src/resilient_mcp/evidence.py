@@ -153,12 +153,14 @@ class InFlight:
 
     Attributes:
         on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
+        heard: Counts the signs of life of a server process.
     """
 
     def __init__(self) -> None:
         self._attempts: dict[RequestId, Attempt] = {}
         self._abandoned: dict[RequestId, None] = {}
         self.on_abandoned: Callable[[RequestId], None] | None = None
+        self.heard = 0
 
     def sending(self, method: str, request_id: RequestId) -> None:
         """Bind `request_id` to the attempt of the running task, just before its request is written."""

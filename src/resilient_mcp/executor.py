@@ -10,13 +10,12 @@ from typing import Any
 import anyio
 import tenacity
 
-from . import _sdk
 from .catalog import Catalog
 from .classifier import Category, Verdict, classify
 from .connection import Connection, Failed, Invoke
 from .errors import ConnectionLost, DeadlineExceeded, ServerFailed, ServerUnavailable, add_note
-from .evidence import Delivery, Kind, printable
 from .events import Hub, RetryScheduled
+from .evidence import Delivery, Kind, printable
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .supervisor import Supervisor
@@ -148,9 +147,7 @@ class Executor:
             return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)))
         except ServerUnavailable:
             verdict = call.last.verdict if call.last is not None else None
-            error = self._supervisor.unavailable(
-                operation=str(call.operation), attempts=call.attempts, verdict=verdict
-            )
+            error = self._supervisor.unavailable(operation=str(call.operation), attempts=call.attempts, verdict=verdict)
         raise error
 
     def _ready_deadline(self, call: _Call) -> float:
@@ -158,9 +155,7 @@ class Executor:
             call.absent_since = anyio.current_time()
         return call.absent_since + self._policy.timeout.ready
 
-    async def _wait_transparently(
-        self, call: _Call, connection: Connection, verdict: Verdict, failed: Failed
-    ) -> None:
+    async def _wait_transparently(self, call: _Call, connection: Connection, verdict: Verdict, failed: Failed) -> None:
         """Wait for a server that is not there, until it is given up."""
         n = call.transparent
         call.transparent += 1
@@ -195,9 +190,9 @@ class Executor:
 
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda _: _may_repeat(call)),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(call.retry.attempts),
-                lambda state: anyio.current_time() + state.upcoming_sleep > call.deadline,
+            stop=lambda state: (
+                state.attempt_number >= call.retry.attempts
+                or anyio.current_time() + state.upcoming_sleep > call.deadline
             ),
             wait=lambda state: self._delay(call, state.attempt_number),
             before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
@@ -217,7 +212,16 @@ class Executor:
             return chosen
         if not self._policy.trust_annotations:
             return False
-        return await self._catalog.is_repeatable(target, min(call.deadline, self._ready_deadline(call)))
+        known = self._catalog.is_repeatable(target)
+        if known is not None:
+            return known
+        deadline = min(call.deadline, self._ready_deadline(call))
+        try:
+            await self._supervisor.lend(deadline)  # tools are listed over a connection
+        except ServerUnavailable:
+            return False
+        await self._catalog.listed(deadline)
+        return self._catalog.is_repeatable(target) or False
 
     def _delay(self, call: _Call, attempt: int) -> float:
         assert call.last is not None
@@ -250,9 +254,8 @@ class Executor:
         server, operation, attempts = self._hub.server, str(call.operation), call.attempts
         times = "once" if attempts == 1 else f"{attempts} times"
         cause = failed.cause
-        by_server = cause is not None and (failed.evidence is None or failed.evidence.kind is Kind.HTTP)
-        if by_server and verdict.category not in _OURS:
-            assert cause is not None
+        refused = failed.evidence is not None and failed.evidence.kind is Kind.HTTP and verdict.category not in _OURS
+        if cause is not None and (failed.evidence is None or refused):
             if attempts > 1:
                 add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
             return cause
@@ -263,21 +266,22 @@ class Executor:
             "attempts": attempts,
             "verdict": verdict,
         }
+        fate = "It is safe to repeat." if call.repeatable else _MAY_HAVE_RUN
         where = f"{operation} on MCP server {server!r}"
         sent = f"It was sent {times}" if attempts else "It was not sent"
         if verdict.category is Category.AUTH:
             text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
-            advice = f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
+            advice = (
+                f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
+            )
             return ServerFailed(text, advice=advice, **context)
         if verdict.category is Category.TIMEOUT and verdict.delivery is not Delivery.NOT_SENT:
-            fate = _MAY_HAVE_RUN if not call.repeatable else "It is safe to repeat."
             text = f"{where} was given up after {elapsed:.1f} s: {verdict.reason}. {sent}. {fate}"
             return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
         if verdict.delivery is Delivery.UNKNOWN:
-            fate = _MAY_HAVE_RUN if not call.repeatable else "It is safe to repeat."
             text = f"{where} got no answer: {verdict.reason}. {sent}. {fate}"
             return ConnectionLost(text, advice=text, **context)
-        if call.deadline <= anyio.current_time():
+        if verdict.category is Category.TIMEOUT or call.deadline <= anyio.current_time():
             text = f"{where} was given up after {elapsed:.1f} s, before it was run: {verdict.reason}. {sent}."
             return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
         when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"

@@ -38,7 +38,7 @@ class RetryPolicy(_Frozen):
     attempts: Annotated[int, Field(ge=1)] = 4
     """How often one call is sent at most, the first time included; 1 means never again."""
     base: Seconds = 0.2
-    """Scale of the back-off: the wait before retry n is drawn from 0 to `base` × 2ⁿ (full jitter)."""
+    """Scale of the back-off: the wait before retry n is drawn from 0 to `base` * 2ⁿ (full jitter)."""
     throttled_base: Seconds = 1.0
     """The scale when the server asked for less traffic (429, 503 with Retry-After)."""
     max_delay: Seconds = 30.0

@@ -18,8 +18,8 @@ import anyio.abc
 from .classifier import is_hopeless
 from .connection import Connection, Connector, Failed
 from .errors import ServerFailed, ServerUnavailable, describe
-from .evidence import Delivery, Evidence, Kind, printable
 from .events import Connected, Disconnected, Hub, RestartScheduled, State, StateChanged, logger
+from .evidence import Delivery, Evidence, Kind, printable
 from .policy import Policy
 from .strategies.restart_meter import RestartMeter
 

@@ -7,7 +7,7 @@ _MAX_EXPONENT = 63
 
 
 def exponential(n: int, *, base: float, cap: float) -> float:
-    """`base` × 2ⁿ seconds, at most `cap`; `n` starts at 0."""
+    """`base` * 2ⁿ seconds, at most `cap`; `n` starts at 0."""
     return min(cap, base * 2.0 ** min(n, _MAX_EXPONENT))
 
 

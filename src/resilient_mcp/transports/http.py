@@ -9,7 +9,8 @@ SDK can still resume them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ import anyio
 from .. import _sdk
 from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
-from .sse_events import EventScanner, TooLong, is_response, parse
+from .sse_events import EventScanner, Unusable, is_response, parse
 
 _ERROR_BODY = 64 * 1024
 """Bytes of an error answer that are read: enough for any JSON-RPC error worth reading."""
@@ -51,16 +52,16 @@ class HttpEdge:
         inner: Any,
         in_flight: InFlight,
         *,
-        spawn: Callable[..., None],
+        spawn: Callable[..., object],
         max_bytes: int,
         patience: float,
         on_broken_handshake: Callable[[Evidence], None],
         out_of_band: bool = False,
     ) -> None:
         self._inner = inner
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._spawn = spawn
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._patience = patience
         self._on_broken_handshake = on_broken_handshake
         self._out_of_band = out_of_band
@@ -96,20 +97,19 @@ class HttpEdge:
     # --- requests ---
 
     async def _request(self, request: Any, request_id: Any, options: dict[str, Any]) -> Any:
-        if self._in_flight.is_abandoned(request_id):
+        if self.in_flight.is_abandoned(request_id):
             gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
             return self._failed(request, request_id, gone)
-        progress = _Trace(request, self._in_flight.get(request_id))
+        progress = _Trace(request, self.in_flight.get(request_id))
         try:
             with anyio.CancelScope() as scope:
                 self._posts[request_id] = scope
                 response = await self._send(request, options)
                 return await self._answer(request, request_id, response)
         except Exception as exc:
-            return self._failed(request, request_id, _evidence_of(exc, progress.delivery))
+            return self._failed(request, request_id, evidence_of(exc, progress.delivery))
         finally:
-            if self._posts.get(request_id) is scope:
-                del self._posts[request_id]
+            self.finished(request_id, scope)
         text = "the call was cancelled while it was being sent"
         return self._failed(request, request_id, Evidence(Kind.CLOSED, progress.delivery, text))
 
@@ -134,29 +134,33 @@ class HttpEdge:
             stream = _AnswerStream(self, request_id, response)
             self._posts[request_id] = stream
             return _response(200, response.headers, request, stream=stream)
+        try:
+            body = await self._read_answer(request_id, response, content_type)
+        except Unusable as exc:
+            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc)))
+        self.in_flight.answered(request_id)
+        return _response(200, response.headers, request, content=body)
+
+    async def _read_answer(self, request_id: Any, response: Any, content_type: str) -> bytes:
+        """The body, once it is known to be the JSON-RPC response to this request."""
         if not content_type.startswith(_JSON) or response.status_code == http.codes.ACCEPTED:
             await response.aclose()
             kind = printable(content_type, 80) or "no content type"
-            text = f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs"
-            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
-        body, whole = await _read(response, self._max_bytes)
+            raise Unusable(f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs")
+        body, whole = await _read(response, self.max_bytes)
         if not whole:
-            text = f"an answer over the bound of {self._max_bytes} bytes (Policy.max_message_bytes)"
-            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
+            raise Unusable(f"an answer over the bound of {self.max_bytes} bytes (Policy.max_message_bytes)")
         message = parse(body)
-        if not is_response(message, request_id):
-            text = f"an answer that is not the JSON-RPC response to this request: {_preview(body)}"
-            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text))
-        assert isinstance(message, dict)
+        if not isinstance(message, dict) or not is_response(message, request_id):
+            raise Unusable(f"an answer that is not the JSON-RPC response to this request: {_preview(body)}")
         if message.get("id") is None:
-            body = json.dumps({**message, "id": request_id}).encode()
-        self._in_flight.answered(request_id)
-        return _response(200, response.headers, request, content=body)
+            return json.dumps({**message, "id": request_id}).encode()
+        return body
 
     async def _refused(self, request: Any, request_id: Any, response: Any) -> Any:
         """An answer that is no success: a JSON-RPC error of the server's own in it is passed on."""
         evidence, error = await self._read_refusal(request, response)
-        self._in_flight.note(request_id, evidence)
+        self.in_flight.note(request_id, evidence)
         if error is None:
             return self._failed(request, request_id, evidence)
         body = json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode()
@@ -190,7 +194,7 @@ class HttpEdge:
 
     def _failed(self, request: Any, request_id: Any, evidence: Evidence) -> Any:
         """Answer `request` in the server's stead."""
-        self._in_flight.note(request_id, evidence)
+        self.in_flight.note(request_id, evidence)
         # 404 without a session is the HTTP spelling of "method not found": how an old server answers server/discover.
         unknown = evidence.http_status == http.codes.NOT_FOUND and not evidence.session_id_sent
         code = _sdk.METHOD_NOT_FOUND if unknown else _sdk.INTERNAL_ERROR
@@ -198,7 +202,7 @@ class HttpEdge:
 
     def _deliver_error(self, request: Any, request_id: Any, evidence: Evidence, body: bytes) -> Any:
         if self._out_of_band:
-            if (attempt := self._in_flight.get(request_id)) is not None:
+            if (attempt := self.in_flight.get(request_id)) is not None:
                 attempt.fail(evidence)
             return http.Response(http.codes.ACCEPTED, request=request)
         return _response(200, {"content-type": _JSON}, request, content=body)
@@ -226,7 +230,7 @@ class HttpEdge:
                     return None
                 return (await self._read_refusal(request, response))[0]
         except Exception as exc:
-            return _evidence_of(exc, Delivery.UNKNOWN)
+            return evidence_of(exc, Delivery.UNKNOWN)
 
     async def _delete(self, request: Any, options: dict[str, Any]) -> Any:
         """End the session at the server; one that is lost has nothing to end."""
@@ -247,13 +251,16 @@ class HttpEdge:
             if failed + 1 < _RESUME_TRIES:
                 self._resumable[event_id] = (request_id, failed + 1)
                 raise
-            evidence = _evidence_of(exc, Delivery.UNKNOWN)
+            why = evidence_of(exc, Delivery.UNKNOWN).detail
         else:
             if response.is_success:
                 stream = _AnswerStream(self, request_id, response)
                 return _response(200, response.headers, request, stream=stream)
-            evidence, _ = await self._read_refusal(request, response)
-        self._in_flight.note(request_id, evidence)
+            why = (await self._read_refusal(request, response))[0].detail
+        # The refusal is of the resumption: the request itself was delivered long ago.
+        text = f"the answer's stream broke and could not be resumed: {why}"
+        evidence = Evidence(Kind.NETWORK, Delivery.UNKNOWN, text)
+        self.in_flight.note(request_id, evidence)
         body = sse_error(request_id, evidence)
         return _response(200, {"content-type": _SSE}, request, content=body)
 
@@ -262,7 +269,13 @@ class HttpEdge:
         if (post := self._posts.get(request_id)) is not None:
             post.cancel()
 
-    def _remember(self, event_id: str, request_id: Any) -> None:
+    def finished(self, request_id: Any, post: Any) -> None:
+        """`post` needs no abort any more."""
+        if self._posts.get(request_id) is post:
+            del self._posts[request_id]
+
+    def remember(self, event_id: str, request_id: Any) -> None:
+        """The SDK may resume the answer to `request_id` from `event_id`."""
         self._resumable[event_id] = (request_id, 0)
         while len(self._resumable) > _RESUMABLE_KEPT:
             del self._resumable[next(iter(self._resumable))]
@@ -275,49 +288,58 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         self._edge = edge
         self._request_id = request_id
         self._response = response
-        self._scanner = EventScanner(request_id, edge._max_bytes)  # noqa: SLF001
+        self._chunks = response.aiter_bytes()
+        self._scanner = EventScanner(request_id, edge.max_bytes)
+        self._whole: deque[bytes] = deque()
         self._reading = anyio.CancelScope()
         self._cancelled = False
+        self._over = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = self._response.aiter_bytes().__aiter__()
+    def __aiter__(self) -> _AnswerStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._whole:
+            if self._over:
+                raise StopAsyncIteration
+            await self._read()
+        return self._whole.popleft()
+
+    async def _read(self) -> None:
+        """Read on, until there is a whole event or the end."""
         evidence: Evidence | None = None
-        while True:
-            try:
-                chunk = await self._next(chunks)
-            except Exception as exc:
-                evidence = _evidence_of(exc, Delivery.UNKNOWN)
-                break
-            if chunk is None:
-                break
-            try:
-                for event in self._scanner.feed(chunk):
-                    if self._scanner.answered:
-                        self._edge._in_flight.answered(self._request_id)  # noqa: SLF001
-                    yield event
-            except TooLong:
-                text = f"an event over the bound of {self._edge._max_bytes} bytes (Policy.max_message_bytes)"  # noqa: SLF001
-                self._scanner.last_id = None
-                evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text)
-                break
+        try:
+            chunk = await self._next()
+            self._whole.extend(self._scanner.feed(chunk))
+            self._over = not chunk
+        except Unusable as exc:
+            evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc))
+        except Exception as exc:
+            evidence = evidence_of(exc, Delivery.UNKNOWN)
         if self._scanner.answered:
-            return
-        if self._scanner.last_id is not None and not self._cancelled:
-            self._edge._remember(self._scanner.last_id, self._request_id)  # noqa: SLF001
-            return
-        evidence = evidence or Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
-        self._edge._in_flight.note(self._request_id, evidence)  # noqa: SLF001
-        yield sse_error(self._request_id, evidence)
+            self._edge.in_flight.answered(self._request_id)
+        if evidence is not None:
+            self._over = True
+        if self._over and not self._scanner.answered:
+            self._end(
+                evidence or Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
+            )
 
-    async def _next(self, chunks: Any) -> bytes | None:
-        """The next bytes; None at the end, or when the call was cancelled."""
+    async def _next(self) -> bytes:
+        """The next bytes; none at the end, or when the call was cancelled."""
         if not self._cancelled:
             with anyio.CancelScope() as self._reading:
-                try:
-                    return bytes(await chunks.__anext__())
-                except StopAsyncIteration:
-                    return None
-        return None
+                return bytes(await anext(self._chunks, b""))
+        return b""
+
+    def _end(self, evidence: Evidence) -> None:
+        """The stream is over without the answer: let the SDK resume it where it can, else end the call."""
+        resumable = self._scanner.last_id is not None and evidence.kind is Kind.NETWORK and not self._cancelled
+        if resumable:
+            self._edge.remember(str(self._scanner.last_id), self._request_id)
+        else:
+            self._edge.in_flight.note(self._request_id, evidence)
+            self._whole.append(sse_error(self._request_id, evidence))
 
     def cancel(self) -> None:
         """Nobody waits for this answer any more."""
@@ -325,10 +347,9 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         self._reading.cancel()
 
     async def aclose(self) -> None:
-        posts = self._edge._posts  # noqa: SLF001
-        if posts.get(self._request_id) is self:
-            del posts[self._request_id]
+        self._edge.finished(self._request_id, self)
         await self._response.aclose()
+        await self._chunks.aclose()
 
 
 class _Trace:
@@ -355,11 +376,14 @@ class _Trace:
             self._set(Delivery.UNKNOWN)
 
 
-def _evidence_of(exc: Exception, delivery: Delivery) -> Evidence:
+def evidence_of(exc: Exception, delivery: Delivery) -> Evidence:
     """What an exception of the HTTP client, its auth flow or a user's hook says."""
     name = type(exc).__name__
     text = printable(str(exc))
     detail = f"{name}: {text}" if text else name
+    if isinstance(exc, http.HTTPStatusError):
+        status = exc.response.status_code
+        return Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
     if isinstance(exc, http.ConnectError | http.ConnectTimeout | http.PoolTimeout | http.UnsupportedProtocol):
         return Evidence(Kind.NETWORK, Delivery.NOT_SENT, detail)
     if isinstance(exc, http.TimeoutException | TimeoutError):

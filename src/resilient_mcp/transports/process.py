@@ -242,7 +242,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
         errlog = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             program = utilities.get_windows_executable_command(command[0])
-            process = await utilities.create_windows_process(program, list(command[1:]), dict(env), errlog, cwd)  # type: ignore[arg-type]
+            process = await utilities.create_windows_process(program, list(command[1:]), dict(env), errlog, cwd)
         except BaseException:
             errlog.close()
             raise

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 from pydantic_core import from_json
 
+from ..evidence import printable
+
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _BOUNDARY_LENGTH = 4
 
 
-class TooLong(Exception):  # noqa: N818 - a signal between two modules, never seen by users
-    """An event grew past the bound."""
+class Unusable(Exception):  # noqa: N818 - a signal between two modules, never seen by users
+    """An event that cannot be passed on; says why."""
 
 
 class EventScanner:
@@ -39,7 +41,7 @@ class EventScanner:
         """The events that `chunk` completes, each with the blank line that ends it.
 
         Raises:
-            TooLong: The unfinished event is longer than the bound.
+            Unusable: An event is no JSON, or the unfinished one is longer than the bound.
         """
         self._buffer += chunk
         start = 0
@@ -51,16 +53,25 @@ class EventScanner:
         del self._buffer[:start]
         self._searched = len(self._buffer)
         if self._searched > self._max:
-            raise TooLong
+            raise Unusable(f"an event over the bound of {self._max} bytes (Policy.max_message_bytes)")
 
     def _look(self, event: bytes) -> None:
         data: list[bytes] = []
+        kind = b"message"
         for line in event.splitlines():
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"event:"):
+                kind = line[6:].strip()
             elif line.startswith(b"id:") and line[3:].strip():
                 self.last_id = line[3:].strip().decode("utf-8", "replace")
-        if data and is_response(parse(b"\n".join(data)), self._request_id):
+        text = b"\n".join(data)
+        if kind != b"message" or not text:
+            return
+        message = parse(text)
+        if message is None:
+            raise Unusable(f"an event that is not JSON: {printable(text[:1000].decode('utf-8', 'replace'), 200)}")
+        if is_response(message, self._request_id):
             self.answered = True
 
 

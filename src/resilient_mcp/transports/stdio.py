@@ -66,23 +66,31 @@ class StdioWriter:
         if self._broken:
             raise anyio.BrokenResourceError
         data = _sdk.encode(item) + b"\n"
-        written = 0
-        if not self._queue:
-            try:
-                written = self._process.send_nowait(data)
-            except OSError:
-                self._break()
-                raise anyio.BrokenResourceError from None
-            if written:
-                self._in_flight.sent(request_id)
-            if written == len(data):
-                return
+        written = self._write_now(data, request_id)
+        if written == len(data):
+            return
         outgoing = _Outgoing(memoryview(data)[written:], request_id, anyio.Event(), begun=written > 0)
         self._queue.append(outgoing)
         self._wake.set()
         if method == "notifications/cancelled":
             self._withdraw(_sdk.cancelled_id(item), outgoing)
             return  # a courtesy: nobody waits for a frozen server to take it
+        await self._written(outgoing)
+
+    def _write_now(self, data: bytes, request_id: object) -> int:
+        """Write what the pipe takes without waiting, unless others wait before us; how many bytes that was."""
+        if self._queue:
+            return 0
+        try:
+            written = self._process.send_nowait(data)
+        except OSError:
+            self._break()
+            raise anyio.BrokenResourceError from None
+        if written:
+            self._in_flight.sent(request_id)
+        return written
+
+    async def _written(self, outgoing: _Outgoing) -> None:
         try:
             await outgoing.done.wait()
         except BaseException:
@@ -176,6 +184,7 @@ class StdioReader:
                 self.end()
                 await anyio.lowlevel.checkpoint()
                 raise StopAsyncIteration
+            self._in_flight.heard += 1
             for line in self._framer.feed(chunk):
                 self._take(line)
         return self._ready.popleft()

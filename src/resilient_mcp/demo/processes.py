@@ -1,0 +1,115 @@
+"""The demo server as processes of their own: what to start over stdio, and one over HTTP that can be restarted.
+
+An `HttpServer` ends with the process that started it, however that one ends: it reads a pipe that closes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import anyio
+import anyio.to_thread
+from mcp import StdioServerParameters
+from typing_extensions import Self
+
+_MODULE = "resilient_mcp.demo.server"
+
+
+def stdio_server(orders: Path | None = None) -> StdioServerParameters:
+    """The demo server over stdio.
+
+    Args:
+        orders: Where its tool `place_order` writes; None to write nowhere.
+    """
+    return StdioServerParameters(command=sys.executable, args=["-m", _MODULE, *_orders(orders)])
+
+
+class HttpServer:
+    """The demo server over Streamable HTTP on 127.0.0.1, in a process of its own; an async context manager.
+
+    Args:
+        orders: Where its tool `place_order` writes; None to write nowhere.
+
+    Attributes:
+        url: Where it is, from when it was entered.
+    """
+
+    url: str
+
+    def __init__(self, orders: Path | None = None) -> None:
+        self._orders = orders
+        self._process: subprocess.Popen[str] | None = None
+
+    async def __aenter__(self) -> Self:
+        _bypass_proxies()
+        try:
+            await anyio.to_thread.run_sync(self._start, 0)
+        except BaseException:  # a cancelled start has started a process
+            self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    async def restart(self) -> None:
+        """Kill the process and start a new one on the same port: it knows nothing of the old one's sessions."""
+        port = int(self.url.rpartition(":")[2].partition("/")[0])
+        self._stop()
+        await anyio.to_thread.run_sync(self._start, port)
+
+    async def overload(self, seconds: float) -> None:
+        """Make it answer 503 with `Retry-After: 1`, for `seconds` from the next call on."""
+        await anyio.to_thread.run_sync(self._tell, f"overload {seconds}\n")
+
+    def _start(self, port: int) -> None:
+        # A session of its own: Ctrl-C is for the process that owns this one, and ends both.
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", _MODULE, "--http", f"--port={port}", *_orders(self._orders)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self.url = self._read()
+
+    def _tell(self, line: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(line)
+        self._process.stdin.flush()
+        self._read()
+
+    def _read(self) -> str:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise RuntimeError(f"the demo server ended: run `{sys.executable} -m {_MODULE} --http` to see why")
+        return line
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # closes the pipes and waits
+                pass
+            self._process = None
+
+
+def _orders(orders: Path | None) -> list[str]:
+    return [] if orders is None else [f"--orders={orders}"]
+
+
+def _bypass_proxies() -> None:
+    """A proxy named in the environment cannot reach 127.0.0.1 of this machine; HTTP clients read these."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = os.environ.get(name, "")
+        if "127.0.0.1" not in hosts:
+            os.environ[name] = f"{hosts},127.0.0.1".lstrip(",")

@@ -1,0 +1,257 @@
+"""Plays one scene twice, on real servers: once through a plain `ClientSession`, once through a `ResilientClient`.
+
+What each side got is written down as it happens, and judged by nobody here. A call that does not end is given up after
+a while; a session that is torn down takes its own side down and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import anyio
+from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from resilient_mcp import _sdk
+from resilient_mcp.client import ResilientClient
+from resilient_mcp.errors import ResilienceError, describe
+from resilient_mcp.events import Connected, Event, RetryScheduled
+from resilient_mcp.policy import Policy, RetryPolicy, TimeoutPolicy
+
+from .processes import HttpServer, stdio_server
+
+GIVE_UP = {"plain": 4.0, "resilient": 15.0}
+"""Seconds after which the demo stops waiting for one call. The plain side may well hang; ours must not."""
+_SCENE_LIMIT = 40.0
+_STOP_LIMIT = 5.0
+_SHOWN = 240
+"""Characters of a message that are shown."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call ended in.
+
+    Attributes:
+        call: What the call is named on the screen.
+        seconds: How long it took.
+        answer: The text of the result, or None.
+        error: What was raised, or None; neither of them means that it hung.
+        torn: Whether the error came by way of the connection, which was torn down around the call.
+    """
+
+    call: str
+    seconds: float
+    answer: str | None = None
+    error: BaseException | None = None
+    torn: bool = False
+
+    @property
+    def text(self) -> str:
+        """The outcome in words, whole."""
+        if self.answer is not None:
+            return self.answer
+        if self.error is None:
+            return f"hung (gave up after {self.seconds:.0f}s)"
+        return ("session torn down: " if self.torn else "") + describe(self.error)[:_SHOWN]
+
+    @property
+    def timed(self) -> str:
+        """The seconds it took, in brackets."""
+        hung = self.answer is None and self.error is None
+        return "" if hung else f" ({self.seconds:.1f}s)"  # without a space, at which a line could break
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of what happened on one side."""
+
+    kind: Literal["call", "note", "answer", "advice", "error"]
+    text: str
+
+
+@dataclass
+class Side:
+    """One of the two sides of a scene, and what it went through so far.
+
+    Attributes:
+        kind: Whose side it is.
+        lines: What happened, in order.
+        outcomes: What its calls ended in, in order, but for those that came before the fault.
+        pending: The call under way and since when, or None.
+        facts: What a scene found out beside the calls, to be shown with them.
+        orders: A file for this side alone.
+        session: The session that its calls go through.
+        http: Its server, when it is one over HTTP.
+        finished: Whether there is nothing more to come.
+    """
+
+    kind: Literal["plain", "resilient"]
+    lines: list[Line] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    pending: tuple[str, float] | None = None
+    facts: list[str] = field(default_factory=list)
+    orders: Path = Path()
+    session: Any = None
+    http: HttpServer | None = None
+    finished: bool = False
+
+    def note(self, text: str) -> None:
+        """Write down what happened beside the calls."""
+        self.lines.append(Line("note", text))
+
+    async def ask(self, tool: str, **arguments: Any) -> str:
+        """Call a tool before anything is wrong; its text."""
+        text = _text(await self.session.call_tool(tool, arguments))
+        self.note(f"{_words(tool, arguments)} -> {text}")
+        return text
+
+    async def call(self, name: str, tool: str, **arguments: Any) -> None:
+        """Call a tool, and write down what became of it; never raises, but for a session that is torn down."""
+        self.lines.append(Line("call", f"{name}: {_words(tool, arguments)}"))
+        self.pending = (name, time.monotonic())
+        try:
+            with anyio.move_on_after(GIVE_UP[self.kind]) as limit:
+                answer = _text(await self.session.call_tool(tool, arguments))
+                self._end(answer=answer)
+        except Exception as exc:
+            self._end(error=exc)
+        if limit.cancelled_caught:
+            self._end()
+
+    def broke(self, error: BaseException) -> None:
+        """The session ended with `error`, and with it the call under way, or the hope to make one."""
+        if self.pending is None and not self.finished:
+            self.pending = ("before the fault", time.monotonic())
+        if self.pending is not None:
+            self._end(error=_leaf(error), torn=self.session is not None)
+        self.finished = True
+
+    def _end(self, *, answer: str | None = None, error: BaseException | None = None, torn: bool = False) -> None:
+        assert self.pending is not None
+        (name, began), self.pending = self.pending, None
+        outcome = Outcome(name, time.monotonic() - began, answer, error, torn)
+        self.outcomes.append(outcome)
+        kind: Literal["answer", "advice", "error"] = "answer"
+        if answer is None:
+            kind = "advice" if isinstance(error, ResilienceError) else "error"
+        self.lines.append(Line(kind, outcome.text + outcome.timed))
+
+    def on_event(self, event: Event) -> None:
+        """Show what `ResilientClient` does by itself."""
+        if isinstance(event, Connected) and event.generation > 1:
+            self.note(f"connected anew in {event.elapsed:.1f} s")
+        elif isinstance(event, RetryScheduled):
+            when = f" in {event.delay:.1f} s" if event.delay else ""
+            self.note(f"{event.reason}: sent again{when}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One fault, and the calls that meet it.
+
+    Attributes:
+        title: A few words.
+        story: What happens, in two sentences.
+        over: How client and server talk.
+        play: Makes the calls and the fault, on either side.
+        promise: Whether the side it is given ended as `ResilientClient` promises.
+        limit: Seconds that either side is told to allow one call, or None for its own default.
+    """
+
+    title: str
+    story: str
+    over: Literal["stdio", "HTTP"]
+    play: Callable[[Side], Awaitable[None]]
+    promise: Callable[[Side], bool]
+    limit: float | None = None
+
+
+async def perform(scene: Scene, sides: Sequence[Side]) -> None:
+    """Play `scene` on every side at the same time; each has a server, a task and a file of its own."""
+    tasks = [asyncio.create_task(_perform(scene, side)) for side in sides]
+    try:
+        await asyncio.wait(tasks, timeout=_SCENE_LIMIT)
+        for side in sides:
+            side.broke(TimeoutError(f"not at its end after {_SCENE_LIMIT:.0f} s"))
+    finally:
+        for side in sides:
+            side.pending, side.finished = None, True  # what cancelling does to a session is no part of the scene
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_STOP_LIMIT)
+
+
+async def _perform(scene: Scene, side: Side) -> None:
+    open_session = _plain if side.kind == "plain" else _resilient
+    with tempfile.TemporaryDirectory() as folder:
+        side.orders = Path(folder) / "orders.txt"
+        try:
+            async with AsyncExitStack() as stack:
+                server: Any = stdio_server(side.orders)
+                if scene.over == "HTTP":
+                    side.http = await stack.enter_async_context(HttpServer(side.orders))
+                    server = side.http.url
+                side.session = await stack.enter_async_context(open_session(server, scene.limit, side))
+                await side.session.list_tools()  # as every agent does first
+                await scene.play(side)
+                side.finished = True
+        except Exception as exc:
+            side.broke(exc)
+
+
+@asynccontextmanager
+async def _plain(server: Any, limit: float | None, _side: Side) -> AsyncIterator[ClientSession]:
+    """The SDK's own, as its documentation writes it. Without a `limit` it waits for ever: that is its default."""
+    read_timeout: Any = limit
+    # `_sdk` has no name for this difference, for nothing else in the library hands the SDK a read timeout.
+    if limit is not None and _sdk.MAJOR == 1:
+        read_timeout = timedelta(seconds=limit)
+    quiet: Any = subprocess.DEVNULL
+    if isinstance(server, StdioServerParameters):
+        transport: Any = stdio_client(server, errlog=quiet)
+    else:
+        transport = streamable_http_client(server)
+    async with (
+        transport as (read, write, *_),
+        ClientSession(read, write, read_timeout_seconds=read_timeout) as session,
+    ):
+        await session.initialize()
+        yield session
+
+
+@asynccontextmanager
+async def _resilient(server: Any, limit: float | None, side: Side) -> AsyncIterator[ResilientClient]:
+    """Ours: with the default policy, or told to make one attempt of `limit` seconds, as the plain side does."""
+    policy = Policy()
+    if limit is not None:
+        policy = Policy(retry=RetryPolicy(attempts=1), timeout=TimeoutPolicy(attempt=limit, shutdown=1))
+    async with ResilientClient(server, name="demo", policy=policy, on_event=side.on_event) as session:
+        yield session
+
+
+def _words(tool: str, arguments: dict[str, Any]) -> str:
+    """A call as one would write it."""
+    return f"{tool}({', '.join(map(repr, arguments.values()))})"
+
+
+def _text(result: Any) -> str:
+    """What a tool answered."""
+    text = str(result.content[0].text)
+    return f"isError: {text}" if _sdk.is_error_result(result) else text
+
+
+def _leaf(exc: BaseException) -> BaseException:
+    """The first error inside nested groups."""
+    while leaves := getattr(exc, "exceptions", None):
+        exc = leaves[0]
+    return exc

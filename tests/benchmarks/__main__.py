@@ -1,0 +1,68 @@
+"""Runs the comparisons and prints their table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import platform
+import statistics
+import sys
+from pathlib import Path
+
+from ._plain import VERSION
+from .measures import COMPARISONS, Row
+
+
+def _cells(row: Row) -> list[str]:
+    plain, ours = statistics.median(row.plain), statistics.median(row.ours)
+    low, high = row.ratios[0], row.ratios[-1]
+    verdict = "" if row.goal is None else "yes" if row.goal.is_reached(row.ratio) else "no"
+    figures = [f"{plain:.4g}", f"{ours:.4g}", row.unit, f"{row.ratio:.3f}", f"{low:.2f} - {high:.2f}"]
+    return [row.what, row.against, *figures, str(row.goal or ""), verdict]
+
+
+def _print_table(rows: list[Row]) -> None:
+    header = ["what", "against", "plain", "resilient", "unit", "ratio", "from - to", "goal", "reached"]
+    table = [header, *map(_cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    return {
+        "what": row.what.strip(),
+        "against": row.against,
+        "unit": row.unit,
+        "plain": row.plain,
+        "resilient": row.ours,
+        "ratio": row.ratio,
+        "goal": None if row.goal is None else str(row.goal),
+        "reached": None if row.goal is None else row.goal.is_reached(row.ratio),
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=COMPARISONS, action="append", metavar="NAME", help=", ".join(COMPARISONS))
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, for a first look")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)  # crashes are the plan here
+    title = f"mcp {VERSION}, Python {platform.python_version()}; ratio: resilient / plain, median of the rounds"
+    rows: list[Row] = []
+    for name in options.only or COMPARISONS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += asyncio.run(COMPARISONS[name](quick=options.quick))
+    print(title)
+    _print_table(rows)
+    if options.json is not None:
+        facts = {"mcp": VERSION, "python": platform.python_version(), "rows": list(map(_as_json, rows))}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The plain SDK of either major version: its clients, which are the baselines, and its server.
+
+The only module here that knows which major is installed; it does not use `resilient_mcp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import mcp
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import ToolAnnotations
+
+VERSION = version("mcp")
+MAJOR = int(VERSION.split(".", 1)[0])
+
+if MAJOR == 1:
+    from mcp.server.fastmcp import Context
+    from mcp.server.fastmcp import FastMCP as HighLevelServer
+else:
+    from mcp.server.mcpserver import Context  # type: ignore[no-redef]
+    from mcp.server.mcpserver import MCPServer as HighLevelServer  # type: ignore[no-redef]
+
+Endpoint: TypeAlias = StdioServerParameters | str
+"""A server to start, or the URL of one that runs."""
+Connect: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Any]]
+"""Connects a client, ready for calls."""
+
+
+@asynccontextmanager
+async def _session(endpoint: Endpoint) -> AsyncIterator[ClientSession]:
+    """`ClientSession` over the SDK's transport; on 2.x that negotiates by `initialize`."""
+    transport: Any = streamable_http_client(endpoint) if isinstance(endpoint, str) else stdio_client(endpoint)
+    async with transport as streams, ClientSession(streams[0], streams[1]) as session:
+        await session.initialize()
+        yield session
+
+
+BASELINES: dict[str, Connect] = {"ClientSession": _session}
+"""What `ResilientClient` is compared with. The first one is what it replaces on the installed major."""
+if MAJOR != 1:
+    BASELINES = {"mcp.Client": mcp.Client, **BASELINES}  # type: ignore[attr-defined]
+
+
+def sdk_server() -> Any:
+    """A server with an `echo` that may be repeated, a `report` that sends progress first, and its own `pid`."""
+    import os  # noqa: PLC0415 - the tools are the only users
+
+    server = HighLevelServer("benchmarks", log_level="CRITICAL")
+    repeatable = ToolAnnotations.model_validate({"readOnlyHint": True})
+
+    @server.tool(annotations=repeatable)
+    def echo(text: str) -> str:
+        return text
+
+    @server.tool(annotations=repeatable)
+    async def report(text: str, ctx: Context) -> str:
+        await ctx.report_progress(1, 2)
+        return text
+
+    @server.tool(annotations=repeatable)
+    def pid() -> str:
+        return str(os.getpid())
+
+    return server
+
+
+def http_app(server: Any, *, json_answers: bool) -> Any:
+    """The ASGI application of `server`, at `/mcp`."""
+    if MAJOR == 1:
+        server.settings.json_response = json_answers
+        return server.streamable_http_app()
+    return server.streamable_http_app(json_response=json_answers)

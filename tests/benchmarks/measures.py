@@ -1,0 +1,292 @@
+"""What is measured: each comparison is one function that runs both sides and returns its rows."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mcp import StdioServerParameters
+
+from resilient_mcp import ResilientClient
+
+from ._plain import BASELINES, Connect, Endpoint
+
+_ROOT = Path(__file__).parents[2]
+_OURS = "ResilientClient"
+_REPLACED = next(iter(BASELINES))
+_AT_ONCE = 64
+_MB = 1_000_000
+
+Measure: TypeAlias = Callable[[Any], Awaitable[float]]
+"""One figure of one round, from a connected client."""
+Figures: TypeAlias = dict[str, list[float]]
+"""Per side, its figure of each round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The ratio to reach: at most `limit`, or at least."""
+
+    limit: float
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+
+    def is_reached(self, ratio: float) -> bool:
+        """Whether `ratio` is good enough."""
+        return ratio >= self.limit if self.at_least else ratio <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: the figures of both sides, one per round, paired as they were measured.
+
+    Attributes:
+        what: What was measured.
+        unit: Of the figures.
+        against: Whose figures `plain` are.
+        plain: The baseline's figures.
+        ours: `ResilientClient`'s.
+        goal: The ratio to reach, or None where it is shown for information.
+    """
+
+    what: str
+    unit: str
+    against: str
+    plain: list[float]
+    ours: list[float]
+    goal: Goal | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours divided by plain, round by round: a slow moment of the machine hits both."""
+        return sorted(ours / plain for plain, ours in zip(self.plain, self.ours, strict=False))
+
+    @property
+    def ratio(self) -> float:
+        """The median of `ratios`."""
+        return statistics.median(self.ratios)
+
+
+# --- the two sides ---
+
+
+def _resilient(endpoint: Endpoint) -> ResilientClient:
+    return ResilientClient(endpoint)
+
+
+def _stdio(module: str, *arguments: str) -> StdioServerParameters:
+    args = ["-m", f"tests.benchmarks.{module}", *arguments]
+    return StdioServerParameters(command=sys.executable, args=args, cwd=_ROOT)
+
+
+_SDK_SERVER = _stdio("sdk_server", "stdio")
+_RAW_SERVER = _stdio("raw_server")
+
+
+@contextmanager
+def _http_server(kind: str) -> Iterator[str]:
+    """The URL of a Streamable HTTP server that lives as long as this context."""
+    command = [sys.executable, "-m", "tests.benchmarks.sdk_server", kind]
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def _sides(endpoint: Endpoint, baselines: Mapping[str, Connect]) -> AsyncIterator[dict[str, Any]]:
+    """Every side connected at the same time; on stdio each has a server of its own."""
+    async with AsyncExitStack() as stack:
+        connects = {**baselines, _OURS: _resilient}
+        yield {name: await stack.enter_async_context(connect(endpoint)) for name, connect in connects.items()}
+
+
+async def _turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) -> Figures:
+    """`rounds` figures of each side, in an order that is reversed from round to round."""
+    figures: Figures = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in sorted(sides, reverse=bool(number % 2)):
+            gc.collect()  # nobody pays for the other's garbage
+            figures[name].append(await measure(sides[name]))
+    return figures
+
+
+async def _compare(endpoint: Endpoint, measure: Measure, rounds: int) -> Figures:
+    async with _sides(endpoint, BASELINES) as sides:
+        await _turn_by_turn(sides, measure, 1)  # the first round warms up
+        return await _turn_by_turn(sides, measure, rounds)
+
+
+def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row]:
+    """One row per baseline; the goal is for what `ResilientClient` replaces."""
+    return [
+        Row(what, unit, name, figures[name], figures[_OURS], goal if name == _REPLACED else None)
+        for name in BASELINES
+        if name in figures
+    ]
+
+
+# --- one figure of one round ---
+
+
+async def _call(client: Any, tool: str, arguments: dict[str, Any], **options: Any) -> str:
+    """Call `tool`; the text it answered."""
+    result = await client.call_tool(tool, arguments, **options)
+    return result.content[0].text
+
+
+async def _p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> float:
+    """Median milliseconds of calls that follow each other."""
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        text = await _call(client, tool, {"text": "hello"}, **options)
+        times.append(time.perf_counter() - began)
+        assert text == "hello"
+    return 1000 * statistics.median(times)
+
+
+async def _throughput(client: Any, batches: int) -> float:
+    """Calls per second, 64 at once; the next 64 start when all are answered."""
+    began = time.perf_counter()
+    for _ in range(batches):
+        texts = await asyncio.gather(*(_call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
+        assert texts == [str(n) for n in range(_AT_ONCE)]
+    return batches * _AT_ONCE / (time.perf_counter() - began)
+
+
+async def _big(client: Any, size: int) -> float:
+    """Seconds for a result of `size` bytes in one line."""
+    began = time.perf_counter()
+    text = await _call(client, "big", {"size": size})
+    elapsed = time.perf_counter() - began
+    assert len(text) == size
+    return elapsed
+
+
+async def _recovery(client: ResilientClient) -> float:
+    """Seconds from the SIGKILL of the server to the answer of a call made at once."""
+    pid = int(await _call(client, "pid", {}))
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    assert await _call(client, "echo", {"text": "hello"}) == "hello"
+    return time.perf_counter() - began
+
+
+async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
+    """Seconds to start a server, connect and call once."""
+    began = time.perf_counter()
+    async with connect(endpoint) as client:
+        assert await _call(client, "echo", {"text": "hello"}) == "hello"
+        return time.perf_counter() - began
+
+
+# --- the comparisons ---
+
+
+async def sequential(*, quick: bool) -> list[Row]:
+    """One stdio call after the other: the p50 of a call. The raw server's row shows the clients with little else."""
+    rounds = 4 if quick else 20
+    figures = await _compare(_SDK_SERVER, partial(_p50, calls=100), rounds)
+    raw = await _compare(_RAW_SERVER, partial(_p50, calls=200), rounds)
+    return [
+        *_rows("stdio, one after the other, p50", "ms", figures, Goal(1.05)),
+        *_rows("  the same, raw server", "ms", raw, None),
+    ]
+
+
+async def at_once(*, quick: bool) -> list[Row]:
+    """64 stdio calls at once: throughput. The SDK's server is slower than the clients; the raw one is not."""
+    rounds = 4 if quick else 10
+    figures = await _compare(_SDK_SERVER, partial(_throughput, batches=8), rounds)
+    raw = await _compare(_RAW_SERVER, partial(_throughput, batches=16), rounds)
+    return [
+        *_rows("stdio, 64 at once", "calls/s", figures, Goal(1.1, at_least=True)),
+        *_rows("  the same, raw server", "calls/s", raw, None),
+    ]
+
+
+async def big(*, quick: bool) -> list[Row]:
+    """One-line results of 1 to 50 MB over stdio: seconds, and how the time of ours grows from 5 to 50 MB.
+
+    Per MB that is 1 for a linear reader and 10 for a quadratic one. It is above 1 all the same: malloc gives blocks
+    over 32 MB back to the system at once, so each copy of such a result pays for its pages anew.
+    """
+    rows = []
+    plan = {1: 7, 5: 5, 20: 1 if quick else 3, 50: 1}
+    async with _sides(_RAW_SERVER, {_REPLACED: BASELINES[_REPLACED]}) as sides:
+        ours = {_OURS: sides[_OURS]}
+        await _turn_by_turn(sides, partial(_big, size=1000), 1)
+        for megabytes, rounds in plan.items():
+            both = not (quick and megabytes > 20)  # the plain side needs 20 s there
+            figures = await _turn_by_turn(sides if both else ours, partial(_big, size=megabytes * _MB), rounds)
+            goal = Goal(0.1) if megabytes == 20 else None
+            rows += _rows(f"stdio, {megabytes} MB in one line", "s", figures, goal)
+        small, large = [
+            [seconds / size for seconds in (await _turn_by_turn(ours, partial(_big, size=size * _MB), 5))[_OURS]]
+            for size in (5, 50)
+        ]
+    return [*rows, Row("  per MB: 50 MB against 5 MB", "s/MB", "itself", small, large, Goal(2))]
+
+
+async def http(*, quick: bool) -> list[Row]:
+    """One Streamable HTTP call after the other: the p50 of a call answered in JSON, and of one answered as SSE.
+
+    The tool of the SSE row reports progress, without which a server of mcp 2.x answers in JSON.
+    """
+    rounds = 3 if quick else 20
+
+    async def ignore(*_: object) -> None:
+        return
+
+    with _http_server("json") as url:
+        json_answers = await _compare(url, partial(_p50, calls=60), rounds)
+    with _http_server("sse") as url:
+        measure = partial(_p50, calls=40, tool="report", progress_callback=ignore)
+        sse_answers = await _compare(url, measure, rounds)
+    return [
+        *_rows("HTTP, JSON answers, p50", "ms", json_answers, Goal(1.05)),
+        *_rows("HTTP, SSE answers, p50", "ms", sse_answers, Goal(1.05)),
+    ]
+
+
+async def crash(*, quick: bool) -> list[Row]:
+    """From the SIGKILL of a stdio server to the next good answer, against a cold start of the plain SDK and a call.
+
+    The raw server starts in a fraction of the time, so its row shows what the client adds.
+    """
+    rows = []
+    for what, endpoint in (("stdio, crash to next answer", _SDK_SERVER), ("  the same, raw server", _RAW_SERVER)):
+        figures: Figures = {_REPLACED: [], _OURS: []}
+        async with _resilient(endpoint) as client:
+            for _ in range(3 if quick else 8):
+                figures[_REPLACED].append(await _cold_start(BASELINES[_REPLACED], endpoint))
+                figures[_OURS].append(await _recovery(client))
+        rows += _rows(what, "s", figures, Goal(1.1) if endpoint is _SDK_SERVER else None)
+    return rows
+
+
+COMPARISONS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
+    "sequential": sequential,
+    "at_once": at_once,
+    "big": big,
+    "http": http,
+    "crash": crash,
+}
+"""The comparisons by name, in the order in which they run."""

@@ -1,0 +1,67 @@
+"""A stdio server without the SDK: `python -S -m tests.benchmarks.raw_server`.
+
+It starts and answers as fast as Python can, so what is measured against it is the client. Tools: `echo`, `big` (a
+one-line result of `size` bytes) and `pid`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+_KNOWN = {"initialize", "tools/list", "tools/call", "ping"}
+_METHOD_NOT_FOUND = -32601
+_BLOCK = b"x" * 65536
+
+
+def _text(name: str, arguments: dict[str, Any]) -> Iterator[bytes]:
+    """What a tool answers, as JSON. `big` allocates next to nothing: it is the client that is measured."""
+    if name == "big":
+        blocks, rest = divmod(arguments["size"], len(_BLOCK))
+        yield b'"'
+        yield from repeat(_BLOCK, blocks)
+        yield _BLOCK[:rest] + b'"'
+    else:
+        yield json.dumps(str(os.getpid()) if name == "pid" else arguments["text"]).encode()
+
+
+def _result(method: str, params: dict[str, Any]) -> Iterator[bytes]:
+    if method == "tools/call":
+        yield b'{"content":[{"type":"text","text":'
+        yield from _text(params["name"], params.get("arguments") or {})
+        yield b"}]}"
+        return
+    result: dict[str, Any] = {}
+    if method == "initialize":
+        result["protocolVersion"] = params["protocolVersion"]
+        result["capabilities"] = {"tools": {}}
+        result["serverInfo"] = {"name": "raw", "version": "1"}
+    elif method == "tools/list":
+        tool = {"inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+        result["tools"] = [{"name": name, **tool} for name in ("echo", "big", "pid")]
+    yield json.dumps(result).encode()
+
+
+def main() -> None:
+    """Answer line by line until stdin ends."""
+    out = sys.stdout.buffer
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        if "id" not in message or "method" not in message:
+            continue
+        out.write(b'{"jsonrpc":"2.0","id":%s,' % json.dumps(message["id"]).encode())
+        if message["method"] in _KNOWN:
+            out.write(b'"result":')
+            out.writelines(_result(message["method"], message.get("params") or {}))
+        else:  # `server/discover` among them: the client goes on with `initialize`
+            out.write(b'"error":{"code":%d,"message":"Method not found"}' % _METHOD_NOT_FOUND)
+        out.write(b"}\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The examples run as they stand, and show what their docstrings say."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_alone(*command: str, home: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python command to its end, and see that no process it started is left."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        env=clean_environment(home) | env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert wait_until_alone(home) == []
+    return done
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """`home` marks every process below, for stdio servers inherit HOME and little else."""
+    unwanted = {"FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "PYTHONWARNINGS"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUTF8": "1"}
+
+
+def wait_until_alone(home: Path) -> list[int]:
+    """The processes marked with `home` that do not end within a few seconds."""
+    deadline = time.monotonic() + 5
+    while (left := marked(home)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def marked(home: Path) -> list[int]:
+    """The processes whose HOME is `home`; none where there is no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (path / "environ").read_bytes().split(b"\0")
+        except OSError:  # gone, or not ours
+            continue
+        if f"HOME={home}".encode() in environ:
+            found.append(int(path.name))
+    return found
+
+
+def run_example(name: str, tmp_path: Path) -> list[str]:
+    done = run_alone("-W", "error", str(EXAMPLES / name), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for noise in ("Traceback", "Warning", "Exception ignored"):
+        assert noise not in done.stderr
+    return [line.strip() for line in done.stdout.splitlines()]
+
+
+def test_replace_client_session(tmp_path):
+    """Both sessions give the same tour, and the second one is not troubled by a kill."""
+    lines = run_example("replace_client_session.py", tmp_path)
+    at = lines.index("ResilientClient:")
+    plain, ours = lines[1:at], lines[at + 1 :]
+    assert plain[-1].startswith("forecast: Bergen")
+    assert "(the server was killed)" in ours
+    assert [line for line in ours if line in plain] == plain
+
+
+def test_retry_policy(tmp_path):
+    """A tool that may repeat is sent three times, one that may not is sent once and says that it may have run."""
+    text = "\n".join(run_example("retry_policy.py", tmp_path))
+    assert text.count("will be sent again") == 2
+    assert "DeadlineExceeded after 3 attempt(s)" in text
+    assert "ConnectionLost after 1 attempt(s)" in text
+    assert "may have run" in text
+    assert text.endswith("answer: Bergen: 25 degrees")
+
+
+def test_surviving_a_restart(tmp_path):
+    """The answers before and after the restart come from two processes."""
+    lines = run_example("surviving_a_restart.py", tmp_path)
+    answers = [match for line in lines if (match := re.fullmatch(r"(\w+): \d+ degrees \(from process (\d+), .*", line))]
+    assert [match[1] for match in answers] == ["Oslo", "Bergen"]
+    assert answers[0][2] != answers[1][2]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_is_short_and_tested(path):
+    """Each says what it shows, fits on a screen, and has a test above."""
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 45
+    assert f"test_{path.stem}" in globals()

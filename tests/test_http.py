@@ -1,0 +1,564 @@
+"""The HTTP edge, over real sockets: SDK servers killed and restarted, and a scripted server that does every wrong."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.client import session_group
+
+from resilient_mcp import (
+    Connected,
+    ConnectionLost,
+    DeadlineExceeded,
+    Policy,
+    ResilientClient,
+    RetryPolicy,
+    RetryScheduled,
+    ServerFailed,
+    ServerUnavailable,
+    State,
+    TimeoutPolicy,
+    _sdk,
+)
+
+from .support import (
+    LEGACY,
+    QUICK,
+    Faults,
+    HttpServer,
+    Recorder,
+    ScriptedHttp,
+    client_of,
+    free_port,
+    http_server,
+    measured,
+    nothing_left,
+    text_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+ONCE = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
+
+
+async def echo(client: ResilientClient, text: str, tool: str = "echo") -> None:
+    assert text_of(await client.call_tool(tool, {"text": text})) == text
+
+
+@pytest.mark.parametrize("answers", ["sse", "json"])
+async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, answers: str):
+    """20 callers while the server is killed and started on the same port: all right, one re-initialization each."""
+    arguments = ["--json"] if answers == "json" else []
+    events = Recorder()
+    restarts = 3
+    async with nothing_left():
+        async with http_server(*arguments, journal=tmp_path / "journal") as server:
+            async with client_of(server.url, on_event=events) as client:
+                finished = False
+
+                async def caller(n: int) -> None:
+                    k = 0
+                    while not finished:
+                        await echo(client, f"{n}-{k}")
+                        k += 1
+                        await anyio.sleep(0.01)
+                    assert k
+
+                async with anyio.create_task_group() as tg:
+                    for n in range(20):
+                        tg.start_soon(caller, n)
+                    for n in range(restarts):
+                        await echo(client, "before")
+                        server.kill()
+                        server.start()
+                        await events.wait_for(Connected, n + 2)
+                    finished = True
+            assert server.negotiations() == {"initialize": restarts + 1}
+        assert len(events.of(Connected)) == restarts + 1
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="servers at 2026-07-28 need mcp 2.x")
+async def test_a_server_without_sessions_needs_no_second_negotiation(tmp_path: Path):
+    """At 2026-07-28 a restarted server has no session to lose: calls wait, and nothing is negotiated again."""
+    events = Recorder()
+    async with http_server(journal=tmp_path / "journal") as server:
+        async with ResilientClient(server.url, policy=QUICK, on_event=events) as client:
+            assert client.protocol_version == "2026-07-28"
+            await echo(client, "before")
+            server.kill()
+            async with anyio.create_task_group() as tg:
+                for n in range(20):
+                    tg.start_soon(echo, client, str(n))
+                await events.wait_for(RetryScheduled, transparent=True)
+                server.start()
+        assert server.negotiations() == {"server/discover": 1}
+    assert len(events.of(Connected)) == 1
+
+
+async def test_a_refused_call_waits_for_the_server(tmp_path: Path):
+    """Connection refused: nothing was sent, so the call waits for the server, even a tool that must not run twice."""
+    events = Recorder()
+    async with http_server(journal=tmp_path / "journal") as server:
+        async with client_of(server.url, on_event=events) as client:
+            server.kill()
+            path = tmp_path / "file"
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(client.call_tool, "append_once", {"path": str(path), "lives": 0})
+                await events.wait_for(RetryScheduled, transparent=True)
+                server.start()
+    assert path.read_text() == "ran\n"
+
+
+async def test_no_server_at_all_is_an_error_in_time():
+    """Nobody listens: `ServerUnavailable` within `timeout.ready`, not a hang and not an exception group."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+    async with nothing_left():
+        with measured() as took, pytest.raises(ServerUnavailable, match="Connect") as caught:
+            await ResilientClient(f"http://127.0.0.1:{free_port()}/mcp", policy=policy).start()
+        assert took[0] < 5
+        assert "is not available" in caught.value.advice
+
+
+async def test_a_call_while_the_server_is_down_is_an_error_in_time():
+    """The server goes away for good: a call waits `timeout.ready`, then says that nothing was sent."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+    server = HttpServer()
+    server.start()
+    try:
+        await server.listening()
+        async with client_of(server.url, policy) as client:
+            await echo(client, "x")
+            server.kill()
+            with measured() as took, pytest.raises(ServerUnavailable, match="was not run"):
+                await client.call_tool("fail", {"text": "x"})
+            assert took[0] < 5
+            assert client.state is State.READY
+    finally:
+        server.kill()
+
+
+async def test_forgotten_sessions_cost_nothing():
+    """404 with a session id: a new session, and the call is sent again, even a tool that must not run twice."""
+    server = ScriptedHttp()
+    events = Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client:
+        await echo(client, "1", "unsafe")
+        server.forget_sessions()
+        async with anyio.create_task_group() as tg:
+            for n in range(20):
+                tg.start_soon(echo, client, str(n), "unsafe")
+        assert server.requests["initialize"] == 2
+        assert sorted(server.calls) == sorted(["1", *map(str, range(20))])
+
+
+async def test_a_400_that_speaks_of_the_session_is_a_lost_session():
+    """As server-everything answers after a restart."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        text = "Bad Request: No valid session ID provided"
+        server.faults = [Faults.error(400, -32000, text)]
+        await echo(client, "x", "unsafe")
+        assert server.requests["initialize"] == 2
+
+
+async def test_a_session_that_is_always_lost_ends():
+    """A server that forgets every session at once is not asked for ever."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=1)})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.error(404, -32600, "Session not found")] * 100
+        with measured() as took, pytest.raises(ServerUnavailable):
+            await client.call_tool("unsafe")
+        assert took[0] < 5
+        assert server.requests["initialize"] < 20
+
+
+RETRIED = {
+    "429": Faults.status(429),
+    "429 with Retry-After": Faults.status(429, retry_after="0"),
+    "503": Faults.status(503),
+    "503 with HTML": Faults.body(b"<h1>Service Unavailable</h1>", "text/html", 503),
+    "503 with a JSON-RPC error": Faults.error(503, -32000, "draining"),
+}
+UNKNOWN = {
+    "500": Faults.status(500),
+    "502": Faults.status(502),
+    "504": Faults.status(504),
+    "reset": Faults.reset(),
+    "closed": Faults.close(),
+    "JSON cut": Faults.cut(b'{"jsonrpc":', "application/json", 500),
+    "SSE cut": Faults.cut(b'event: message\ndata: {"jso', "text/event-stream", 500),
+    "SSE ended": Faults.cut(b": ping\n\n", "text/event-stream", 8),
+}
+RUBBISH = {
+    "bad JSON": Faults.body(b"{nope"),
+    "HTML": Faults.body(b"<html>login</html>", "text/html"),
+    "no content type": Faults.body(b"{}", ""),
+    "another id": Faults.body(b'{"jsonrpc":"2.0","id":999,"result":{}}'),
+    "a list": Faults.body(b"[]"),
+    "202": Faults.status(202),
+    "empty": Faults.body(b""),
+    "bad SSE": Faults.cut(b"event: message\ndata: {nope\n\n", "text/event-stream", 28),
+}
+
+
+@pytest.mark.parametrize("fault", RETRIED)
+async def test_pushed_back_calls_are_sent_again(fault: str):
+    """The server said no without running it: any tool is sent again, on the same session."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [RETRIED[fault]] * 2
+        await echo(client, "x", "unsafe")
+        assert server.calls == ["x"] * 3
+        assert server.requests["initialize"] == 1
+
+
+@pytest.mark.parametrize("fault", UNKNOWN)
+async def test_a_lost_answer_is_asked_for_again_only_where_that_is_safe(fault: str):
+    """A read-only tool is sent again on the same session; another one may have run, and says so."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [UNKNOWN[fault]] * 2
+        await echo(client, "x")
+        server.faults = [UNKNOWN[fault]]
+        with pytest.raises(ConnectionLost, match="may have run"):
+            await client.call_tool("unsafe", {"text": "once"})
+        assert server.calls == ["x"] * 3 + ["once"]
+        await echo(client, "on")
+        assert server.requests["initialize"] == 1
+
+
+@pytest.mark.parametrize("fault", RUBBISH)
+async def test_a_rubbish_answer_ends_its_call_alone(fault: str):
+    """An answer that is none ends its call at once with what came, and the session goes on, bystanders included."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [RUBBISH[fault]]
+        async with anyio.create_task_group() as tg:
+            with measured() as took, pytest.raises(ConnectionLost):
+                await client.call_tool("unsafe", {"text": "x"})
+            tg.start_soon(echo, client, "bystander")
+        assert took[0] < 3
+        assert server.requests["initialize"] == 1
+
+
+@pytest.mark.parametrize("status", [400, 405, 413, 418])
+async def test_other_refusals_are_final(status: int):
+    """A refusal that another try cannot change reaches the caller as an `MCPError`, at once."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.status(status, b"no such thing")]
+        with pytest.raises(_sdk.MCPError, match=f"HTTP {status}: no such thing"):
+            await client.call_tool("echo")
+        assert len(server.calls) == 1
+
+
+async def test_the_servers_own_error_in_a_refusal_is_kept():
+    """A JSON-RPC error inside HTTP 400 arrives with its code, message and data."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.error(400, -32602, "text is too long", {"limit": 5})]
+        with pytest.raises(_sdk.MCPError, match="text is too long") as caught:
+            await client.call_tool("echo")
+        assert caught.value.error.code == -32602
+        assert caught.value.error.data == {"limit": 5}
+
+
+async def test_the_servers_own_error_is_raised_as_the_sdk_raises_it():
+    """After four tries the server's own transient error comes out, with a note on the attempts."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.error(200, -32603, "out of order")] * 4
+        with pytest.raises(_sdk.MCPError, match="out of order") as caught:
+            await client.call_tool("echo")
+        assert len(server.calls) == 4
+        assert "sent to the MCP server" in caught.value.__notes__[0]
+        assert "4 times" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refused_credentials_say_so(status: int):
+    """401 and 403 on a call: one attempt, and an error that names the remedy; the client stays ready."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.status(status)]
+        with pytest.raises(ServerFailed, match=f"HTTP {status}.*credentials"):
+            await client.call_tool("unsafe")
+        assert len(server.calls) == 1
+        await echo(client, "x")
+
+
+async def test_refused_credentials_at_the_start_fail_at_once():
+    """401 on the handshake is no outage: `failed`, and `restart()` tries again."""
+    server = ScriptedHttp()
+    async with server.serve():
+        server.handshake_faults = [Faults.status(401)]
+        client = ResilientClient(server.url, policy=QUICK, **LEGACY)
+        with pytest.raises(ServerFailed, match="HTTP 401"):
+            await client.start()
+
+
+async def test_failed_is_left_by_restart():
+    """A failed client says what to change, and works again after `restart()`."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.handshake_faults = [Faults.status(403)]
+        server.forget_sessions()
+        with pytest.raises(ServerFailed, match="HTTP 403.*restart"):
+            await client.call_tool("echo", {"text": "x"})
+        assert client.state is State.FAILED
+        with pytest.raises(ServerFailed):
+            await client.list_tools()
+        await client.restart()
+        await echo(client, "x")
+
+
+async def test_retry_after_is_honoured():
+    """`Retry-After` is the wait before the next try, to the second."""
+    server = ScriptedHttp()
+    events = Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client:
+        server.faults = [Faults.status(503, retry_after="1")]
+        with measured() as took:
+            await echo(client, "x", "unsafe")
+        assert took[0] >= 1
+    assert events.of(RetryScheduled)[0].delay == 1
+
+
+async def test_a_retry_after_that_does_not_fit_fails_now():
+    """Longer than the deadline: the call fails at once and the error carries it."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(total=5)})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.status(429, retry_after="120")]
+        with measured() as took, pytest.raises(ServerUnavailable, match="Try again in 120 s") as caught:
+            await client.call_tool("echo")
+        assert took[0] < 3
+        assert caught.value.retry_in == 120
+
+
+async def test_a_redirect_of_the_same_origin_is_followed_and_another_is_not():
+    """By the SDK's own rule; what is not followed is an error that names where it led, without its query."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.status(307, location="/elsewhere")]
+        await echo(client, "x")
+        server.faults = [Faults.status(307, location="http://other.invalid/mcp?token=s3cr3t")]
+        with pytest.raises(_sdk.MCPError, match=r"redirect to http://other\.invalid/mcp") as caught:
+            await client.call_tool("unsafe", {"text": "y"})
+        assert "s3cr3t" not in str(caught.value)
+        await echo(client, "z")
+
+
+async def test_a_server_that_never_answers():
+    """The attempt ends at its time limit, the server is told, and other calls go on meanwhile."""
+    server = ScriptedHttp()
+    policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=0.4)})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.hang(server)]
+        async with anyio.create_task_group() as tg:
+
+            async def bystander() -> None:
+                await server.received.wait()
+                await echo(client, "bystander")
+
+            tg.start_soon(bystander)
+            with measured() as took, pytest.raises(DeadlineExceeded, match="may have run"):
+                await client.call_tool("unsafe", {"text": "x"})
+        assert took[0] < 3
+        with anyio.fail_after(3):
+            await server.seen_cancel.wait()
+        await echo(client, "after")
+
+
+async def test_a_cancelled_caller_is_not_retried_and_the_server_is_told():
+    """The caller's own cancellation ends the call, tells the server, and harms nothing."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.hang(server)]
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(client.call_tool, "echo", {"text": "x"})
+            await server.received.wait()
+            tg.cancel_scope.cancel()
+        with anyio.fail_after(3):
+            await server.seen_cancel.wait()
+        assert server.calls == ["x"]
+        await echo(client, "after")
+
+
+async def test_a_lost_initialized_notification_is_noticed():
+    """A handshake whose last step was refused is repeated, not discovered by the first call."""
+    server = ScriptedHttp()
+    server.initialized_faults = [Faults.status(503)]
+    events = Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client:
+        await events.wait_for(Connected, 2)
+        await echo(client, "x")
+
+
+async def test_a_body_over_the_bound_is_not_read():
+    """More than `max_message_bytes`, announced or not: the call fails, memory stays."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"max_message_bytes": 10_000})
+    async with server.serve(), client_of(server.url, policy) as client:
+        big = json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"x": "y" * 50_000}}).encode()
+        server.faults = [Faults.body(big)]
+        with pytest.raises(ConnectionLost, match="over the bound of 10000"):
+            await client.call_tool("unsafe")
+        server.faults = [Faults.cut(b"data: " + b"y" * 50_000, "text/event-stream", 10**9)]
+        with pytest.raises(ConnectionLost, match="over the bound of 10000"):
+            await client.call_tool("unsafe")
+        await echo(client, "x")
+
+
+async def test_answers_as_events():
+    """The same server with SSE answers."""
+    server = ScriptedHttp(sse=True)
+    async with server.serve(), client_of(server.url) as client:
+        await echo(client, "x")
+        server.faults = [Faults.reset()]
+        await echo(client, "y")
+
+
+async def test_events_with_ids_are_left_to_the_sdk_to_resume():
+    """A cut answer whose events had ids is resumed by the SDK; a resumption that is refused ends the call."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.cut(b"id: 1\nretry: 10\ndata: \n\n", "text/event-stream", 999)]
+        with measured() as took, pytest.raises(ConnectionLost):
+            await client.call_tool("unsafe", {"text": "x"})
+        assert took[0] < 5
+        assert server.requests["GET"] >= 2
+        await echo(client, "y")
+
+
+async def test_a_users_client_is_used_and_left_open():
+    """Headers, hooks and auth of the user's own HTTP client work; it is theirs to close."""
+    server = ScriptedHttp()
+    http = _sdk.http
+    async with http.AsyncClient(headers={"x-mine": "yes"}, auth=http.BasicAuth("me", "pw")) as mine, server.serve():
+        async with client_of(server.url, http_client=mine) as client:
+            await echo(client, "x")
+        assert not mine.is_closed
+        assert all(headers["x-mine"] == "yes" for headers in server.headers)
+        assert all(headers["authorization"].startswith("Basic ") for headers in server.headers)
+
+
+async def test_an_auth_flow_sees_the_401_first():
+    """The edge sits above the auth flow: a token that is refreshed on 401 costs nobody anything."""
+    server = ScriptedHttp()
+    http = _sdk.http
+
+    class Refreshing(http.Auth):
+        token = "old"
+
+        def auth_flow(self, request: Any) -> Any:
+            request.headers["authorization"] = self.token
+            response = yield request
+            if response.status_code == 401:
+                self.token = "new"
+                request.headers["authorization"] = self.token
+                yield request
+
+    async with http.AsyncClient(auth=Refreshing()) as mine, server.serve():
+        async with client_of(server.url, http_client=mine) as client:
+            server.faults = [Faults.status(401)]
+            await echo(client, "x", "unsafe")
+            assert server.headers[-1]["authorization"] == "new"
+
+
+async def test_a_users_hook_that_raises_costs_one_call():
+    """An exception in an event hook fails its call and nothing else."""
+    server = ScriptedHttp()
+    fail = False
+
+    async def hook(_response: Any) -> None:
+        if fail:
+            raise ZeroDivisionError("in a hook")
+
+    async with _sdk.http.AsyncClient(event_hooks={"response": [hook]}) as mine, server.serve():
+        async with client_of(server.url, http_client=mine) as client:
+            await echo(client, "x")
+            fail = True
+            with pytest.raises(ConnectionLost, match="ZeroDivisionError: in a hook"):
+                await client.call_tool("unsafe")
+            fail = False
+            await echo(client, "y")
+
+
+async def test_parameters_with_headers():
+    """`StreamableHttpParameters` as the SDK defines them."""
+    server = ScriptedHttp()
+    async with server.serve():
+        parameters = session_group.StreamableHttpParameters(url=server.url, headers={"x-key": "k"})
+        async with client_of(parameters) as client:
+            await echo(client, "x")
+        assert {headers.get("x-key") for headers in server.headers} == {"k"}
+        assert server.requests["DELETE"] == 1
+
+
+async def test_a_frozen_server_does_not_hold_up_the_close():
+    """Leaving against a server that accepts and never answers is bounded."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.5)})
+    with socket.socket() as frozen:
+        frozen.bind(("127.0.0.1", 0))
+        frozen.listen()
+        async with server.serve():
+            client = ResilientClient(server.url, policy=policy, **LEGACY)
+            await client.start()
+            server.session = 7
+            # From here on every request of the client meets a socket that never answers.
+            client._supervisor.connection.session  # noqa: B018
+            with measured() as took:
+                await client.aclose()
+            assert took[0] < 3
+
+
+async def test_the_older_sse_transport():
+    """HTTP+SSE (2024-11-05) against an SDK server: calls, a kill, and calls again."""
+    server = HttpServer(transport="sse")
+    server.start()
+    try:
+        await server.listening()
+        parameters = session_group.SseServerParameters(url=server.url.replace("/mcp", "/sse"))
+        events = Recorder()
+        async with client_of(parameters, on_event=events) as client:
+            await echo(client, "x")
+            server.kill()
+            server.start()
+            await events.wait_for(Connected, 2)
+            await echo(client, "y")
+    finally:
+        server.kill()
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x has one era")
+@pytest.mark.parametrize("fault", ["503", "401", "HTML", "reset"])
+async def test_an_outage_is_no_verdict_on_the_era(fault: str):
+    """A `server/discover` that meets an outage is asked again; the SDK's silent downgrade does not happen."""
+    faults = {
+        "503": Faults.status(503),
+        "401": Faults.status(401),
+        "HTML": Faults.body(b"<h1>Down</h1>", "text/html"),
+        "reset": Faults.reset(),
+    }
+    server = ScriptedHttp()
+    async with server.serve():
+        server.handshake_faults = [faults[fault]]
+        client = ResilientClient(server.url, policy=QUICK)
+        try:
+            if fault == "401":
+                with pytest.raises(ServerFailed):
+                    await client.start()
+            else:
+                await client.start()
+                assert server.requests["server/discover"] == 2
+            assert server.requests["initialize"] <= 1
+        finally:
+            await client.aclose()

@@ -1,0 +1,477 @@
+"""The stdio edge, against real processes: killed, stopped, flooding, talking rubbish."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp import StdioServerParameters
+
+from resilient_mcp import (
+    Connected,
+    ConnectionLost,
+    DeadlineExceeded,
+    Disconnected,
+    GarbageOnStdout,
+    Policy,
+    ResilienceError,
+    ResilientClient,
+    RestartPolicy,
+    RetryPolicy,
+    ServerFailed,
+    ServerUnavailable,
+    State,
+    TimeoutPolicy,
+    ToolPolicy,
+)
+
+from .support import (
+    QUICK,
+    Recorder,
+    children,
+    client_of,
+    gone,
+    is_alive,
+    measured,
+    nothing_left,
+    raw_server,
+    sdk_server,
+    text_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+SHORT = QUICK.model_copy(update={"timeout": TimeoutPolicy(attempt=0.4, ready=5, connect=5, shutdown=1)})
+ONCE = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
+
+
+async def pid_of(client: ResilientClient) -> int:
+    return int(text_of(await client.call_tool("pid")))
+
+
+async def test_three_hundred_calls_survive_ten_kills():
+    """300 echo calls while an SDK server is killed ten times: 300 right answers, ten restarts, nothing left."""
+    events = Recorder()
+    async with nothing_left():
+        async with ResilientClient(sdk_server(), policy=QUICK, on_event=events) as client:
+            for n in range(300):
+                if n % 30 == 10:
+                    os.kill(await pid_of(client), signal.SIGKILL)
+                assert text_of(await client.call_tool("echo", {"text": str(n)})) == str(n)
+        assert len(events.of(Connected)) == 11
+        assert [e.evidence.exit.signal for e in events.of(Disconnected)[:10]] == [signal.SIGKILL] * 10
+
+
+async def test_concurrent_calls_survive_a_kill():
+    """A kill under 40 calls at once costs one restart and no answer."""
+    events = Recorder()
+    async with client_of(raw_server(), on_event=events) as client:
+        pid = await pid_of(client)
+
+        async def caller(n: int) -> None:
+            for k in range(10):
+                assert text_of(await client.call_tool("echo", {"text": f"{n}-{k}"})) == f"{n}-{k}"
+                if n == 0 and k == 2:
+                    os.kill(pid, signal.SIGKILL)
+
+        async with anyio.create_task_group() as tg:
+            for n in range(40):
+                tg.start_soon(caller, n)
+        assert len(events.of(Connected)) == 2
+
+
+@pytest.mark.parametrize("policy", [QUICK, QUICK.model_copy(update={"trust_annotations": False})])
+async def test_what_may_have_run_is_not_sent_twice(tmp_path: Path, policy: Policy):
+    """A tool that appends and dies, called once: one line, and an error that says that it may have run."""
+    file = tmp_path / "file"
+    async with client_of(sdk_server(), policy) as client:
+        with pytest.raises(ConnectionLost, match="may have run") as caught:
+            await client.call_tool("append_once", {"path": str(file), "lives": 9})
+        assert caught.value.attempts == 1
+        assert "SIGKILL" in str(caught.value)
+    assert file.read_text() == "ran\n"
+
+
+async def test_annotations_are_not_trusted_when_the_policy_says_so(tmp_path: Path):
+    """With `trust_annotations=False` an idempotent tool is called once, too."""
+    file = tmp_path / "file"
+    policy = QUICK.model_copy(update={"trust_annotations": False})
+    async with client_of(sdk_server(), policy) as client:
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("append_idempotent", {"path": str(file), "lives": 9})
+    assert file.read_text() == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("tool", "policy"),
+    [
+        ("append_idempotent", QUICK),
+        ("append_once", QUICK.model_copy(update={"tools": {"append_*": ToolPolicy(repeatable=True)}})),
+    ],
+    ids=["annotated", "by policy"],
+)
+async def test_an_idempotent_tool_is_called_until_it_answers(tmp_path: Path, tool: str, policy: Policy):
+    """The same tool marked idempotent is sent again until it answers."""
+    file = tmp_path / "file"
+    async with client_of(sdk_server(), policy) as client:
+        result = await client.call_tool(tool, {"path": str(file), "lives": 3})
+        assert text_of(result).startswith("answered")
+    assert file.read_text() == "ran\n" * 3
+
+
+async def test_a_policy_can_forbid_what_annotations_allow(tmp_path: Path):
+    """`repeatable=False` wins over `idempotentHint`."""
+    file = tmp_path / "file"
+    policy = QUICK.model_copy(update={"tools": {"append_idempotent": ToolPolicy(repeatable=False)}})
+    async with client_of(sdk_server(), policy) as client:
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("append_idempotent", {"path": str(file), "lives": 9})
+    assert file.read_text() == "ran\n"
+
+
+async def test_attempts_are_bounded():
+    """A call that kills its server every time is sent four times, then given up."""
+    events = Recorder()
+    policy = QUICK.model_copy(update={"restart": RestartPolicy(base=0.01, intensity=50)})
+    async with client_of(raw_server(), policy, on_event=events) as client:
+        with pytest.raises(ConnectionLost, match="sent 4 times") as caught:
+            await client.call_tool("die")
+        assert caught.value.attempts == 4
+        assert text_of(await client.call_tool("echo", {"text": "on"})) == "on"
+    assert len(events.of(Connected)) == 5
+
+
+async def test_a_stopped_server_costs_its_call_and_no_more():
+    """SIGSTOP in mid-call: the call ends at its deadline, and after SIGCONT the next one works."""
+    policy = SHORT.model_copy(update={"retry": RetryPolicy(attempts=1)})
+    async with client_of(raw_server(), policy) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with measured() as took, pytest.raises(DeadlineExceeded, match="no answer within 0.4 s"):
+                await client.call_tool("echo", {"text": "x"})
+            assert took[0] < 3
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert text_of(await client.call_tool("echo", {"text": "back"})) == "back"
+        assert await pid_of(client) == pid
+
+
+async def test_a_stopped_server_can_be_restarted():
+    """`restart()` replaces a process that no longer answers; nothing of it stays."""
+    async with client_of(raw_server(), SHORT) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        await client.restart()
+        await gone(pid)
+        assert await pid_of(client) != pid
+
+
+async def test_a_full_pipe_holds_up_nobody():
+    """With the server stopped and the pipe full, every call ends at its own deadline; then all goes on."""
+    policy = SHORT.model_copy(update={"retry": RetryPolicy(attempts=1)})
+    async with client_of(raw_server(), policy) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        outcomes: list[str] = []
+
+        async def caller(size: int) -> None:
+            with pytest.raises(DeadlineExceeded) as caught:
+                await client.call_tool("unsafe", {"do": "echo", "text": "x" * size})
+            outcomes.append(str(caught.value))
+
+        with measured() as took:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(caller, 10_000_000)
+                await anyio.wait_all_tasks_blocked()
+                for _ in range(3):
+                    tg.start_soon(caller, 10)
+        assert took[0] < 4
+        assert sum("before it was run" in outcome for outcome in outcomes) == 3  # behind the full pipe: never sent
+        os.kill(pid, signal.SIGCONT)
+        assert text_of(await client.call_tool("echo", {"text": "back"})) == "back"
+
+
+async def test_cancelling_a_caller_leaves_the_stream_whole():
+    """A caller cancelled in the middle of a long write harms no later call."""
+    async with client_of(raw_server()) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        with anyio.move_on_after(0.2) as scope:
+            await client.call_tool("echo", {"text": "x" * 3_000_000})
+        assert scope.cancelled_caught
+        os.kill(pid, signal.SIGCONT)
+        assert text_of(await client.call_tool("echo", {"text": "whole"})) == "whole"
+        assert await pid_of(client) == pid
+
+
+async def test_garbage_on_stdout_is_counted_once_and_survived():
+    """Lines that are no messages cost nothing but one event, with the terminal escapes gone."""
+    events = Recorder()
+    async with client_of(raw_server(), on_event=events) as client:
+        for n in range(3):
+            assert text_of(await client.call_tool("garbage", {"text": str(n), "times": 50})) == str(n)
+    (event,) = events.of(GarbageOnStdout)
+    assert event.sample == "Starting up..."
+
+
+async def test_text_without_a_newline_before_an_answer():
+    """An answer behind text that was printed without a newline is found."""
+    async with client_of(raw_server()) as client:
+        assert text_of(await client.call_tool("prefixed", {"text": "found"})) == "found"
+
+
+async def test_bytes_that_are_not_utf8_fail_their_call_alone():
+    """An answer that is not UTF-8 fails at once with a clear error; the connection goes on."""
+    async with client_of(raw_server()) as client:
+        pid = await pid_of(client)
+        with measured() as took, pytest.raises(ConnectionLost, match="not valid UTF-8"):
+            await client.call_tool("bad_utf8")
+        assert took[0] < 3
+        assert await pid_of(client) == pid
+
+
+@pytest.mark.parametrize("id_first", [True, False])
+async def test_a_message_over_the_bound_fails_its_call_alone(id_first: bool):
+    """A line over `max_message_bytes` fails at once, wherever its id stands; the connection goes on."""
+    policy = QUICK.model_copy(update={"max_message_bytes": 100_000})
+    async with client_of(raw_server(), policy) as client:
+        pid = await pid_of(client)
+        big = await client.call_tool("big", {"size": 90_000})
+        assert len(text_of(big)) == 90_000
+        with pytest.raises(ConnectionLost, match="over the bound of 100000"):
+            await client.call_tool("big", {"size": 1_000_000, "id_first": id_first})
+        assert await pid_of(client) == pid
+
+
+async def test_a_large_result():
+    """20 MB in one line come through whole."""
+    async with client_of(raw_server()) as client:
+        assert len(text_of(await client.call_tool("big", {"size": 20_000_000}))) == 20_000_000
+
+
+async def test_a_grandchild_that_holds_the_pipe_hides_no_exit():
+    """The server is gone but a child of it keeps stdout open: the exit is noticed, and the child dies with it."""
+    events = Recorder()
+    async with nothing_left(), client_of(raw_server(), on_event=events) as client:
+        assert text_of(await client.call_tool("orphan_pipe")) == "about to die"
+        assert text_of(await client.call_tool("echo", {"text": "again"})) == "again"
+        assert events.of(Disconnected)[0].evidence.exit.code == 4
+
+
+async def test_a_server_that_closes_stdout_is_replaced():
+    """End of stdout without an exit: the process is killed and another one serves."""
+    async with client_of(raw_server()) as client:
+        pid = await pid_of(client)
+        with pytest.raises(ConnectionLost, match="closed its stdout"):
+            await client.call_tool("unsafe", {"do": "eof"})
+        await gone(pid)
+        assert await pid_of(client) != pid
+
+
+async def test_an_answer_cut_in_half_by_the_exit():
+    """Half an answer and an exit is no answer."""
+    async with client_of(raw_server()) as client:
+        with pytest.raises(ConnectionLost, match="exit status 3"):
+            await client.call_tool("unsafe", {"do": "partial"})
+
+
+async def test_exit_status_and_stderr_are_known():
+    """A crash tells its exit status and last words."""
+    events = Recorder()
+    async with client_of(raw_server(), on_event=events) as client:
+        with pytest.raises(ConnectionLost, match="exit status 7"):
+            await client.call_tool("unsafe", {"do": "exit", "code": 7})
+        await events.wait_for(Connected, 2)
+    status = events.of(Disconnected)[0].evidence.exit
+    assert status.code == 7
+    assert "the disk is full" in status.stderr
+
+
+async def test_a_flood_on_stderr_is_drained_and_bounded():
+    """10 MB of stderr block nothing; the last 64 KiB are kept."""
+    events = Recorder()
+    async with client_of(raw_server(), on_event=events) as client:
+        assert text_of(await client.call_tool("stderr", {"kilobytes": 10_000})) == "written"
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("unsafe", {"do": "die"})
+        await events.wait_for(Disconnected)
+    stderr = events.of(Disconnected)[0].evidence.exit.stderr
+    assert stderr.endswith("the last line\n")
+    assert 60_000 < len(stderr) <= 3 * 65536
+
+
+async def test_a_command_that_does_not_exist_fails_at_once():
+    """No loop for what no restart can mend: the error names the command and the remedy."""
+    async with nothing_left():
+        with measured() as took, pytest.raises(ServerFailed, match=r"no-such-program.*StdioServerParameters"):
+            async with ResilientClient(StdioServerParameters(command="no-such-program")):
+                raise AssertionError
+        assert took[0] < 3
+
+
+async def test_a_working_directory_that_does_not_exist_fails_at_once():
+    """The same for `cwd`: the error names it."""
+    with pytest.raises(ServerFailed, match="no-such-folder"):
+        await ResilientClient(StdioServerParameters(command=sys.executable, cwd="/no-such-folder")).start()
+
+
+async def test_exit_127_at_start_fails_at_once():
+    """A shell wrapper's "command not found" is as hopeless as our own."""
+    with pytest.raises(ServerFailed, match="exit status 127"):
+        await ResilientClient(raw_server("--die-at-start", "127"), policy=QUICK).start()
+
+
+async def test_a_server_that_dies_at_start_says_why():
+    """Tried a few times, then suspended: exit status and stderr are in the error, the secret from `env` is not."""
+    policy = QUICK.model_copy(update={"restart": RestartPolicy(base=0.01, intensity=2)})
+    events = Recorder()
+    async with nothing_left():
+        server = raw_server("--die-at-start", "3", env={"TOKEN": "s3cr3t-t0k3n"})
+        client = ResilientClient(server, policy=policy, on_event=events)
+        with pytest.raises(ServerUnavailable, match=r"exit status 3.*no licence found for host red") as caught:
+            await client.start()
+        assert caught.value.exit_status == 3
+        assert caught.value.retry_in is not None
+        assert 25 < caught.value.retry_in <= 30
+        assert "s3cr3t" not in repr(events.events) + str(caught.value) + caught.value.stderr
+
+
+async def test_a_server_that_dies_after_its_handshake_is_not_forked_without_end():
+    """A handshake alone proves nothing: the meter suspends it."""
+    events = Recorder()
+    client = ResilientClient(raw_server("--die-after-handshake"), policy=QUICK, on_event=events)
+    try:
+        with pytest.raises(ServerUnavailable, match="exit status 9"):
+            await client.start()
+            await events.wait_for(Disconnected, 6)
+            while True:
+                await client.send_ping()
+        assert len(events.of(Connected)) <= 6
+    finally:
+        await client.aclose()
+
+
+async def test_a_handshake_that_hangs_ends_in_time():
+    """A mute server ends at `timeout.ready`; its process is gone."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(connect=0.3, ready=0.8, shutdown=0.5)})
+    async with nothing_left():
+        with measured() as took, pytest.raises(ServerUnavailable, match="no handshake within 0.3 s"):
+            await ResilientClient(raw_server("--mute"), policy=policy).start()
+        assert took[0] < 5
+
+
+async def test_a_protocol_version_that_nobody_shares_fails_at_once():
+    """No restart can mend a version mismatch."""
+    with pytest.raises(ServerFailed, match="1999-01-01"):
+        await ResilientClient(raw_server("--old-protocol"), policy=QUICK).start()
+
+
+async def test_closing_stops_a_busy_server_and_ends_its_calls():
+    """`aclose` in the middle of a call: the call ends with an error, the process is gone, all in bounded time."""
+    client = ResilientClient(raw_server(), policy=QUICK)
+    await client.start()
+    pid = await pid_of(client)
+    raised: list[ResilienceError] = []
+
+    async def caller() -> None:
+        with pytest.raises(ResilienceError) as caught:
+            await client.call_tool("hang")
+        raised.append(caught.value)
+
+    with measured() as took:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(caller)
+            await anyio.wait_all_tasks_blocked()
+            await client.aclose()
+    assert took[0] < 8
+    assert raised
+    assert not is_alive(pid)
+    assert client.state is State.CLOSED
+    with pytest.raises(ServerUnavailable, match="closed"):
+        await client.call_tool("echo", {"text": "x"})
+
+
+async def test_a_server_that_ignores_its_end_is_killed():
+    """SIGTERM ignored, stdin's end ignored: SIGKILL within `timeout.shutdown`."""
+    script = "import signal,time,sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + (
+        "sys.argv=['x']\nfrom tests.servers import raw_server\nraw_server.main()\nwhile True: time.sleep(1)"
+    )
+    server = raw_server()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=1)})
+    async with nothing_left():
+        async with client_of(server.model_copy(update={"args": ["-c", script]}), policy) as client:
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert not children()
+
+
+async def test_progress_restarts_the_time_limit():
+    """Progress keeps a long call alive past `timeout.attempt`; without it the same call ends there."""
+    timeout = TimeoutPolicy(attempt=0.5, ready=5, connect=10, shutdown=1)
+    policy = QUICK.model_copy(update={"timeout": timeout, "retry": RetryPolicy(attempts=1)})
+    seen: list[float] = []
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        seen.append(progress)
+
+    async with client_of(sdk_server(), policy) as client:
+        result = await client.call_tool("steps", {"count": 4, "pause": 0.3}, progress_callback=on_progress)
+        assert text_of(result) == "done"
+        assert seen == [1, 2, 3, 4]
+        with pytest.raises(DeadlineExceeded):
+            await client.call_tool("steps", {"count": 4, "pause": 0.3})
+
+
+async def test_the_total_deadline_is_not_restarted_by_progress():
+    """`timeout.total` ends a call whatever its progress."""
+    timeout = TimeoutPolicy(attempt=0.5, total=0.9, ready=5, connect=10, shutdown=1)
+    policy = QUICK.model_copy(update={"timeout": timeout, "retry": RetryPolicy(attempts=1)})
+
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        return
+
+    async with client_of(sdk_server(), policy) as client:
+        with measured() as took, pytest.raises(DeadlineExceeded):
+            await client.call_tool("steps", {"count": 50, "pause": 0.2}, progress_callback=on_progress)
+        assert took[0] < 4
+
+
+async def test_a_time_limit_per_call():
+    """`read_timeout_seconds` limits one attempt; the server is told that nobody waits."""
+    async with client_of(raw_server(), ONCE) as client:
+        with pytest.raises(DeadlineExceeded, match="no answer within 0.2 s") as caught:
+            await client.call_tool("no_answer", read_timeout_seconds=0.2)
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.elapsed >= 0.2
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+
+
+async def test_a_process_that_hangs_for_good_is_replaced():
+    """Two calls in a row without a byte from the process, and nobody else waiting: it is replaced, the call answered."""
+    async with client_of(raw_server(), SHORT) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        await gone(pid)
+
+
+async def test_a_busy_process_is_left_alone():
+    """A call that takes long keeps its process, whatever else times out meanwhile."""
+    policy = ONCE.model_copy(update={"tools": {"hang": ToolPolicy(attempt_timeout=10)}})
+    async with client_of(raw_server(), policy) as client:
+        pid = await pid_of(client)
+        async with anyio.create_task_group() as tg:
+
+            async def slow() -> None:
+                assert text_of(await client.call_tool("hang", {"seconds": 1.5})) == "awake"
+
+            tg.start_soon(slow)
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3):
+                with pytest.raises(DeadlineExceeded):
+                    await client.call_tool("no_answer", read_timeout_seconds=0.2)
+        assert await pid_of(client) == pid
