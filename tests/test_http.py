@@ -15,7 +15,6 @@ from resilient_mcp import (
     Connected,
     ConnectionLost,
     DeadlineExceeded,
-    Policy,
     ResilientClient,
     RetryPolicy,
     RetryScheduled,

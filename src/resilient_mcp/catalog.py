@@ -25,7 +25,8 @@ class Catalog:
 
     async def refresh(self, connection: Connection, *, timeout: float) -> None:
         """List the tools over `connection`; a failure leaves what is known."""
-        self._listed = anyio.Event()
+        if self._listed.is_set():
+            self._listed = anyio.Event()
         try:
             if getattr(connection.session.capabilities, "tools", None) is not None:
                 await self._list(connection, timeout)

@@ -54,6 +54,7 @@ class Connection:
         in_flight: Its requests on the wire.
         wired: Whether its requests pass an edge of ours; an in-process server of mcp 2.x has no wire.
         is_process: Whether the server is a process of ours.
+        suspected: Set when its process seems to hang, and when it is lost.
         lost: Set when the connection takes no more calls.
         reason: Why it was lost, or None.
     """
@@ -63,6 +64,7 @@ class Connection:
     in_flight: InFlight
     wired: bool = True
     is_process: bool = False
+    suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
     reason: Evidence | None = None
     _attempts: set[Attempt] = field(default_factory=set)
@@ -74,6 +76,7 @@ class Connection:
         if not self.lost.is_set():
             self.reason = evidence
             self.lost.set()
+            self.suspected.set()
 
     def end(self, evidence: Evidence) -> None:
         """The transport is gone: end the calls in flight, too."""
@@ -131,11 +134,23 @@ class Connection:
         raise Failed(None, Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s"))
 
     def _suspect(self, *, silent: bool) -> None:
-        """A call timed out. A process that sat out two in a row without a byte hangs, and nobody else waits for it."""
+        """A call timed out. A process that sat out two in a row without a byte may hang, once nobody else waits."""
         self._silences = self._silences + 1 if silent and self.is_process else 0
         if self._silences >= _SILENCES and not self._attempts:
-            text = f"the server process said nothing while {self._silences} calls timed out"
-            self.lose(Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, text))
+            self.suspected.set()
+
+    async def prove_alive(self, timeout: float) -> None:
+        """Ask a suspected process for a sign of life, any byte at all; end the connection when there is none."""
+        heard = self.in_flight.heard
+        try:
+            await self.call(lambda session, _: session.invoke("send_ping"), timeout=timeout, deadline=math.inf)
+        except Failed as failed:
+            if self.in_flight.heard == heard and failed.evidence is not None:
+                calls = self._silences - 1
+                text = f"the server process hangs: {calls} calls timed out and a ping went unanswered for {timeout:g} s"
+                self.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, text))
+        self._silences = 0
+        self.suspected = anyio.Event()
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""
@@ -323,7 +338,8 @@ class Connector:
             else:
                 transport = server()
             async with transport as streams:
-                writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges)
+                one_by_one = bool(edges) and _sdk.POSTS_ONE_BY_ONE
+                writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges, one_by_one=one_by_one)
                 reader = WatchedReader(streams[0], opening.in_flight, opening.on_end)
                 try:
                     yield reader, writer

@@ -154,6 +154,7 @@ class InFlight:
     Attributes:
         on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
         heard: Counts the signs of life of a server process.
+        arrived: Told of each id that reaches the HTTP edge.
     """
 
     def __init__(self) -> None:
@@ -161,6 +162,7 @@ class InFlight:
         self._abandoned: dict[RequestId, None] = {}
         self.on_abandoned: Callable[[RequestId], None] | None = None
         self.heard = 0
+        self.arrived: Callable[[object], None] = lambda _: None
 
     def sending(self, method: str, request_id: RequestId) -> None:
         """Bind `request_id` to the attempt of the running task, just before its request is written."""

@@ -28,6 +28,8 @@ _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 
 
 _STDERR_SHOWN = 300
+_PING_PATIENCE = 5.0
+"""Seconds a process that seems to hang gets to answer a ping."""
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
 
@@ -141,6 +143,8 @@ class Supervisor:
             Connected(server=name, generation=connection.generation, protocol_version=version, elapsed=elapsed)
         )
         self._enter(State.READY)
+        if connection.is_process:
+            tg.start_soon(self._check, connection)
         if self._on_ready is not None:
             tg.start_soon(self._on_ready, connection)
         with anyio.move_on_after(self._policy.restart.proven_after) as young:
@@ -156,6 +160,13 @@ class Supervisor:
             self._enter(State.RECONNECTING)
             if self._connector.is_process:
                 await self._closed.wait()  # two processes of one server must not meet
+
+    async def _check(self, connection: Connection) -> None:
+        """Replace a process that hangs: one that is suspected and shows no sign of life."""
+        await connection.suspected.wait()
+        while not connection.lost.is_set():
+            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt))
+            await connection.suspected.wait()
 
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
         """Wait as long as the policy says before the next try."""

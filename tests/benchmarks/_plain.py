@@ -5,6 +5,7 @@ The only module here that knows which major is installed; it does not use `resil
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
@@ -49,8 +50,6 @@ if MAJOR != 1:
 
 def sdk_server() -> Any:
     """A server with an `echo` that may be repeated, a `report` that sends progress first, and its own `pid`."""
-    import os  # noqa: PLC0415 - the tools are the only users
-
     server = HighLevelServer("benchmarks", log_level="CRITICAL")
     repeatable = ToolAnnotations.model_validate({"readOnlyHint": True})
 

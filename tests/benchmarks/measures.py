@@ -202,7 +202,7 @@ async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
 
 async def sequential(*, quick: bool) -> list[Row]:
     """One stdio call after the other: the p50 of a call. The raw server's row shows the clients with little else."""
-    rounds = 4 if quick else 20
+    rounds = 3 if quick else 20
     figures = await _compare(_SDK_SERVER, partial(_p50, calls=100), rounds)
     raw = await _compare(_RAW_SERVER, partial(_p50, calls=200), rounds)
     return [
@@ -213,7 +213,7 @@ async def sequential(*, quick: bool) -> list[Row]:
 
 async def at_once(*, quick: bool) -> list[Row]:
     """64 stdio calls at once: throughput. The SDK's server is slower than the clients; the raw one is not."""
-    rounds = 4 if quick else 10
+    rounds = 2 if quick else 10
     figures = await _compare(_SDK_SERVER, partial(_throughput, batches=8), rounds)
     raw = await _compare(_RAW_SERVER, partial(_throughput, batches=16), rounds)
     return [
@@ -238,10 +238,11 @@ async def big(*, quick: bool) -> list[Row]:
             figures = await _turn_by_turn(sides if both else ours, partial(_big, size=megabytes * _MB), rounds)
             goal = Goal(0.1) if megabytes == 20 else None
             rows += _rows(f"stdio, {megabytes} MB in one line", "s", figures, goal)
-        small, large = [
-            [seconds / size for seconds in (await _turn_by_turn(ours, partial(_big, size=size * _MB), 5))[_OURS]]
-            for size in (5, 50)
-        ]
+        rounds = 3 if quick else 5
+        five = await _turn_by_turn(ours, partial(_big, size=5 * _MB), rounds)
+        fifty = await _turn_by_turn(ours, partial(_big, size=50 * _MB), rounds)
+    small = [seconds / 5 for seconds in five[_OURS]]
+    large = [seconds / 50 for seconds in fifty[_OURS]]
     return [*rows, Row("  per MB: 50 MB against 5 MB", "s/MB", "itself", small, large, Goal(2))]
 
 
@@ -250,7 +251,7 @@ async def http(*, quick: bool) -> list[Row]:
 
     The tool of the SSE row reports progress, without which a server of mcp 2.x answers in JSON.
     """
-    rounds = 3 if quick else 20
+    rounds = 2 if quick else 20
 
     async def ignore(*_: object) -> None:
         return

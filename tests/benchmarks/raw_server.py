@@ -1,4 +1,4 @@
-"""A stdio server without the SDK: `python -S -m tests.benchmarks.raw_server`.
+"""A stdio server without the SDK: `python -m tests.benchmarks.raw_server`.
 
 It starts and answers as fast as Python can, so what is measured against it is the client. Tools: `echo`, `big` (a
 one-line result of `size` bytes) and `pid`.

@@ -19,7 +19,7 @@ def _end_with_stdin() -> None:
 
 
 def _serve_http(*, json_answers: bool) -> None:
-    import uvicorn  # noqa: PLC0415 - the stdio server starts without it
+    import uvicorn  # the stdio server starts without it
 
     # Without the protocol's number asyncio does not set TCP_NODELAY, and each answer waits 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:

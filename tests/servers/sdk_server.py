@@ -81,6 +81,10 @@ def build() -> MCPServer:
     def environment(name: str) -> str:
         return os.environ.get(name, "")
 
+    @server.tool(annotations=read_only)
+    async def count_roots(ctx: Context) -> str:
+        return str(len((await ctx.session.list_roots()).roots))
+
     @server.resource("test://greeting")
     def greeting() -> str:
         return "hello"

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import anyio
+
 from .. import _sdk
 from ..evidence import Delivery, Evidence, InFlight, Kind
+
+
+_ARRIVAL = 1.0
+"""Seconds for a request to get from the SDK's stream to the HTTP client; far more than it takes."""
 
 
 class WatchedWriter:
@@ -16,12 +22,16 @@ class WatchedWriter:
         inner: The transport's own stream.
         in_flight: The connection's requests.
         sends: Whether a request counts as sent once `inner` has it; False where an edge below knows better.
+        one_by_one: Hand over a request only when the one before has arrived at the edge below.
     """
 
-    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool) -> None:
+    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool, one_by_one: bool) -> None:
         self._inner = inner
         self._in_flight = in_flight
         self._sends = sends
+        self._turn = anyio.Lock() if one_by_one else None
+        self._awaited: tuple[object, anyio.Event] | None = None
+        in_flight.arrived = self._arrived
 
     async def send(self, item: _sdk.SessionMessage) -> None:
         """Write one message."""
@@ -30,7 +40,23 @@ class WatchedWriter:
             self._in_flight.sending(method, request_id)
             if self._sends:
                 self._in_flight.sent(request_id)
+            if self._turn is not None:
+                await self._send_in_turn(self._turn, item, request_id)
+                return
         await self._inner.send(item)
+
+    async def _send_in_turn(self, turn: anyio.Lock, item: _sdk.SessionMessage, request_id: object) -> None:
+        """See `_sdk.POSTS_ONE_BY_ONE`."""
+        async with turn:
+            arrived = anyio.Event()
+            self._awaited = request_id, arrived
+            await self._inner.send(item)
+            with anyio.move_on_after(_ARRIVAL, shield=True):
+                await arrived.wait()
+
+    def _arrived(self, request_id: object) -> None:
+        if self._awaited is not None and self._awaited[0] == request_id:
+            self._awaited[1].set()
 
     async def aclose(self) -> None:
         """Close the transport's stream."""

@@ -43,11 +43,18 @@ class _Outgoing:
 
 
 class StdioWriter:
-    """The session's write stream. Writes at once what the pipe takes; the rest waits its turn, in order."""
+    """The session's write stream. Writes at once what the pipe takes; the rest waits its turn, in order.
 
-    def __init__(self, process: ServerProcess, in_flight: InFlight) -> None:
+    Args:
+        process: The server.
+        in_flight: Told of every request whose write begins.
+        on_broken: Told that the server no longer reads.
+    """
+
+    def __init__(self, process: ServerProcess, in_flight: InFlight, on_broken: Callable[[], object]) -> None:
         self._process = process
         self._in_flight = in_flight
+        self._on_broken = on_broken
         self._queue: deque[_Outgoing] = deque()
         self._wake = anyio.Event()
         self._broken = False
@@ -85,6 +92,7 @@ class StdioWriter:
             written = self._process.send_nowait(data)
         except OSError:
             self._break()
+            self._on_broken()
             raise anyio.BrokenResourceError from None
         if written:
             self._in_flight.sent(request_id)
@@ -111,6 +119,7 @@ class StdioWriter:
                     await self._process.send(head.data)
                 except OSError:
                     self._break()
+                    self._on_broken()
                     return
                 self._queue.popleft()
                 head.done.set()
@@ -294,6 +303,7 @@ async def stdio(
     ended = anyio.Event()
     exited = anyio.Event()
     reported = anyio.Event()
+    broken = anyio.Event()
     status: ExitStatus | None = None
 
     reader = StdioReader(
@@ -303,7 +313,7 @@ async def stdio(
         on_garbage=lambda line: on_garbage(printable(line[:2000].decode("utf-8", "replace"))),
         on_end=ended.set,
     )
-    writer = StdioWriter(process, in_flight)
+    writer = StdioWriter(process, in_flight, broken.set)
 
     async def watch_exit() -> None:
         nonlocal status
@@ -311,6 +321,12 @@ async def stdio(
         status = replace(ended_as, stderr=_without(ended_as.stderr, (parameters.env or {}).values()))
         exited.set()
         with anyio.move_on_after(_EXIT_GRACE):  # the reader first delivers what the pipe still holds
+            await ended.wait()
+        reader.end()
+
+    async def watch_stdin() -> None:
+        await broken.wait()
+        with anyio.move_on_after(_EXIT_GRACE):  # mostly the server is just exiting
             await ended.wait()
         reader.end()
 
@@ -322,13 +338,13 @@ async def stdio(
         on_end(_end_evidence(process.pid, status))
 
     async with anyio.create_task_group() as tg:
-        for task in (watch_exit, report, process.drain_stderr, writer.flush):
+        for task in (watch_exit, watch_stdin, report, process.drain_stderr, writer.flush):
             tg.start_soon(task)
         try:
             yield reader, writer
         finally:
             with anyio.CancelScope(shield=True):
-                if ended.is_set():
+                if ended.is_set() or broken.is_set():
                     with anyio.move_on_after(2 * _EXIT_GRACE):
                         await reported.wait()
                     process.kill()
@@ -342,7 +358,7 @@ async def stdio(
 
 def _end_evidence(pid: int, status: ExitStatus | None) -> Evidence:
     if status is None:
-        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdout")
+        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdin or stdout")
     detail = f"the server process (pid {pid}) ended: {status}"
     return Evidence(Kind.PROCESS, Delivery.UNKNOWN, detail, exit=status)
 

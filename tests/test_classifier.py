@@ -1,0 +1,198 @@
+"""Failure and evidence in, verdict out, to the last branch."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_mcp import Category, Delivery, Evidence, ExitStatus, _sdk
+from resilient_mcp.classifier import ERROR_CODES, classify, is_hopeless, is_outage, parse_retry_after
+from resilient_mcp.errors import add_note, describe
+from resilient_mcp.evidence import Kind
+
+NOW = 1_800_000_000.0
+
+
+def server_error(code: int, message: str = "no") -> Exception:
+    return _sdk.ErrorBase(code, message)
+
+
+def http(status: int, *, session: bool = False, retry_after: str | None = None, detail: str = "x") -> Evidence:
+    return Evidence(Kind.HTTP, Delivery.UNKNOWN, detail, status, retry_after, session)
+
+
+@pytest.mark.parametrize("code", ERROR_CODES)
+def test_the_servers_own_codes(code: int):
+    """Each code of the table means what the table says, and the reason names it."""
+    verdict = classify(server_error(code), None, now=NOW)
+    assert (verdict.category, verdict.delivery) == ERROR_CODES[code]
+    assert str(code) in verdict.reason
+
+
+@given(st.integers())
+def test_any_code_gets_a_verdict(code: int):
+    """A code that means nothing is unknown, and may have run."""
+    verdict = classify(server_error(code), None, now=NOW)
+    if code not in ERROR_CODES:
+        assert (verdict.category, verdict.retryable, verdict.safe) == (Category.UNKNOWN, False, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "category", "delivery", "retryable"),
+    [
+        (301, Category.PERMANENT, Delivery.REJECTED, False),
+        (400, Category.PERMANENT, Delivery.REJECTED, False),
+        (401, Category.AUTH, Delivery.REJECTED, False),
+        (403, Category.AUTH, Delivery.REJECTED, False),
+        (404, Category.PERMANENT, Delivery.REJECTED, False),
+        (405, Category.PERMANENT, Delivery.REJECTED, False),
+        (408, Category.TRANSIENT, Delivery.UNKNOWN, True),
+        (413, Category.PERMANENT, Delivery.REJECTED, False),
+        (429, Category.THROTTLED, Delivery.REJECTED, True),
+        (500, Category.TRANSIENT, Delivery.UNKNOWN, True),
+        (502, Category.TRANSIENT, Delivery.UNKNOWN, True),
+        (503, Category.TRANSIENT, Delivery.REJECTED, True),
+        (504, Category.TRANSIENT, Delivery.UNKNOWN, True),
+        (599, Category.TRANSIENT, Delivery.UNKNOWN, True),
+    ],
+)
+def test_http_statuses(status: int, category: Category, delivery: Delivery, retryable: bool):
+    """Without a session every status means what the table says."""
+    verdict = classify(server_error(-32603), http(status), now=NOW)
+    assert (verdict.category, verdict.delivery, verdict.retryable) == (category, delivery, retryable)
+    assert not verdict.reconnect
+
+
+def test_a_lost_session():
+    """404 with a session id, or 400 that speaks of the session; never without a session id."""
+    for evidence in (http(404, session=True), http(400, session=True, detail="Bad Request: no valid session ID")):
+        verdict = classify(None, evidence, now=NOW)
+        assert verdict.category is Category.SESSION_LOST
+        assert verdict.reconnect
+        assert verdict.safe
+        assert verdict.retryable
+    for evidence in (http(400, session=True, detail="obsession"), http(400, detail="no session"), http(404)):
+        assert classify(None, evidence, now=NOW).category is Category.PERMANENT
+
+
+def test_an_overloaded_server():
+    """503 with `Retry-After` is throttling; the wait is read."""
+    verdict = classify(None, http(503, retry_after="7"), now=NOW)
+    assert verdict.category is Category.THROTTLED
+    assert verdict.retry_after == 7
+
+
+def test_a_json_rpc_error_behind_a_4xx():
+    """The server's own code decides, but for the one that says nothing."""
+    verdict = classify(server_error(-32002), http(422), now=NOW)
+    assert (verdict.category, verdict.delivery) == ERROR_CODES[-32002]
+    assert classify(server_error(-32603), http(422), now=NOW).category is Category.PERMANENT
+    assert classify(server_error(12), http(422), now=NOW).category is Category.PERMANENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "category", "reconnect"),
+    [
+        (Kind.NETWORK, Category.TRANSIENT, False),
+        (Kind.PROCESS, Category.CONNECTION_LOST, True),
+        (Kind.CLOSED, Category.CONNECTION_LOST, True),
+        (Kind.TIMEOUT, Category.TIMEOUT, False),
+        (Kind.PROTOCOL, Category.PERMANENT, False),
+        (Kind.AUTH, Category.AUTH, False),
+    ],
+)
+@pytest.mark.parametrize("delivery", Delivery)
+def test_what_an_edge_saw_is_believed(kind: Kind, category: Category, reconnect: bool, delivery: Delivery):
+    """The edge's word on delivery is final, whatever code the SDK made up."""
+    verdict = classify(server_error(-32000), Evidence(kind, delivery, "seen"), now=NOW)
+    assert (verdict.category, verdict.delivery, verdict.reconnect) == (category, delivery, reconnect)
+    assert verdict.reason == "seen"
+
+
+def test_what_came_after_the_answer_is_final():
+    """An exception without a code (a result that breaks its schema) is permanent: the tool has run."""
+    verdict = classify(RuntimeError("Invalid structured content"), None, now=NOW)
+    assert (verdict.retryable, verdict.delivery) == (False, Delivery.ANSWERED)
+    assert classify(None, None, now=NOW).reason == "no answer"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("9" * 500, 999_999_999_999.0),
+        (format_datetime(datetime.fromtimestamp(NOW + 30, timezone.utc), usegmt=True), 30.0),
+        (format_datetime(datetime.fromtimestamp(NOW - 30, timezone.utc), usegmt=True), 0.0),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("²", None),
+        ("Fri, 99 Feb 2026 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after(value: str | None, expected: float | None):
+    """Seconds or an HTTP date, in the past too; anything else is no wish at all."""
+    assert parse_retry_after(value, now=NOW) == expected
+
+
+@given(st.text())
+def test_any_retry_after(value: str):
+    """No header raises; what comes out is no less than 0."""
+    seconds = parse_retry_after(value, now=NOW)
+    assert seconds is None or seconds >= 0
+
+
+def test_hopeless_starts():
+    """What another try cannot mend, and what it might."""
+
+    def ended(code: int | None, signal: int | None = None) -> Evidence:
+        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
+
+    assert is_hopeless(None, ended(127))
+    assert is_hopeless(None, ended(126))
+    assert not is_hopeless(None, ended(1))
+    assert not is_hopeless(None, ended(None, 9))
+    assert is_hopeless(None, http(401))
+    assert not is_hopeless(None, http(503))
+    assert not is_hopeless(None, http(404))
+    assert is_hopeless(None, Evidence(Kind.AUTH, Delivery.REJECTED, "x"))
+    assert not is_hopeless(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x"))
+    assert is_hopeless(FileNotFoundError("x"), None)
+    assert is_hopeless(PermissionError("x"), None)
+    assert is_hopeless(server_error(-32022), None)
+    assert not is_hopeless(server_error(-32603), None)
+    assert is_hopeless(RuntimeError("Unsupported protocol version from the server: 1"), None)
+    assert not is_hopeless(RuntimeError("x"), None)
+    assert not is_hopeless(None, None)
+
+
+def test_outages_are_no_verdict_on_the_era():
+    """Refusals that a server makes of a method it does not know are one; the rest is an outage."""
+    assert not is_outage(None)
+    assert is_outage(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "x"))
+    for status in (401, 408, 429, 500, 503):
+        assert is_outage(http(status))
+    for status in (400, 404, 405, 406, 415):
+        assert not is_outage(http(status))
+
+
+def test_descriptions_are_never_empty():
+    """Every exception says something, groups through their first leaf."""
+    assert describe(KeyError()) == "KeyError"
+    assert describe(ValueError("a\x1b[31m\nb")) == "ValueError: a b"
+
+    class Group(Exception):
+        exceptions = (ValueError("leaf"),)
+
+    assert describe(Group()) == "ValueError: leaf"
+    error = ValueError("x")
+    add_note(error, "one")
+    add_note(error, "two")
+    assert error.__notes__ == ["one", "two"]

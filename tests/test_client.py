@@ -1,0 +1,482 @@
+"""`ResilientClient` as a `ClientSession`: its surface, its life, what it refuses, and the servers it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import anyio
+import pytest
+from mcp import ClientSession, StdioServerParameters, types
+from mcp.client import session_group
+from mcp.client.stdio import stdio_client
+from pydantic import AnyUrl
+
+import resilient_mcp
+from resilient_mcp import (
+    Connected,
+    ConnectionLost,
+    DeadlineExceeded,
+    Policy,
+    ResilienceError,
+    ResilientClient,
+    RetryPolicy,
+    ServerFailed,
+    ServerUnavailable,
+    State,
+    StateChanged,
+    TimeoutPolicy,
+    ToolPolicy,
+    _sdk,
+)
+
+from .support import LEGACY, QUICK, Recorder, client_of, gone, nothing_left, raw_server, sdk_server, text_of
+
+INTERNAL = {
+    "adopt",  # installs a negotiated result in a session of one's own making
+    "discover",  # negotiation is the supervisor's
+    "send_discover",
+    "discover_result",
+    "dispatch_input_request",  # the session's own machinery
+    "validate_tool_result",
+    "add_response_router",
+    "experimental",  # the tasks of mcp 1.x, removed from the specification
+}
+"""What `ClientSession` has for its own use, or for building one."""
+
+
+def test_the_exported_names_are_all_of_them():
+    """`__all__` is sorted and complete."""
+    assert list(resilient_mcp.__all__) == sorted(resilient_mcp.__all__)
+    public = {name for name, value in vars(resilient_mcp).items() if getattr(value, "__module__", "").startswith("res")}
+    assert {name for name in public if not name.startswith("_")} == set(resilient_mcp.__all__)
+
+
+def test_every_method_of_client_session_is_there():
+    """Code that held a `ClientSession` finds every name it used."""
+    names = {name for name in dir(ClientSession) if not name.startswith("_")} - INTERNAL
+    missing = {name for name in names if not hasattr(ResilientClient, name)}
+    assert not missing
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp.Client came with 2.x")
+def test_what_the_client_of_2_adds_is_there():
+    """On 2.x, `mcp.Client`'s additions too."""
+    added = {"listen", "protocol_version", "server_info", "server_capabilities", "instructions"}
+    assert not {name for name in added if not hasattr(ResilientClient, name)}
+
+
+@pytest.mark.anyio
+async def test_every_operation_works():
+    """Each method, through a real server, with the result types of the installed SDK."""
+    async with client_of(raw_server()) as client:
+        result = await client.initialize()
+        assert isinstance(result, types.InitializeResult)
+        assert (await client.initialize()) is result
+        assert client.initialize_result is result
+        assert client.protocol_version == "2025-11-25"
+        assert client.server_info is not None
+        assert client.server_info.name == "raw"
+        assert client.instructions == "hi"
+        assert client.get_server_capabilities() == client.server_capabilities
+        assert isinstance(await client.send_ping(), types.EmptyResult)
+        assert isinstance(await client.call_tool("echo", {"text": "x"}, timedelta(seconds=5)), types.CallToolResult)
+        assert isinstance(await client.list_tools(), types.ListToolsResult)
+        assert isinstance(await client.list_tools(None), types.ListToolsResult)
+        assert isinstance(await client.list_tools("next"), types.ListToolsResult)
+        page = types.PaginatedRequestParams(cursor="next")
+        assert isinstance(await client.list_tools(params=page), types.ListToolsResult)
+        with pytest.raises(ValueError, match="not both"):
+            await client.list_tools("a", params=page)
+        assert isinstance(await client.list_resources(), types.ListResourcesResult)
+        assert isinstance(await client.list_resource_templates(), types.ListResourceTemplatesResult)
+        for uri in ("raw://a", AnyUrl("raw://a")):
+            assert isinstance(await client.read_resource(uri), types.ReadResourceResult)
+            assert isinstance(await client.subscribe_resource(uri), types.EmptyResult)
+            assert isinstance(await client.unsubscribe_resource(uri), types.EmptyResult)
+        assert isinstance(await client.list_prompts(), types.ListPromptsResult)
+        assert isinstance(await client.get_prompt("p", {"a": "b"}), types.GetPromptResult)
+        prompt = types.PromptReference(type="ref/prompt", name="p")
+        assert isinstance(await client.complete(prompt, {"name": "a", "value": "b"}), types.CompleteResult)
+        assert isinstance(await client.set_logging_level("error"), types.EmptyResult)
+        await client.send_progress_notification("token", 0.5, 1.0)
+        await client.send_roots_list_changed()
+        request: Any = types.CallToolRequest(
+            method="tools/call", params=types.CallToolRequestParams(name="echo", arguments={"text": "raw"})
+        )
+        if _sdk.MAJOR == 1:
+            request = types.ClientRequest(request)
+        assert text_of(await client.send_request(request, types.CallToolResult)) == "raw"
+        notification: Any = types.RootsListChangedNotification(method="notifications/roots/list_changed")
+        await client.send_notification(types.ClientNotification(notification) if _sdk.MAJOR == 1 else notification)
+
+
+@pytest.mark.anyio
+async def test_code_written_for_client_session_runs_unchanged():
+    """The same function, given either, sees the same."""
+
+    async def agent(session: Any) -> list[str]:
+        await session.initialize()
+        seen = [tool.name for tool in (await session.list_tools()).tools]
+        seen.append(text_of(await session.call_tool("echo", {"text": "hello"})))
+        return seen
+
+    async with stdio_client(raw_server()) as (read, write), ClientSession(read, write) as plain:
+        expected = await agent(plain)
+    async with ResilientClient(raw_server(), policy=QUICK) as client:
+        assert await agent(client) == expected
+
+
+@pytest.mark.anyio
+async def test_callbacks_are_those_of_the_session():
+    """A tool of the server asks for the roots; the answer comes from the callback, also after a restart."""
+    asked = 0
+
+    async def roots(_context: Any) -> types.ListRootsResult:
+        nonlocal asked
+        asked += 1
+        return types.ListRootsResult(roots=[])
+
+    async with client_of(sdk_server(), list_roots_callback=roots) as client:
+        assert text_of(await client.call_tool("count_roots")) == "0"
+        await client.restart()
+        assert text_of(await client.call_tool("count_roots")) == "0"
+    assert asked == 2
+
+
+@pytest.mark.anyio
+async def test_meta_reaches_the_server():
+    """`meta=` is passed on."""
+    async with client_of(sdk_server()) as client:
+        result = await client.call_tool("echo", {"text": "x"}, meta={"example.com/key": "value"})
+        assert text_of(result) == "x"
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(_sdk.MAJOR != 1, reason="what 2.x adds is an error on 1.x")
+async def test_options_of_2_are_refused_by_name_on_1():
+    """An option that needs mcp 2.x is an error that names it and what is installed."""
+    async with client_of(raw_server()) as client:
+        with pytest.raises(TypeError, match=r"cache_mode=, which needs mcp 2\.x; installed is mcp 1\."):
+            await client.list_tools(cache_mode="bypass")
+        with pytest.raises(RuntimeError, match="needs mcp 2"):
+            async with client.listen():
+                raise AssertionError
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+async def test_options_of_2_work():
+    """`cursor=`, `meta=` and `cache_mode=` as on `mcp.Client`; seeing input-required rounds as on `ClientSession`."""
+    async with ResilientClient(sdk_server(), policy=QUICK) as client:
+        assert (await client.list_tools(cache_mode="bypass", meta={"a.b/c": 1})).tools
+        assert (await client.read_resource("test://greeting", cache_mode="refresh")).contents
+        result = await client.call_tool("echo", {"text": "x"}, allow_input_required=True)
+        assert text_of(result) == "x"
+        assert (await client.get_prompt("ask", {"topic": "x"}, allow_input_required=True)).messages
+        assert (await client.read_resource("test://greeting", allow_input_required=True)).contents
+        assert isinstance(await client.initialize(), types.InitializeResult)
+        assert client.protocol_version == "2026-07-28"
+        async with client.listen(tools_list_changed=True) as subscription:
+            assert subscription.honored.tools_list_changed
+
+
+# --- servers ---
+
+
+@pytest.mark.anyio
+async def test_an_in_process_server():
+    """An SDK server object of this process."""
+    from .servers.sdk_server import build
+
+    async with nothing_left():
+        async with ResilientClient(build(), policy=QUICK) as client:
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+            with pytest.raises(_sdk.MCPError):
+                await client.get_prompt("no such prompt")
+            short = client.call_tool("sleep", {"seconds": 30}, read_timeout_seconds=0.1)
+            with pytest.raises(DeadlineExceeded, match="may have run|safe to repeat"):
+                await short
+
+
+@pytest.mark.anyio
+async def test_a_transport_factory():
+    """A function that returns an SDK transport; each generation calls it anew."""
+    made = 0
+
+    @asynccontextmanager
+    async def transport() -> Any:
+        nonlocal made
+        made += 1
+        async with stdio_client(raw_server()) as streams:
+            yield streams
+
+    async with client_of(transport) as client:
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        with pytest.raises(ConnectionLost, match="may have run"):
+            await client.call_tool("unsafe", {"do": "die"})
+        assert text_of(await client.call_tool("echo", {"text": "y"})) == "y"
+    assert made == 2
+
+
+# --- life ---
+
+
+@pytest.mark.parametrize("closer", ["other task", "same task"])
+def test_entering_in_one_task_and_closing_in_another(closer: str):
+    """On asyncio `start` and `aclose` may be called from different tasks."""
+
+    async def main() -> None:
+        async with nothing_left():
+            client = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
+            await asyncio.create_task(client.start())
+            assert text_of(await asyncio.create_task(client.call_tool("echo", {"text": "x"}))) == "x"
+            if closer == "other task":
+                await asyncio.create_task(client.aclose())
+            else:
+                await client.aclose()
+            await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_cancelling_the_task_that_started_it_does_not_stop_the_client():
+    """The supervisor belongs to no caller's scope."""
+
+    async def main() -> None:
+        client = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
+
+        async def start_and_linger() -> None:
+            await client.start()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(start_and_linger())
+        await asyncio.sleep(0)
+        while client.state is not State.READY:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.anyio
+async def test_an_exception_of_the_body_leaves_as_itself():
+    """No exception group, no stray cancellation."""
+    async with nothing_left():
+        with pytest.raises(ZeroDivisionError):
+            async with ResilientClient(raw_server(), policy=QUICK):
+                raise ZeroDivisionError
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_body_closes_all_the_same():
+    """Cancelling the task inside `async with` stops the process and leaves nothing."""
+    async with nothing_left():
+        with anyio.CancelScope() as scope:
+            async with client_of(raw_server()) as client:
+                pid = int(text_of(await client.call_tool("pid")))
+                scope.cancel()
+                await anyio.sleep_forever()
+        assert scope.cancelled_caught
+        await gone(pid)
+
+
+@pytest.mark.anyio
+async def test_a_start_that_is_cancelled_leaves_nothing():
+    """Giving up in the middle of `start` stops the process."""
+    async with nothing_left():
+        with anyio.move_on_after(0.2) as scope:
+            await ResilientClient(raw_server("--mute"), policy=QUICK).start()
+        assert scope.cancelled_caught
+
+
+@pytest.mark.anyio
+async def test_states_are_told_in_order():
+    """idle, connecting, ready, reconnecting, ready, closed."""
+    events = Recorder()
+    client = ResilientClient(raw_server(), policy=QUICK, on_event=events)
+    assert client.state is State.IDLE
+    with pytest.raises(ServerUnavailable, match="was not started"):
+        await client.call_tool("echo", {"text": "x"})
+    with pytest.raises(RuntimeError, match="not connected"):
+        _ = client.server_info
+    assert client.get_server_capabilities() is None
+    await client.aclose()
+    await client.start()
+    await client.restart()
+    assert client.generation == 2
+    await client.aclose()
+    assert [event.new for event in events.of(StateChanged)] == [
+        State.CONNECTING,
+        State.READY,
+        State.RECONNECTING,
+        State.READY,
+        State.CLOSED,
+    ]
+    with pytest.raises(RuntimeError, match="started before"):
+        await client.start()
+
+
+@pytest.mark.anyio
+async def test_a_listener_that_raises_is_not_felt():
+    """An event listener's exception is logged and nothing else."""
+
+    def listener(event: resilient_mcp.Event) -> None:
+        raise ZeroDivisionError(event)
+
+    async with client_of(raw_server(), on_event=listener) as client:
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+
+
+@pytest.mark.anyio
+async def test_many_reports_of_one_loss_make_one_reconnect():
+    """Asked to restart many times at once, the client restarts once."""
+    events = Recorder()
+    async with client_of(raw_server(), on_event=events) as client:
+        async with anyio.create_task_group() as tg:
+            for _ in range(10):
+                tg.start_soon(client.restart)
+        assert len(events.of(Connected)) == 2
+
+
+# --- errors ---
+
+
+@pytest.mark.anyio
+async def test_every_error_is_an_mcp_error_with_advice():
+    """`except MCPError` keeps working; the advice makes a tool result that a model can read."""
+    async with client_of(raw_server(), QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})) as client:
+        with pytest.raises(_sdk.MCPError) as caught:
+            await client.call_tool("no_answer", read_timeout_seconds=0.1)
+    error = caught.value
+    assert isinstance(error, ResilienceError)
+    assert isinstance(error, TimeoutError)
+    assert error.error.code == _sdk.REQUEST_TIMEOUT == error.code
+    assert error.message == str(error)
+    assert error.data is None
+    assert error.operation == "tools/call no_answer"
+    assert error.attempts == 1
+    assert error.verdict is not None
+    result = error.to_tool_result()
+    assert _sdk.is_error_result(result)
+    assert text_of(result) == error.advice != ""
+
+
+@pytest.mark.anyio
+async def test_an_is_error_result_is_an_answer():
+    """A tool that fails has answered: the result goes back as it came, after one call."""
+    async with client_of(sdk_server()) as client:
+        result = await client.call_tool("fail", {"text": "no such city"})
+        assert _sdk.is_error_result(result)
+        assert "Error executing tool fail" in text_of(result)
+
+
+BAD_SERVERS = [
+    ("ftp://example.com/mcp", ValueError, "'ftp://example.com/mcp' is not a server's URL: write one such as"),
+    ("example.com", ValueError, "'example.com' is not a server's URL"),
+    ("", ValueError, "is not a server's URL"),
+    ("https://", ValueError, "is not a server's URL"),
+    ("http://[::1", ValueError, "is not a URL"),
+    (StdioServerParameters(command=" "), ValueError, "command is ' ': write the program to start"),
+    (session_group.SseServerParameters(url="nope"), ValueError, "is not a server's URL"),
+    (42, TypeError, "server is int: pass a URL"),
+    (None, TypeError, "server is NoneType: pass a URL"),
+]
+
+
+@pytest.mark.parametrize(("server", "kind", "message"), BAD_SERVERS, ids=[str(case[0])[:30] for case in BAD_SERVERS])
+def test_what_cannot_be_a_server_is_refused_at_once(server: Any, kind: type[Exception], message: str):
+    """Before any I/O, with the value and what to write instead."""
+    with pytest.raises(kind, match=".*") as caught:
+        ResilientClient(server)
+    assert message in str(caught.value)
+
+
+def test_a_url_with_secrets_is_not_repeated():
+    """Neither the default name nor an error shows userinfo or query."""
+    client = ResilientClient("https://user:s3cr3t@example.com/mcp?token=s3cr3t")
+    assert client.name == "https://example.com/mcp"
+    with pytest.raises(ValueError, match="is not a server's URL") as caught:
+        ResilientClient("ftp://user:s3cr3t@example.com/?token=s3cr3t")
+    assert "s3cr3t" not in str(caught.value)
+
+
+BAD_POLICIES: list[tuple[Any, str]] = [
+    (lambda: TimeoutPolicy(attempt=-1), "attempt"),
+    (lambda: TimeoutPolicy(total=0), "greater than 0"),
+    (lambda: TimeoutPolicy(total=math.nan), "greater than 0"),
+    (lambda: RetryPolicy(attempts=0), "attempts"),
+    (
+        lambda: Policy.model_validate({"retry": {"atempts": 3}}),
+        "RetryPolicy has no key 'atempts' (value 3): did you mean",
+    ),
+    (lambda: Policy.model_validate({"zzz": 3}), "its keys are retry, timeout, restart"),
+    (lambda: Policy.model_validate_json('{"timeout": {"connect": "soon"}}'), "timeout.connect"),
+    (lambda: Policy(max_message_bytes=1), "max_message_bytes"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_POLICIES, ids=[case[1][:30] for case in BAD_POLICIES])
+def test_what_cannot_be_a_policy_is_refused_at_once(make: Any, message: str):
+    """The error names the key, the value and what to write instead."""
+    with pytest.raises(ValueError, match=".*") as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_arguments_of_the_wrong_kind():
+    """Unknown options, a policy that is none, a foreign HTTP client, a time limit below zero."""
+    with pytest.raises(TypeError, match=r"unknown 'log_levle'.*the session options are"):
+        ResilientClient("http://x/mcp", log_levle="debug")
+    with pytest.raises(TypeError, match=r"write Policy\.model_validate"):
+        ResilientClient("http://x/mcp", policy={"retry": {}})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="AsyncClient"):
+        ResilientClient("http://x/mcp", http_client=object())
+    with pytest.raises(TypeError, match="is for Streamable HTTP servers"):
+        ResilientClient(StdioServerParameters(command="x"), http_client=_sdk.http.AsyncClient())
+    for bad in (-1, 0, math.nan, timedelta(seconds=-1)):
+        with pytest.raises(ValueError, match="read_timeout_seconds is .*: write a number of seconds above 0"):
+            ResilientClient("http://x/mcp", read_timeout_seconds=bad)
+
+
+def test_the_first_pattern_that_matches_decides():
+    """Tool policies are chosen by glob, case-sensitively, in their order."""
+    policy = Policy(tools={"get_*": ToolPolicy(repeatable=True), "*": ToolPolicy(repeatable=False)})
+    assert policy.tool("get_x").repeatable is True
+    assert policy.tool("Get_x").repeatable is False
+    assert Policy().tool("x").repeatable is None
+
+
+@pytest.mark.anyio
+async def test_wait_ready_has_its_own_limit():
+    """`wait_ready(timeout)` ends in time, with the reason."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(connect=5, ready=5, shutdown=0.5)})
+    client = ResilientClient(raw_server("--mute"), policy=policy)
+    async with anyio.create_task_group() as tg:
+
+        async def start() -> None:
+            with pytest.raises(ServerUnavailable):
+                await client.start()
+
+        tg.start_soon(start)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(ServerUnavailable, match="did not answer yet"):
+            await client.wait_ready(0.1)
+        await client.aclose()
+
+
+@pytest.mark.anyio
+async def test_failed_says_what_to_change():
+    """Calls on a failed client fail at once with the same reason."""
+    client = ResilientClient(StdioServerParameters(command="no-such-program"), policy=QUICK)
+    with pytest.raises(ServerFailed) as caught:
+        await client.start()
+    assert "restart()" in str(caught.value)
+    assert "will not come back by itself" in caught.value.advice

@@ -1,0 +1,101 @@
+"""What the edges write down: exit statuses, printable text, and which request belongs to which attempt."""
+
+from __future__ import annotations
+
+import signal
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_mcp import Delivery, Evidence, ExitStatus
+from resilient_mcp.evidence import Attempt, InFlight, Kind, current_attempt, printable
+
+LOST = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "lost")
+
+
+@given(st.text(), st.integers(1, 100))
+def test_text_from_elsewhere_becomes_one_printable_line(text: str, limit: int):
+    """No control character or line break survives, and the length is bounded."""
+    line = printable(text, limit)
+    assert len(line) <= limit
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" for c in line)
+
+
+def test_terminal_escapes_leave_no_rest():
+    """Whole escape sequences go, not only their first byte."""
+    assert printable("\x1b[1;31mred\x1b[0m\tand\r\nblue") == "red and blue"
+    assert printable("x" * 1000, 10) == "x" * 9 + "…"
+
+
+def test_exit_statuses_speak():
+    """Codes and signals by name; an unknown signal by number."""
+    assert str(ExitStatus.from_returncode(1, 3)) == "exit status 3"
+    assert str(ExitStatus.from_returncode(1, -signal.SIGKILL)) == "killed by SIGKILL"
+    assert str(ExitStatus.from_returncode(1, -250)) == "killed by signal 250"
+    assert "secret" not in repr(ExitStatus.from_returncode(1, 0, "secret"))
+
+
+def attempt() -> Attempt:
+    return Attempt(anyio.CancelScope())
+
+
+@pytest.mark.anyio
+async def test_a_request_belongs_to_the_attempt_that_writes_it():
+    """Ids are bound to the running attempt, sent, answered, and found again when echoed as a string."""
+    in_flight = InFlight()
+    in_flight.sending("ping", 1)  # nobody's: an SDK's own
+    assert in_flight.get(1) is None
+    mine = attempt()
+    token = current_attempt.set(mine)
+    in_flight.sending("tools/call", 2)
+    assert in_flight.get(2) is in_flight.get("2") is mine
+    assert in_flight.get("3") is in_flight.get(None) is in_flight.get("x") is in_flight.get([]) is None
+    assert mine.delivery is Delivery.NOT_SENT
+    in_flight.sent(2)
+    in_flight.sent(99)
+    assert mine.delivery is Delivery.UNKNOWN
+    in_flight.answered(2)
+    in_flight.answered(99)
+    assert mine.answered
+    mine.fail(LOST)
+    assert mine.evidence is None
+    in_flight.sending("tools/list", 3)  # the same SDK call goes on: from here it may have run
+    assert mine.delivery is Delivery.UNKNOWN
+    assert in_flight.get(2) is None
+    in_flight.note(3, LOST)
+    in_flight.note(99, LOST)
+    assert mine.evidence is LOST
+    in_flight.forget(mine)
+    assert in_flight.is_abandoned(3)
+    current_attempt.reset(token)
+
+
+@pytest.mark.anyio
+async def test_what_is_abandoned_is_told_and_bounded():
+    """An attempt that ends before its answer is told to the edge; ids are kept for a while, not for ever."""
+    told: list[object] = []
+    in_flight = InFlight()
+    nothing_written = attempt()
+    in_flight.forget(nothing_written)
+    in_flight.on_abandoned = told.append
+    for n in range(1100):
+        one = attempt()
+        token = current_attempt.set(one)
+        in_flight.sending("ping", n)
+        current_attempt.reset(token)
+        in_flight.forget(one)
+        in_flight.forget(one)
+    assert told == list(range(1100))
+    assert not in_flight.is_abandoned(0)
+    assert in_flight.is_abandoned(1099)
+
+
+@pytest.mark.anyio
+async def test_a_failed_attempt_is_cancelled():
+    """`fail` keeps the evidence and ends the scope."""
+    one = attempt()
+    one.fail(LOST)
+    assert one.evidence is LOST
+    assert one.scope.cancel_called

@@ -1,0 +1,94 @@
+"""Server-sent events as they pass: whole ones only, the answer noticed, ids remembered."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_mcp.transports.sse_events import EventScanner, Unusable, is_response, parse
+
+ANSWER = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode()
+NOTE = b'{"jsonrpc":"2.0","method":"notifications/message","params":{}}'
+
+
+@given(
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.lists(st.sampled_from([b": ping", b"data: " + NOTE, b"id: 5", b"event: message", b"retry: 9"]), max_size=5),
+    st.lists(st.integers(1, 30)),
+)
+def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], sizes: list[int]):
+    """However the bytes are cut, whole events come out, unchanged and in order; the rest is held back."""
+    scanner = EventScanner(1, 10_000)
+    data = b"".join(line + newline * 2 for line in lines) + b"data: unfinish"
+    out = []
+    for size in sizes:
+        out += scanner.feed(data[:size])
+        data = data[size:]
+    out += scanner.feed(data)
+    assert b"".join(out) == b"".join(line + newline * 2 for line in lines)
+
+
+def test_the_answer_is_noticed():
+    """Only the response to this request counts."""
+    scanner = EventScanner(1, 10_000)
+    list(scanner.feed(b"data: " + NOTE + b"\n\ndata: " + ANSWER.replace(b"1,", b"2,") + b"\n\n"))
+    assert not scanner.answered
+    list(scanner.feed(b"event: message\ndata: " + ANSWER[:10]))
+    assert not scanner.answered
+    list(scanner.feed(ANSWER[10:] + b"\n\n"))
+    assert scanner.answered
+    assert scanner.last_id is None
+
+
+def test_an_answer_over_several_data_lines():
+    """Lines of data are joined, as the standard says."""
+    scanner = EventScanner(1, 10_000)
+    list(scanner.feed(b'data: {"jsonrpc": "2.0",\ndata:"id": 1, "result": {}}\n\n'))
+    assert scanner.answered
+
+
+def test_ids_are_remembered():
+    """The last non-empty id; an event without data is only a priming event."""
+    scanner = EventScanner(1, 10_000)
+    list(scanner.feed(b"id: a\ndata:\n\nid:\n\nid: b\n\n"))
+    assert scanner.last_id == "b"
+
+
+def test_other_kinds_of_events_are_not_read():
+    """An event that is not `message` may hold anything."""
+    assert list(EventScanner(1, 100).feed(b"event: endpoint\ndata: /x\n\n")) == [b"event: endpoint\ndata: /x\n\n"]
+
+
+def test_what_cannot_be_passed_on():
+    """No JSON, or too long."""
+    with pytest.raises(Unusable, match="not JSON: {nope"):
+        list(EventScanner(1, 100).feed(b"data: {nope\n\n"))
+    with pytest.raises(Unusable, match="over the bound of 100"):
+        list(EventScanner(1, 100).feed(b"x" * 101))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"id": 1, "result": {}}, True),
+        ({"id": "1", "result": {}}, True),
+        ({"id": 1, "error": {"code": 1}}, True),
+        ({"id": None, "error": {"code": 1}}, True),
+        ({"error": {"code": 1}}, True),
+        ({"id": 2, "error": {"code": 1}}, False),
+        ({"id": 1, "error": "x"}, False),
+        ({"id": None, "result": {}}, False),
+        ({"id": 2, "result": {}}, False),
+        ({"id": 1, "result": []}, False),
+        ({"id": 1, "method": "x", "result": {}}, False),
+        ([], False),
+        (None, False),
+    ],
+)
+def test_what_answers_a_request(message: object, expected: bool):
+    """A result or an error to this id; an error without an id too."""
+    assert is_response(message, 1) is expected
+    assert parse(json.dumps(message).encode()) == message
