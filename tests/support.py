@@ -225,6 +225,7 @@ class ScriptedHttp:
         self.faults: list[Any] = []
         self.handshake_faults: list[Any] = []
         self.initialized_faults: list[Any] = []
+        self.farewell_faults: list[Any] = []
         self.calls: list[str] = []
         self.requests: Counter[str] = Counter()
         self.notifications: list[dict[str, Any]] = []
@@ -270,6 +271,8 @@ class ScriptedHttp:
         self.headers.append(headers)
         if verb != "POST":
             self.requests[verb] += 1
+            if verb == "DELETE" and self.farewell_faults:
+                return await self.farewell_faults.pop(0)(stream, None)
             await reply(stream, 405 if verb == "GET" else 200)
             return True
         message = json.loads(body)

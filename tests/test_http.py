@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +152,25 @@ async def test_forgotten_sessions_cost_nothing():
                 tg.start_soon(echo, client, str(n), "unsafe")
         assert server.requests["initialize"] == 2
         assert sorted(server.calls) == sorted(["1", *map(str, range(20))])
+
+
+async def test_a_lost_session_says_nothing_of_other_calls():
+    """A call that was under way when another one lost the session may have run: it is not sent again."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.3)})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.hang(server)]
+        async with anyio.create_task_group() as tg:
+
+            async def under_way() -> None:
+                with pytest.raises(ConnectionLost, match="may have run"):
+                    await client.call_tool("unsafe", {"text": "once"})
+
+            tg.start_soon(under_way)
+            await server.received.wait()
+            server.forget_sessions()
+            await echo(client, "other")
+        assert server.calls.count("once") == 1
 
 
 async def test_a_400_that_speaks_of_the_session_is_a_lost_session():
@@ -502,21 +520,17 @@ async def test_parameters_with_headers():
 
 
 async def test_a_frozen_server_does_not_hold_up_the_close():
-    """Leaving against a server that accepts and never answers is bounded."""
+    """Leaving while the server takes the farewell and never answers is bounded."""
     server = ScriptedHttp()
-    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.5)})
-    with socket.socket() as frozen:
-        frozen.bind(("127.0.0.1", 0))
-        frozen.listen()
-        async with server.serve():
-            client = ResilientClient(server.url, policy=policy, **LEGACY)
-            await client.start()
-            server.session = 7
-            # From here on every request of the client meets a socket that never answers.
-            client._supervisor.connection.session  # noqa: B018
-            with measured() as took:
-                await client.aclose()
-            assert took[0] < 3
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.4)})
+    async with server.serve():
+        client = ResilientClient(server.url, policy=policy, **LEGACY)
+        await client.start()
+        server.farewell_faults = [Faults.hang(server)]
+        with measured() as took:
+            await client.aclose()
+        assert took[0] < 3
+        assert server.requests["DELETE"] == 1
 
 
 async def test_the_older_sse_transport():

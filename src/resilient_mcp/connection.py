@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import anyio
@@ -104,9 +104,8 @@ class Connection:
         """
         scope = anyio.CancelScope(deadline=min(deadline, anyio.current_time() + timeout))
         attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN)
-        if self.lost.is_set():
-            assert self.reason is not None
-            raise Failed(None, replace(self.reason, delivery=Delivery.NOT_SENT))
+        if self.reason is not None:
+            raise Failed(None, _seen_by(attempt, self.reason))
         token = current_attempt.set(attempt)
         self._attempts.add(attempt)
         heard = self.in_flight.heard
@@ -176,9 +175,12 @@ class Connection:
 
 
 def _seen_by(attempt: Attempt, evidence: Evidence) -> Evidence:
-    """The end of a connection, as one attempt on it sees it: what was never sent, was never sent."""
-    never_sent = attempt.delivery is Delivery.NOT_SENT
-    return replace(evidence, delivery=Delivery.NOT_SENT if never_sent else Delivery.UNKNOWN)
+    """The end of a connection, as one attempt on it sees it: what was never sent, was never sent.
+
+    Nothing else carries over: that another request was answered 404 does not say that this one was rejected.
+    """
+    delivery = Delivery.NOT_SENT if attempt.delivery is Delivery.NOT_SENT else Delivery.UNKNOWN
+    return Evidence(Kind.CLOSED, delivery, evidence.detail, exit=evidence.exit)
 
 
 def _restarting(progress: Any, scope: anyio.CancelScope, timeout: float, deadline: float) -> Any:

@@ -121,7 +121,7 @@ class Executor:
         """Send until it has left once: what provably was not run is sent again and costs no attempt."""
         operation = call.operation
         while True:
-            connection = self._supervisor.connection
+            connection = self._supervisor.ready
             if connection is None:
                 connection = await self._borrow(call)
             try:

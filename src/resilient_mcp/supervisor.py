@@ -193,6 +193,12 @@ class Supervisor:
 
     # --- its callers ---
 
+    @property
+    def ready(self) -> Connection | None:
+        """The connection, if it takes calls."""
+        connection = self.connection
+        return None if connection is None or connection.reason is not None else connection
+
     async def lend(self, deadline: float) -> Connection:
         """The ready connection; waits for it until `deadline`.
 
@@ -201,13 +207,13 @@ class Supervisor:
             ServerUnavailable: There is none and none is expected soon, or the deadline passed.
         """
         with anyio.move_on_after(deadline - anyio.current_time()):
-            while self.connection is None:
+            while self.ready is None:
                 if self.state not in _WAITING:
                     raise self.unavailable()
                 await self._changed.wait()
-        if self.connection is None:
+        if (connection := self.ready) is None:
             raise self.unavailable()
-        return self.connection
+        return connection
 
     def lost(self, connection: Connection, evidence: Evidence) -> None:
         """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""

@@ -10,7 +10,6 @@ import anyio
 from .. import _sdk
 from ..evidence import Delivery, Evidence, InFlight, Kind
 
-
 _ARRIVAL = 1.0
 """Seconds for a request to get from the SDK's stream to the HTTP client; far more than it takes."""
 

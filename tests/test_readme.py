@@ -1,0 +1,84 @@
+"""The README is true: its code runs, its commands are complete, its tables name what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resilient_mcp
+from resilient_mcp import Event, ResilienceError
+
+from .support import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+COMMANDS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:30] for block in BLOCKS])
+def test_the_code_runs(block: str, tmp_path: Path):
+    """Each block is a program of its own."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=15,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    if "asyncio.run" in block:
+        assert "forecast" in done.stdout
+        assert "Oslo" in done.stdout
+
+
+def test_the_commands_are_two_lines_that_begin_from_nothing():
+    """The demo first, the tests second; each in a block of its own, each making its own environment."""
+    demo, tests = COMMANDS
+    for command in COMMANDS:
+        assert len(command.splitlines()) == 1
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    assert "resilient-mcp demo" in demo
+    assert "pytest" in tests
+
+
+def subclasses(base: type) -> set[str]:
+    return {base.__name__}.union(*(subclasses(kind) for kind in base.__subclasses__()))
+
+
+def test_every_error_is_in_the_table():
+    """The errors, the names that are exported, and the README hold together."""
+    errors = {name for name in subclasses(ResilienceError) if hasattr(resilient_mcp, name)}
+    table = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert errors == table | {"ResilienceError"}
+    assert errors == subclasses(ResilienceError)
+
+
+def test_every_event_is_named():
+    """No event is a secret."""
+    for name in subclasses(Event) - {"Event"}:
+        assert f"`{name}`" in README
+
+
+def test_every_example_is_linked():
+    """And every link leads somewhere."""
+    linked = set(re.findall(r"\]\((examples/[\w.]+)\)", README))
+    assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+
+
+def test_the_docstrings_examples_run():
+    """Examples in docstrings are run."""
+    import doctest
+    import importlib
+
+    for module in ("client", "policy"):
+        result = doctest.testmod(importlib.import_module(f"resilient_mcp.{module}"))
+        assert result.attempted
+        assert not result.failed
