@@ -120,21 +120,27 @@ def is_error_result(result: object) -> bool:
 # --- JSON-RPC messages -----------------------------------------------------------------------------------------------
 
 
+def _body(item: SessionMessage) -> Any:
+    """The JSON-RPC message itself; 1.x wraps it."""
+    message: Any = item.message
+    return message.root if MAJOR == 1 else message
+
+
 def describe(item: SessionMessage) -> tuple[str | None, Any]:
     """The (method, id) of an outgoing message; either is None when it has none."""
-    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    message = _body(item)
     return getattr(message, "method", None), getattr(message, "id", None)
 
 
 def cancelled_id(item: SessionMessage) -> Any:
     """The request id that an outgoing `notifications/cancelled` names."""
-    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    message = _body(item)
     return (message.params or {}).get("requestId")
 
 
 def response_id(item: SessionMessage) -> Any:
     """The id of an incoming response or error, None for anything else."""
-    message: Any = item.message.root if MAJOR == 1 else item.message  # type: ignore[union-attr]
+    message = _body(item)
     return None if hasattr(message, "method") else getattr(message, "id", None)
 
 

@@ -10,7 +10,7 @@ import email.utils
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from . import _sdk
@@ -131,6 +131,12 @@ def classify(failure: BaseException | None, evidence: Evidence | None, *, now: f
     """
     if evidence is None:
         return _by_code(failure)
+    verdict = _by_evidence(failure, evidence, now)
+    # What holds for the last request of a call does not hold for those before it.
+    return replace(verdict, delivery=Delivery.UNKNOWN) if evidence.earlier and verdict.safe else verdict
+
+
+def _by_evidence(failure: BaseException | None, evidence: Evidence, now: float) -> Verdict:
     if evidence.http_status is not None:
         return _by_status(failure, evidence, evidence.http_status, now)
     category = _KINDS[evidence.kind]

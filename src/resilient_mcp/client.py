@@ -32,6 +32,10 @@ from .transports.http import safe_url
 Timeout: TypeAlias = float | timedelta | None
 
 
+_MARGIN = 1.0
+"""Seconds beyond its own limits that closing may take."""
+
+
 class ResilientClient:
     """A client for one MCP server that stays usable while the server, its process or its network does not.
 
@@ -161,7 +165,8 @@ class ResilientClient:
         if self._done is None:
             return
         self._supervisor.close()
-        with anyio.CancelScope(shield=True):
+        # Bounded, for a callback of the session that closes its own client waits for itself.
+        with anyio.move_on_after(2 * self.policy.timeout.shutdown + _MARGIN, shield=True):
             await self._done.wait()
 
     async def __aenter__(self) -> Self:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import anyio
@@ -118,7 +118,7 @@ class Connection:
                 return result
         except Exception as exc:
             settled = True
-            raise Failed(exc, await self._explain(exc, attempt)) from exc
+            raise _failed(exc, await self._explain(exc, attempt), attempt) from exc
         finally:
             if not settled:
                 await self._tell_server(attempt)
@@ -127,10 +127,11 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        if attempt.evidence is not None:
-            raise Failed(None, attempt.evidence)
-        self._suspect(silent=self.in_flight.heard == heard)
-        raise Failed(None, Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s"))
+        evidence = attempt.evidence
+        if evidence is None:
+            self._suspect(silent=self.in_flight.heard == heard)
+            evidence = Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s")
+        raise _failed(None, evidence, attempt)
 
     def _suspect(self, *, silent: bool) -> None:
         """A call timed out. A process that sat out two in a row without a byte may hang, once nobody else waits."""
@@ -172,6 +173,12 @@ class Connection:
                     await self.session.cancel(attempt.request_id, "the caller gave up")
                 except (anyio.ClosedResourceError, anyio.BrokenResourceError):
                     return
+
+
+def _failed(cause: Exception | None, evidence: Evidence | None, attempt: Attempt) -> Failed:
+    if evidence is not None and attempt.requests > 1:
+        evidence = replace(evidence, earlier=True)
+    return Failed(cause, evidence)
 
 
 def _seen_by(attempt: Attempt, evidence: Evidence) -> Evidence:

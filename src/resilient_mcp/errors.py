@@ -11,7 +11,7 @@ An error that the server itself sent is raised as the SDK raised it, with a note
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from mcp.types import CallToolResult
 
@@ -119,4 +119,4 @@ def describe(exc: BaseException) -> str:
 def add_note(exc: BaseException, note: str) -> None:
     """`BaseException.add_note`, also on Python 3.10."""
     notes: list[str] = getattr(exc, "__notes__", [])
-    exc.__notes__ = [*notes, note]
+    cast("Any", exc).__notes__ = [*notes, note]

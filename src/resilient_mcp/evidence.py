@@ -99,6 +99,7 @@ class Evidence:
         retry_after: The `Retry-After` header as it came, or None.
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
         exit: How the server process ended, when it did.
+        earlier: Whether the same call had sent other requests before the one that failed: those were delivered.
     """
 
     kind: Kind
@@ -108,6 +109,7 @@ class Evidence:
     retry_after: str | None = None
     session_id_sent: bool = False
     exit: ExitStatus | None = None
+    earlier: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -120,6 +122,7 @@ class Attempt:
         evidence: What an edge saw of its failure, or None.
         request_id: The JSON-RPC id of its latest request, or None before one was written.
         answered: Whether that request's response came.
+        requests: How many requests it has written.
     """
 
     scope: anyio.CancelScope
@@ -127,10 +130,12 @@ class Attempt:
     evidence: Evidence | None = None
     request_id: RequestId | None = None
     answered: bool = False
+    requests: int = 0
 
     def sending(self, method: str, request_id: RequestId) -> None:  # noqa: ARG002 - the handshake reads the method
         """A request of this attempt is about to be written; an SDK call may consist of several."""
         self.delivery = Delivery.NOT_SENT if self.request_id is None else Delivery.UNKNOWN
+        self.requests += 1
         self.request_id = request_id
         self.evidence = None
         self.answered = False

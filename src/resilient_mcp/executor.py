@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -165,7 +165,7 @@ class Executor:
             delay = full_jitter(n, base=base, cap=_TRANSPARENT_CAP, random=chance)
         now = anyio.current_time()
         if now + delay > min(call.deadline, self._ready_deadline(call)):
-            raise _Unanswered(verdict, failed) from failed.cause
+            raise _Unanswered(replace(verdict, retryable=False), failed) from failed.cause
         call.last = _Unanswered(verdict, failed)
         self._report(call, delay, transparent=True)
         await anyio.sleep(delay)

@@ -146,7 +146,7 @@ class Supervisor:
         if connection.is_process:
             tg.start_soon(self._check, connection)
         if self._on_ready is not None:
-            tg.start_soon(self._on_ready, connection)
+            tg.start_soon(self._run_on_ready, self._on_ready, connection)
         with anyio.move_on_after(self._policy.restart.proven_after) as young:
             await connection.lost.wait()
         if young.cancelled_caught:
@@ -160,6 +160,12 @@ class Supervisor:
             self._enter(State.RECONNECTING)
             if self._connector.is_process:
                 await self._closed.wait()  # two processes of one server must not meet
+
+    async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
+        try:
+            await on_ready(connection)
+        except Exception:  # what runs beside the calls must not end them
+            logger.exception("what follows a connection of %s failed", self._hub.server)
 
     async def _check(self, connection: Connection) -> None:
         """Replace a process that hangs: one that is suspected and shows no sign of life."""

@@ -39,8 +39,7 @@ def create_server(orders: Path | None = None) -> Any:
     Args:
         orders: Where `place_order` writes; None to write nowhere.
     """
-    sdk: Any = _sdk
-    server = sdk.HighLevelServer("demo", log_level="CRITICAL")
+    server = _sdk.HighLevelServer("demo", log_level="CRITICAL")
     read_only = ToolAnnotations.model_validate({"readOnlyHint": True})
 
     @server.tool(annotations=read_only)  # type: ignore[untyped-decorator]

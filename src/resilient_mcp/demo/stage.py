@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,10 +211,7 @@ async def _perform(scene: Scene, side: Side) -> None:
 @asynccontextmanager
 async def _plain(server: Any, limit: float | None, _side: Side) -> AsyncIterator[ClientSession]:
     """The SDK's own, as its documentation writes it. Without a `limit` it waits for ever: that is its default."""
-    read_timeout: Any = limit
-    # `_sdk` has no name for this difference, for nothing else in the library hands the SDK a read timeout.
-    if limit is not None and _sdk.MAJOR == 1:
-        read_timeout = timedelta(seconds=limit)
+    read_timeout = None if limit is None else _sdk.timeout_argument(limit)
     quiet: Any = subprocess.DEVNULL
     if isinstance(server, StdioServerParameters):
         transport: Any = stdio_client(server, errlog=quiet)

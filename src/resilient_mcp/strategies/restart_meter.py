@@ -25,9 +25,10 @@ class Next:
 class RestartMeter:
     """Counts replacements of a connection and spaces them.
 
-    The first is at once, later ones back off; more than `intensity` within `period` seconds suspend the server. Only
-    `proven()` clears the count: a handshake alone proves nothing, since a server that dies right after it would
-    otherwise be started without end (one host forked a server 66,487 times in seven minutes).
+    The first is at once, later ones back off; more than `intensity` within `period` seconds suspend the server, and
+    from then on each failed try suspends it for longer. Only `proven()` clears the count: a handshake alone proves
+    nothing, since a server that dies right after it would otherwise be started without end (one host forked a server
+    66,487 times in seven minutes).
     """
 
     def __init__(self, policy: RestartPolicy) -> None:
@@ -54,10 +55,9 @@ class RestartMeter:
         policy = self._policy
         if metered:
             full = len(self._recent) == policy.intensity
-            if full and now - self._recent[0] < policy.period:
+            if self._suspensions or (full and now - self._recent[0] < policy.period):
                 delay = exponential(self._suspensions, base=policy.suspend, cap=policy.max_suspend)
                 self._suspensions += 1
-                self._recent.clear()
                 return Next(delay, suspended=True)
             self._recent.append(now)
         n = self._in_a_row

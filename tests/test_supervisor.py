@@ -1,0 +1,202 @@
+"""The supervisor under virtual time: hours of outage in milliseconds, and one reconnect however many ask."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resilient_mcp import Policy, RestartPolicy, RestartScheduled, ServerFailed, ServerUnavailable, State
+from resilient_mcp.connection import Connection, Failed
+from resilient_mcp.events import Hub
+from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind
+from resilient_mcp.supervisor import Supervisor
+
+from .support import Recorder
+
+LOST = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "lost")
+REFUSED = Failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused"))
+DIED = Failed(OSError("died"), None)
+
+
+class Script:
+    """Stands where `Connector` stands, which needs a server: opens connections, or fails, as it is told."""
+
+    def __init__(self, *outcomes: Failed | None, is_process: bool = True) -> None:
+        self.outcomes = list(outcomes)
+        self.is_process = is_process
+        self.opened: list[float] = []
+        self.open_now = 0
+        self.most_at_once = 0
+
+    async def __aenter__(self) -> Script:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    @asynccontextmanager
+    async def open(self, generation: int) -> AsyncIterator[Connection]:
+        self.opened.append(anyio.current_time())
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        await anyio.sleep(0.01)
+        if outcome is not None:
+            raise outcome
+        session: Any = SimpleNamespace(protocol_version="test")
+        self.open_now += 1
+        self.most_at_once = max(self.most_at_once, self.open_now)
+        try:
+            yield Connection(generation, session, InFlight())
+        finally:
+            self.open_now -= 1
+
+
+def run(script: Script, body: Callable[[Supervisor, Recorder], Awaitable[None]], policy: Policy | None = None) -> None:
+    async def main() -> None:
+        events = Recorder()
+        supervisor = Supervisor(script, policy or Policy(), Hub("test", events))  # type: ignore[arg-type]
+        async with anyio.create_task_group() as tg:
+            supervisor.begin()
+            tg.start_soon(supervisor.run)
+            await body(supervisor, events)
+            supervisor.close()
+        assert supervisor.state is State.CLOSED
+        assert script.open_now == 0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_hour_of_a_dying_process():
+    """Six tries, then one after each suspension of 30, 60, 120, 240, 300 s: no fork without end."""
+    script = Script(*[DIED] * 500)
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        await anyio.sleep(3600)
+        delays = [event.delay for event in events.of(RestartScheduled) if event.suspended]
+        assert delays[:5] == [30, 60, 120, 240, 300]
+
+    run(script, body)
+    assert len(script.opened) < 30
+
+
+def test_an_hour_without_an_http_server():
+    """What cannot be reached is asked again every half minute at most, and calls wait for it: no suspension."""
+    script = Script(*[REFUSED] * 500, is_process=False)
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        await anyio.sleep(3600)
+        assert supervisor.state is State.RECONNECTING
+        began = anyio.current_time()
+        with pytest.raises(ServerUnavailable, match="refused"):
+            await supervisor.lend(began + 20)
+        assert anyio.current_time() - began <= 20
+
+    run(script, body)
+    assert 100 < len(script.opened) < 250
+
+
+def test_suspended_fails_at_once_and_recovers_by_itself():
+    """Calls fail in no time while suspended, the error says when the next try is due, and it comes."""
+    script = Script(*[DIED] * 6)
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        await events.wait_for(RestartScheduled, suspended=True)
+        await anyio.sleep(1)
+        began = anyio.current_time()
+        with pytest.raises(ServerUnavailable) as caught:
+            await supervisor.lend(began + 30)
+        assert anyio.current_time() == began
+        assert caught.value.retry_in is not None
+        assert 28 < caught.value.retry_in <= 29
+        await anyio.sleep(31)
+        assert supervisor.state is State.READY
+
+    run(script, body)
+
+
+def test_restart_wakes_a_suspended_server():
+    """`restart` does not wait for the suspension's end."""
+    script = Script(*[DIED] * 6)
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        await events.wait_for(RestartScheduled, suspended=True)
+        supervisor.restart()
+        began = anyio.current_time()
+        await supervisor.lend(began + 5)
+        assert anyio.current_time() - began < 1
+
+    run(script, body)
+
+
+def test_failed_does_not_loop():
+    """What no restart can mend is tried once, until somebody asks."""
+    script = Script(Failed(FileNotFoundError(2, "No such file", "npx"), None))
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        with pytest.raises(ServerFailed, match="cannot start npx"):
+            await supervisor.lend(anyio.current_time() + 5)
+        await anyio.sleep(3600)
+        assert len(script.opened) == 1
+        supervisor.restart()
+        await supervisor.lend(anyio.current_time() + 5)
+
+    run(script, body)
+
+
+def test_a_session_that_lived_a_minute_is_proven():
+    """After 60 s up, or an answered call, the next loss is replaced at once; a young one backs off."""
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        for _ in range(20):
+            connection = await supervisor.lend(anyio.current_time() + 5)
+            await anyio.sleep(61)
+            connection.end(LOST)
+        assert not events.of(RestartScheduled)
+        for _ in range(20):
+            connection = await supervisor.lend(anyio.current_time() + 5)
+            supervisor.answered(connection)
+            connection.end(LOST)
+        assert not events.of(RestartScheduled)
+
+    run(Script(), body)
+
+
+def test_a_session_that_dies_young_again_and_again_is_suspended():
+    """Handshakes prove nothing."""
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        with pytest.raises(ServerUnavailable):
+            for _ in range(10):
+                (await supervisor.lend(anyio.current_time() + 60)).end(LOST)
+        assert supervisor.state is State.SUSPENDED
+
+    run(Script(), body)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.booleans())
+def test_many_reports_of_one_loss_make_one_reconnect(callers: list[int], is_process: bool):
+    """N callers that saw generation g fail cause one connection, g + 1; two processes never meet."""
+    script = Script(is_process=is_process)
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        for expected, n in enumerate(callers, start=1):
+            connection = await supervisor.lend(anyio.current_time() + 5)
+            assert connection.generation == expected
+            supervisor.answered(connection)
+            for _ in range(n):
+                supervisor.lost(connection, LOST)
+            assert supervisor.ready is None
+
+    run(script, body, Policy(restart=RestartPolicy(intensity=100)))
+    assert len(script.opened) <= len(callers) + 1
+    if is_process:
+        assert script.most_at_once == 1
