@@ -227,6 +227,7 @@ class ScriptedHttp:
         self.initialized_faults: list[Any] = []
         self.farewell_faults: list[Any] = []
         self.calls: list[str] = []
+        self.metas: list[dict[str, Any]] = []
         self.requests: Counter[str] = Counter()
         self.notifications: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -309,6 +310,7 @@ class ScriptedHttp:
         elif method == "tools/call":
             text = message["params"].get("arguments", {}).get("text", "")
             self.calls.append(text)
+            self.metas.append(message["params"].get("_meta", {}))
             self.received.set()
             if self.faults:
                 return await self.faults.pop(0)(stream, request_id)

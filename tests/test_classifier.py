@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_mcp import Category, Delivery, Evidence, ExitStatus, _sdk
-from resilient_mcp.classifier import ERROR_CODES, classify, is_hopeless, is_outage, parse_retry_after
+from resilient_mcp import Category, ConnectionLost, Delivery, Evidence, ExitStatus, Policy, ToolPolicy, _sdk
+from resilient_mcp.classifier import (
+    _MEANINGS,
+    DIALECTS,
+    ERROR_CODES,
+    Classifier,
+    Failure,
+    Verdict,
+    explain,
+    is_hopeless,
+    is_outage,
+    parse_retry_after,
+)
 from resilient_mcp.errors import add_note, describe
 from resilient_mcp.evidence import Kind
 
 NOW = 1_800_000_000.0
+
+
+def classify(error: BaseException | None, evidence: Evidence | None, *, now: float, **options: Any) -> Verdict:
+    failure = Failure("tools/call", "echo", error, evidence)
+    return Classifier(Policy.model_validate(options)).judge(failure, now=now)
 
 
 def server_error(code: int, message: str = "no") -> Exception:
@@ -29,8 +46,9 @@ def http(status: int, *, session: bool = False, retry_after: str | None = None, 
 def test_the_servers_own_codes(code: int):
     """Each code of the table means what the table says, and the reason names it."""
     verdict = classify(server_error(code), None, now=NOW)
-    assert (verdict.category, verdict.delivery) == ERROR_CODES[code]
+    assert (verdict.category, verdict.delivery) == _MEANINGS[ERROR_CODES[code]]
     assert str(code) in verdict.reason
+    assert verdict.rule == f"JSON-RPC code {code}"
 
 
 @given(st.integers())
@@ -89,7 +107,7 @@ def test_an_overloaded_server():
 def test_a_json_rpc_error_behind_a_4xx():
     """The server's own code decides, but for the one that says nothing."""
     verdict = classify(server_error(-32002), http(422), now=NOW)
-    assert (verdict.category, verdict.delivery) == ERROR_CODES[-32002]
+    assert (verdict.category, verdict.delivery) == _MEANINGS[ERROR_CODES[-32002]]
     assert classify(server_error(-32603), http(422), now=NOW).category is Category.PERMANENT
     assert classify(server_error(12), http(422), now=NOW).category is Category.PERMANENT
 
@@ -165,6 +183,10 @@ def test_hopeless_starts():
     assert is_hopeless(None, Evidence(Kind.AUTH, Delivery.REJECTED, "x"))
     assert not is_hopeless(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x"))
     assert is_hopeless(FileNotFoundError("x"), None)
+    assert is_hopeless(ValueError("embedded null byte"), None)
+    with pytest.raises(ValueError, match="attempts") as invalid:
+        Policy.model_validate({"retry": {"attempts": -1}})
+    assert not is_hopeless(invalid.value, None)
     assert is_hopeless(PermissionError("x"), None)
     assert is_hopeless(server_error(-32022), None)
     assert not is_hopeless(server_error(-32603), None)
@@ -196,3 +218,101 @@ def test_descriptions_are_never_empty():
     add_note(error, "one")
     add_note(error, "two")
     assert error.__notes__ == ["one", "two"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_dialects(dialect: str):
+    """Each code of a dialect means what its table says, and the rule names the dialect; others fall through."""
+    for codes, meaning in DIALECTS[dialect].items():
+        for code in [codes] if isinstance(codes, int) else [codes[0], codes[500], codes[-1]]:
+            verdict = classify(server_error(code), None, now=NOW, dialect=dialect)
+            assert (verdict.category, verdict.delivery) == _MEANINGS[meaning]
+            assert repr(dialect) in verdict.rule
+    assert classify(server_error(-32602), None, now=NOW, dialect=dialect).category is Category.PERMANENT
+
+
+def test_a_policy_overrides_the_tables():
+    """The tool's table before the server's, the server's before its dialect."""
+    options = {
+        "dialect": "mcpcat",
+        "error_codes": {-32603: "throttled", "7": "auth"},
+        "tools": {"e*": {"error_codes": {-32603: "transient"}}},
+    }
+    verdict = classify(server_error(-32603), None, now=NOW, **options)
+    assert (verdict.category, verdict.rule) == (Category.TRANSIENT, "ToolPolicy.error_codes[-32603]")
+    verdict = classify(server_error(7), None, now=NOW, **options)
+    assert (verdict.category, verdict.rule) == (Category.AUTH, "Policy.error_codes[7]")
+    other = Classifier(Policy.model_validate(options)).judge(Failure("ping", None, server_error(-32603)), now=NOW)
+    assert other.category is Category.THROTTLED
+
+
+def test_a_code_that_is_no_integer():
+    """Whatever stands where a code belongs gets a verdict."""
+    for code in ("x" * 10_000_000, [1], {"a": 1}, 1.5, True):
+        error = server_error(1)
+        error.error = type("Data", (), {"code": code, "message": "x"})()  # type: ignore[attr-defined]
+        verdict = classify(error, None, now=NOW)
+        assert not verdict.retryable
+        assert len(verdict.reason) < 1000
+
+
+def test_a_huge_message_of_control_characters():
+    """No verdict carries more than a line of it."""
+    verdict = classify(server_error(-32603, "\x1b[31m\n\x00" * 3_000_000), None, now=NOW)
+    assert len(verdict.reason) < 1000
+    assert verdict.reason.isprintable()
+
+
+def test_a_users_own_classifier_is_asked_first():
+    """Its verdict stands; None leaves it to the tables; what it raises is logged and left to the tables."""
+    mine = Verdict(Category.PERMANENT, retryable=False, delivery=Delivery.REJECTED, reason="mine")
+    seen: list[Failure] = []
+
+    def own(failure: Failure) -> Verdict | None:
+        seen.append(failure)
+        if failure.method == "ping":
+            raise ZeroDivisionError
+        return mine if failure.tool == "echo" else None
+
+    classifier = Classifier(Policy(), own)
+    verdict = classifier.judge(Failure("tools/call", "echo", server_error(-32603)), now=NOW)
+    assert (verdict.reason, verdict.rule) == ("mine", "the classifier given to ResilientClient")
+    for method, target in (("tools/call", "other"), ("ping", None), ("prompts/get", "echo")):
+        verdict = classifier.judge(Failure(method, target, server_error(-32603)), now=NOW)
+        assert verdict.category is Category.TRANSIENT
+    ruled = Verdict(Category.AUTH, retryable=False, delivery=Delivery.REJECTED, reason="x", rule="my rule")
+    assert Classifier(Policy(), lambda _: ruled).judge(Failure("x"), now=NOW) is ruled
+    assert len(seen) == 4
+
+
+def test_what_counts_for_a_breaker():
+    """The server's own trouble counts; a tool's error, a refusal and a cancellation do not."""
+    assert classify(None, http(503), now=NOW).counts_for_breaker
+    assert classify(None, Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, "x"), now=NOW).counts_for_breaker
+    assert not classify(None, http(401), now=NOW).counts_for_breaker
+    assert not classify(server_error(-32800), None, now=NOW).counts_for_breaker
+    result = _sdk.error_result("try again in 5 seconds")
+    assert not Classifier(Policy()).judge(Failure("tools/call", result=result), now=NOW).counts_for_breaker
+
+
+def test_what_holds_for_the_last_request_does_not_hold_for_those_before():
+    """A call of several requests may have run, whatever became of its last one."""
+    evidence = Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused", earlier=True)
+    assert classify(None, evidence, now=NOW).delivery is Delivery.UNKNOWN
+
+
+def test_explain():
+    """Errors of the server, errors of ours and tool results are explained by the rule that decided."""
+    verdict = explain(server_error(-32001), policy=Policy(dialect="chatforest-errors"))
+    assert str(verdict) == (
+        "throttled (another try could help); rejected; "
+        f"{describe(server_error(-32001))} (-32001) [JSON-RPC code -32001 in the dialect 'chatforest-errors']"
+    )
+    policy = Policy(tools={"t": ToolPolicy(error_codes={5: "permanent"})})
+    assert explain(server_error(5), policy=policy, tool="t").rule == "ToolPolicy.error_codes[5]"
+    assert explain(ConnectionLost("x", advice="y", verdict=verdict)) is verdict
+    assert explain(_sdk.error_result("no such file")).category is Category.PERMANENT
+    with pytest.raises(TypeError, match="has no verdict"):
+        explain(ConnectionLost("x", advice="y"))
+    with pytest.raises(TypeError, match="takes an exception or a tool result, not int"):
+        explain(5)

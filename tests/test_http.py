@@ -8,12 +8,17 @@ from typing import Any
 
 import anyio
 import pytest
+import tenacity
 from mcp.client import session_group
 
 from resilient_mcp import (
+    Category,
     Connected,
     ConnectionLost,
     DeadlineExceeded,
+    Delivery,
+    Failure,
+    ResilienceError,
     ResilientClient,
     RetryPolicy,
     RetryScheduled,
@@ -21,8 +26,11 @@ from resilient_mcp import (
     ServerUnavailable,
     State,
     TimeoutPolicy,
+    Verdict,
     _sdk,
+    explain,
 )
+from resilient_mcp.classifier import DIALECTS, ERROR_CODES
 
 from .support import (
     LEGACY,
@@ -575,3 +583,183 @@ async def test_an_outage_is_no_verdict_on_the_era(fault: str):
             assert server.requests["initialize"] <= 1
         finally:
             await client.aclose()
+
+
+# --- the server's own codes, over the wire ---
+
+SERVER_CODES = [
+    (dialect, code, meaning)
+    for dialect, codes in {None: ERROR_CODES, **DIALECTS}.items()
+    for entry, meaning in codes.items()
+    for code in ([entry] if isinstance(entry, int) else [entry[0], entry[-1]])
+]
+
+
+@pytest.mark.parametrize(("dialect", "code", "meaning"), SERVER_CODES, ids=[f"{d} {c}" for d, c, _ in SERVER_CODES])
+async def test_every_code_of_every_dialect(dialect: Any, code: int, meaning: str):
+    """A server that sends it: retried where that could help, else raised at once as the SDK raises it."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"dialect": dialect})
+    async with server.serve(), client_of(server.url, policy) as client:
+        fault = Faults.error(200, code, "its own words", {"any": ["data", None]})
+        server.faults = [fault]
+        if meaning in ("transient", "throttled", "timeout"):
+            await echo(client, "x")
+            assert server.calls == ["x", "x"]
+        else:
+            with pytest.raises((_sdk.MCPError, ServerFailed), match="its own words"):
+                await client.call_tool("echo", {"text": "x"})
+            assert server.calls == ["x"]
+        server.faults = [fault]
+        if meaning == "throttled":
+            await echo(client, "y", "unsafe")
+        else:
+            with pytest.raises(_sdk.MCPError):
+                await client.call_tool("unsafe", {"text": "y"})
+            assert server.calls.count("y") == 1
+
+
+@pytest.mark.parametrize("text", ["Connection closed", "Request 'tools/call' timed out", "Session terminated"])
+@pytest.mark.parametrize("code", [-32000, -32001, 408, -32600, 32600])
+async def test_the_servers_words_are_never_taken_for_our_own(code: int, text: str):
+    """A server that sends what the SDK makes up locally costs its own call, not the session."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url, ONCE) as client:
+        server.faults = [Faults.error(200, code, text)]
+        with pytest.raises(_sdk.MCPError) as caught:
+            await client.call_tool("unsafe")
+        assert not isinstance(caught.value, ResilienceError)
+        assert caught.value.error.code == code
+        await echo(client, "x")
+        assert server.requests["initialize"] == 1
+
+
+@pytest.mark.parametrize("code", ['"x"', "null", "true", "[1]", "1e400", '{"a": 1}'])
+async def test_a_code_that_is_no_integer(code: str):
+    """An error that is none ends its call at once."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url, ONCE) as client:
+        await echo(client, "x")
+        for kind in ("application/json", "text/event-stream"):
+
+            async def fault(stream: Any, request_id: Any, kind: str = kind) -> bool:
+                body = f'{{"jsonrpc":"2.0","id":{request_id},"error":{{"code":{code},"message":"m"}}}}'
+                data = body if kind == "application/json" else f"data: {body}\n\n"
+                return await Faults.body(data.encode(), kind)(stream, request_id)
+
+            server.faults = [fault]
+            with measured() as took, pytest.raises(ConnectionLost, match="JSON-RPC"):
+                await client.call_tool("unsafe")
+            assert took[0] < 3
+        await echo(client, "y")
+
+
+async def test_a_message_of_ten_megabytes_and_data_of_any_shape():
+    """Both arrive with the error; nothing of ours grows with them."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.error(200, -32602, "\x1b[31m" + "x" * 10_000_000, [{"deep": [[[1]]]}])]
+        with pytest.raises(_sdk.MCPError) as caught:
+            await client.call_tool("unsafe")
+        assert caught.value.error.data == [{"deep": [[[1]]]}]
+        assert len(str(explain(caught.value))) < 1000
+
+
+# --- isError results ---
+
+
+def is_error(text: str) -> Any:
+    async def fault(stream: Any, request_id: Any) -> bool:
+        result = {"content": [{"type": "text", "text": text}], "isError": True}
+        body = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}).encode()
+        return await Faults.body(body)(stream, request_id)
+
+    return fault
+
+
+async def test_a_transient_tool_error_is_tried_again_for_repeatable_tools():
+    """Until it goes well; a tool that must not run twice gets its answer at once."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [is_error("upstream timed out")] * 2
+        await echo(client, "x")
+        assert server.calls == ["x"] * 3
+        server.faults = [is_error("upstream timed out")]
+        assert _sdk.is_error_result(await client.call_tool("unsafe"))
+        assert len(server.calls) == 4
+
+
+async def test_the_last_tool_error_is_returned_and_never_raised():
+    """When the tries are spent, or another cannot help, the answer goes back as it came."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [is_error(f"temporarily unavailable {n}") for n in range(4)]
+        assert text_of(await client.call_tool("echo")) == "temporarily unavailable 3"
+        assert len(server.calls) == 4
+        server.faults = [is_error("no such city")]
+        assert text_of(await client.call_tool("echo")) == "no such city"
+        server.faults = [is_error("rate limit: try again in 2 hours")]
+        with measured() as took:
+            assert "2 hours" in text_of(await client.call_tool("echo"))
+        assert took[0] < 3
+        assert len(server.calls) == 6
+
+
+async def test_a_tool_error_that_names_a_wait():
+    """The wait is taken where it fits."""
+    server = ScriptedHttp()
+    events = Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client:
+        server.faults = [is_error('{"retryAfter": 0.2}')]
+        await echo(client, "x")
+    assert [event.delay for event in events.of(RetryScheduled)] == [0.2]
+
+
+# --- policies of one's own ---
+
+
+async def test_tenacitys_own_wait_and_stop():
+    """A user's `wait` and `stop` take the place of back-off and attempts; `Retry-After` still comes first."""
+    server = ScriptedHttp()
+    events = Recorder()
+    retry = RetryPolicy(wait=tenacity.wait_fixed(0.03), stop=tenacity.stop_after_attempt(2))
+    policy = QUICK.model_copy(update={"retry": retry})
+    async with server.serve(), client_of(server.url, policy, on_event=events) as client:
+        server.faults = [Faults.status(503, retry_after="0"), Faults.status(503)]
+        with pytest.raises(ServerUnavailable, match="sent 2 times"):
+            await client.call_tool("echo")
+        server.faults = [Faults.status(503)]
+        await echo(client, "x")
+    assert [event.delay for event in events.of(RetryScheduled)] == [0, 0.03]
+
+
+async def test_an_operation_id_tells_a_repeat_from_a_new_call():
+    """The same id for all attempts of a call, another for the next; the attempt's number; the caller's meta stays."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"send_operation_id": True})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.status(503)]
+        await client.call_tool("echo", {"text": "x"}, meta={"mine.example/key": 1})
+        await client.call_tool("echo", {"text": "y"})
+    first, again, other = server.metas
+    assert first["mine.example/key"] == again["mine.example/key"] == 1
+    assert first["resilient-mcp/operation-id"] == again["resilient-mcp/operation-id"]
+    assert first["resilient-mcp/operation-id"] != other["resilient-mcp/operation-id"]
+    assert [meta["resilient-mcp/attempt"] for meta in server.metas] == [1, 2, 1]
+
+
+async def test_a_users_own_classifier():
+    """It sees the failure first, and what it says is done."""
+    server = ScriptedHttp()
+
+    def own(failure: Failure) -> Verdict | None:
+        if failure.evidence is not None and failure.evidence.http_status == 418:
+            return Verdict(Category.TRANSIENT, retryable=True, delivery=Delivery.REJECTED, reason="a teapot")
+        return None
+
+    async with server.serve(), client_of(server.url, classifier=own) as client:
+        server.faults = [Faults.status(418)]
+        await echo(client, "x", "unsafe")
+        server.faults = [Faults.status(400)]
+        with pytest.raises(_sdk.MCPError):
+            await client.call_tool("unsafe")

@@ -13,6 +13,7 @@ import pytest
 import resilient_mcp
 from resilient_mcp import Event, ResilienceError
 
+from . import reference
 from .support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,6 +62,13 @@ def test_every_error_is_in_the_table():
     assert errors == subclasses(ResilienceError)
 
 
+def test_the_reference_table_is_what_the_code_does():
+    """Made from the tables and the code; `python -m tests.reference` prints it anew."""
+    import anyio
+
+    assert anyio.run(reference.table) in README
+
+
 def test_every_event_is_named():
     """No event is a secret."""
     for name in subclasses(Event) - {"Event"}:
@@ -78,7 +86,7 @@ def test_the_docstrings_examples_run():
     import doctest
     import importlib
 
-    for module in ("client", "policy"):
+    for module in ("classifier", "client", "policy"):
         result = doctest.testmod(importlib.import_module(f"resilient_mcp.{module}"))
         assert result.attempted
         assert not result.failed

@@ -64,7 +64,7 @@ def test_other_kinds_of_events_are_not_read():
 
 def test_what_cannot_be_passed_on():
     """No JSON, or too long."""
-    with pytest.raises(Unusable, match="not JSON: {nope"):
+    with pytest.raises(Unusable, match="no JSON-RPC: {nope"):
         list(EventScanner(1, 100).feed(b"data: {nope\n\n"))
     with pytest.raises(Unusable, match="over the bound of 100"):
         list(EventScanner(1, 100).feed(b"x" * 101))
@@ -75,10 +75,13 @@ def test_what_cannot_be_passed_on():
     [
         ({"id": 1, "result": {}}, True),
         ({"id": "1", "result": {}}, True),
-        ({"id": 1, "error": {"code": 1}}, True),
-        ({"id": None, "error": {"code": 1}}, True),
-        ({"error": {"code": 1}}, True),
-        ({"id": 2, "error": {"code": 1}}, False),
+        ({"id": 1, "error": {"code": 1, "message": "x"}}, True),
+        ({"id": None, "error": {"code": 1, "message": "x"}}, True),
+        ({"error": {"code": 1, "message": "x"}}, True),
+        ({"id": 2, "error": {"code": 1, "message": "x"}}, False),
+        ({"id": 1, "error": {"code": "1", "message": "x"}}, False),
+        ({"id": 1, "error": {"code": True, "message": "x"}}, False),
+        ({"id": 1, "error": {"code": 1}}, False),
         ({"id": 1, "error": "x"}, False),
         ({"id": None, "result": {}}, False),
         ({"id": 2, "result": {}}, False),

@@ -1,6 +1,6 @@
 """A drop-in for the MCP Python SDK's `ClientSession` that survives crashed servers, lost sessions and overload."""
 
-from .classifier import Category, Verdict
+from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
 from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
 from .events import (
@@ -26,6 +26,7 @@ __all__ = [
     "Event",
     "Evidence",
     "ExitStatus",
+    "Failure",
     "GarbageOnStdout",
     "Policy",
     "ResilienceError",
@@ -41,4 +42,5 @@ __all__ = [
     "TimeoutPolicy",
     "ToolPolicy",
     "Verdict",
+    "explain",
 ]

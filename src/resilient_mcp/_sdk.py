@@ -117,6 +117,11 @@ def is_error_result(result: object) -> bool:
     return bool(getattr(result, "is_error", False) or getattr(result, "isError", False))
 
 
+def is_local_timeout(error: object) -> bool:
+    """Whether an error has the code of the SDK's own request timeout; a server may send the same."""
+    return bool(getattr(getattr(error, "error", None), "code", None) == REQUEST_TIMEOUT)
+
+
 # --- JSON-RPC messages -----------------------------------------------------------------------------------------------
 
 
@@ -130,6 +135,15 @@ def describe(item: SessionMessage) -> tuple[str | None, Any]:
     """The (method, id) of an outgoing message; either is None when it has none."""
     message = _body(item)
     return getattr(message, "method", None), getattr(message, "id", None)
+
+
+def add_meta(item: SessionMessage, meta: Mapping[str, object] | None) -> None:
+    """Let an outgoing request carry `meta` in its `_meta`, beside what the caller put there."""
+    if meta:
+        message = _body(item)
+        params = dict(message.params or {})
+        params["_meta"] = {**(params.get("_meta") or {}), **meta}
+        message.params = params
 
 
 def cancelled_id(item: SessionMessage) -> Any:

@@ -1,7 +1,8 @@
 """Failure and evidence in, verdict out: could another try help, and may the server have run it already?
 
 Two questions, never one. A call is sent again only when the first says yes (`retryable`) and the second allows it:
-delivery is `NOT_SENT` or `REJECTED`, or the operation is repeatable. The rules are the tables below (sans-I/O).
+delivery is `NOT_SENT` or `REJECTED`, or the operation is repeatable. The rules are the tables below (sans-I/O); a
+policy overrides them per server and per tool, and a user's own function is asked first.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 import email.utils
 import enum
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
-from . import _sdk
-from .errors import describe
-from .evidence import Delivery, Evidence, Kind
+from pydantic import ValidationError
+
+from . import _sdk, tool_errors
+from .errors import ResilienceError, describe
+from .events import logger
+from .evidence import Delivery, Evidence, Kind, printable
+from .policy import Policy
 
 
 class Category(enum.Enum):
@@ -52,6 +59,7 @@ class Verdict:
         retryable: Whether another try could help.
         delivery: Whether the server may have run it.
         reason: The failure in one printable line.
+        rule: The rule that decided, in one line.
         retry_after: Seconds the server asked to wait, or None.
         reconnect: Whether the session is lost, so that another try needs the next generation.
     """
@@ -60,6 +68,7 @@ class Verdict:
     retryable: bool
     delivery: Delivery
     reason: str
+    rule: str = ""
     retry_after: float | None = None
     reconnect: bool = False
 
@@ -68,29 +77,122 @@ class Verdict:
         """Whether the request was provably not run."""
         return self.delivery in {Delivery.NOT_SENT, Delivery.REJECTED}
 
+    @property
+    def counts_for_breaker(self) -> bool:
+        """Whether it says that the server is unwell: not a tool's own error, a refusal or a cancellation."""
+        return self.retryable and self.delivery is not Delivery.ANSWERED
 
-ERROR_CODES: Mapping[int, tuple[Category, Delivery]] = MappingProxyType(
+    def __str__(self) -> str:
+        again = "another try could help" if self.retryable else "another try cannot help"
+        wait = "" if self.retry_after is None else f", in {self.retry_after:g} s"
+        return f"{self.category.value} ({again}{wait}); {self.delivery.value}; {self.reason} [{self.rule}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a user's own classifier sees of one failed attempt.
+
+    Attributes:
+        method: The JSON-RPC method, such as `tools/call`.
+        target: The tool, prompt or resource, or None.
+        error: What the SDK raised, or None.
+        evidence: What an edge saw, or None when the server itself answered.
+        result: The `isError` result of a tool, or None.
+    """
+
+    method: str
+    target: str | None = None
+    error: BaseException | None = None
+    evidence: Evidence | None = None
+    result: Any = None
+
+    @property
+    def tool(self) -> str | None:
+        """The tool that was called, if it was one."""
+        return self.target if self.method == "tools/call" else None
+
+
+Classify: TypeAlias = Callable[[Failure], "Verdict | None"]
+"""A user's own classifier: a verdict, or None to leave it to the tables."""
+
+Rule: TypeAlias = tuple[Category, Delivery]
+
+_MEANINGS: Mapping[str, Rule] = MappingProxyType(
     {
-        -32700: (Category.PERMANENT, Delivery.REJECTED),  # parse error
-        -32600: (Category.PERMANENT, Delivery.REJECTED),  # invalid request
-        -32601: (Category.PERMANENT, Delivery.REJECTED),  # method not found
-        -32602: (Category.PERMANENT, Delivery.REJECTED),  # invalid params
-        -32603: (Category.TRANSIENT, Delivery.UNKNOWN),  # internal error
-        -32000: (Category.TRANSIENT, Delivery.UNKNOWN),
-        -32001: (Category.TRANSIENT, Delivery.UNKNOWN),
-        -32002: (Category.PERMANENT, Delivery.REJECTED),  # resource not found
-        -32020: (Category.PERMANENT, Delivery.REJECTED),  # HeaderMismatch, 2026-07-28
-        -32021: (Category.PERMANENT, Delivery.REJECTED),  # MissingRequiredClientCapability
-        -32022: (Category.PERMANENT, Delivery.REJECTED),  # UnsupportedProtocolVersion
-        -32042: (Category.PERMANENT, Delivery.REJECTED),  # URL elicitation required
-        -32800: (Category.CANCELLED, Delivery.UNKNOWN),
-        -32801: (Category.PERMANENT, Delivery.UNKNOWN),  # too large
-        -32802: (Category.TRANSIENT, Delivery.UNKNOWN),
+        "transient": (Category.TRANSIENT, Delivery.UNKNOWN),
+        "throttled": (Category.THROTTLED, Delivery.REJECTED),
+        "timeout": (Category.TIMEOUT, Delivery.UNKNOWN),
+        "auth": (Category.AUTH, Delivery.REJECTED),
+        "permanent": (Category.PERMANENT, Delivery.REJECTED),
+        "cancelled": (Category.CANCELLED, Delivery.UNKNOWN),
+        "unknown": (Category.UNKNOWN, Delivery.UNKNOWN),
     }
 )
-"""What a JSON-RPC code that the server sent means by default."""
+"""What the words of a policy mean. A permanent error is the server's refusal; a transient one may have run."""
 
-HTTP_STATUS: Mapping[int, tuple[Category, Delivery]] = MappingProxyType(
+ERROR_CODES: Mapping[int, str] = MappingProxyType(
+    {
+        -32700: "permanent",  # parse error
+        -32600: "permanent",  # invalid request
+        -32601: "permanent",  # method not found
+        -32602: "permanent",  # invalid params
+        -32603: "transient",  # internal error
+        -32000: "transient",
+        -32001: "transient",
+        -32002: "permanent",  # resource not found
+        -32003: "unknown",
+        -32004: "unknown",
+        -32005: "unknown",
+        -32020: "permanent",  # HeaderMismatch, 2026-07-28
+        -32021: "permanent",  # MissingRequiredClientCapability
+        -32022: "permanent",  # UnsupportedProtocolVersion
+        -32042: "permanent",  # URL elicitation required
+        -32800: "cancelled",
+        -32801: "permanent",  # too large
+        -32802: "transient",
+        408: "timeout",
+    }
+)
+"""What a JSON-RPC code that the server sent means by default. Any other code is unknown."""
+
+DIALECTS: Mapping[str, Mapping[int | range, str]] = MappingProxyType(
+    {
+        "chatforest-resilience": {
+            -32001: "permanent",  # tool not found
+            -32002: "transient",  # tool execution failed
+            -32003: "permanent",  # resource not found
+            -32004: "transient",  # resource unavailable
+            -32005: "permanent",  # invalid URI
+        },
+        "chatforest-errors": {
+            -32001: "throttled",  # busy
+            range(-31999, -30999): "auth",  # -31xxx
+            range(-30999, -29999): "permanent",  # -30xxx: resource access
+        },
+        "mcpcat": {-32603: "permanent"},  # "report bug, don't retry"
+    }
+)
+"""Codes from -32000 to -32019, and some outside, mean different things to different servers: a policy names which."""
+
+
+def meaning_of(code: object, policy: Policy, tool: str | None = None) -> tuple[str, str]:
+    """What a JSON-RPC code means on this server, for this tool: (meaning, the table that says so)."""
+    if not isinstance(code, int):
+        return "unknown", "a code that is no integer"
+    if tool is not None and code in (codes := policy.tool(tool).error_codes):
+        return codes[code], f"ToolPolicy.error_codes[{code}]"
+    if code in policy.error_codes:
+        return policy.error_codes[code], f"Policy.error_codes[{code}]"
+    if policy.dialect is not None:
+        for codes_of_dialect, meaning in DIALECTS[policy.dialect].items():
+            if code == codes_of_dialect or (isinstance(codes_of_dialect, range) and code in codes_of_dialect):
+                return meaning, f"JSON-RPC code {code} in the dialect {policy.dialect!r}"
+    if code in ERROR_CODES:
+        return ERROR_CODES[code], f"JSON-RPC code {code}"
+    return "unknown", f"JSON-RPC code {code}, which no table has"
+
+
+HTTP_STATUS: Mapping[int, Rule] = MappingProxyType(
     {
         401: (Category.AUTH, Delivery.REJECTED),
         403: (Category.AUTH, Delivery.REJECTED),
@@ -104,7 +206,7 @@ HTTP_STATUS: Mapping[int, tuple[Category, Delivery]] = MappingProxyType(
 )
 """What an HTTP status means; any other 3xx or 4xx is permanent and rejected, any other 5xx transient and unknown."""
 
-_KINDS: Mapping[Kind, Category] = MappingProxyType(
+KINDS: Mapping[Kind, Category] = MappingProxyType(
     {
         Kind.NETWORK: Category.TRANSIENT,
         Kind.PROCESS: Category.CONNECTION_LOST,
@@ -114,6 +216,7 @@ _KINDS: Mapping[Kind, Category] = MappingProxyType(
         Kind.AUTH: Category.AUTH,
     }
 )
+"""What an edge saw where no HTTP status was; it knows the delivery itself."""
 
 _SPEAKS_OF_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
 _NOT_FOUND = 404
@@ -121,55 +224,132 @@ _BAD_REQUEST = 400
 _SERVER_ERROR = 500
 
 
-def classify(failure: BaseException | None, evidence: Evidence | None, *, now: float) -> Verdict:
-    """The verdict on one failed request.
+class Classifier:
+    """Judges the failures of one server.
 
     Args:
-        failure: What the SDK raised, or None when only an edge saw it.
-        evidence: What an edge saw, or None when the server itself answered with an error.
-        now: The wall clock, in seconds since the epoch: `Retry-After` may be a date.
+        policy: The server's tables.
+        own: The user's function, asked first; what it raises is logged and taken for None.
     """
-    if evidence is None:
-        return _by_code(failure)
-    verdict = _by_evidence(failure, evidence, now)
-    # What holds for the last request of a call does not hold for those before it.
-    return replace(verdict, delivery=Delivery.UNKNOWN) if evidence.earlier and verdict.safe else verdict
+
+    def __init__(self, policy: Policy, own: Classify | None = None) -> None:
+        self._policy = policy
+        self._own = own
+
+    def judge(self, failure: Failure, *, now: float) -> Verdict:
+        """The verdict on one failed attempt.
+
+        Args:
+            failure: What is known of it.
+            now: The wall clock, in seconds since the epoch: a server may name a date.
+        """
+        if self._own is not None:
+            try:
+                verdict = self._own(failure)
+            except Exception:
+                logger.exception("the classifier given to ResilientClient raised on %s", failure.method)
+                verdict = None
+            if verdict is not None:
+                return verdict if verdict.rule else replace(verdict, rule="the classifier given to ResilientClient")
+        if failure.result is not None:
+            return _by_result(failure.result, now)
+        evidence = failure.evidence
+        if evidence is None:
+            return self._by_code(failure)
+        verdict = self._by_evidence(failure, evidence, now)
+        if evidence.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
+            return replace(verdict, delivery=Delivery.UNKNOWN)
+        return verdict
+
+    def _by_code(self, failure: Failure) -> Verdict:
+        """The server's own JSON-RPC error; an exception that is none came after the answer and is permanent."""
+        reason = describe(failure.error) if failure.error is not None else "no answer"
+        code = _code_of(failure.error)
+        if code is None:
+            rule = "an exception of the SDK itself"
+            return Verdict(Category.PERMANENT, retryable=False, delivery=Delivery.ANSWERED, reason=reason, rule=rule)
+        meaning, rule = meaning_of(code, self._policy, failure.tool)
+        category, delivery = _MEANINGS[meaning]
+        return Verdict(category, category in RETRYABLE, delivery, f"{reason} ({printable(str(code), 24)})", rule)
+
+    def _by_evidence(self, failure: Failure, evidence: Evidence, now: float) -> Verdict:
+        status = evidence.http_status
+        if status is None:
+            category = KINDS[evidence.kind]
+            rule = f"{evidence.kind.value} trouble, seen by the client"
+            reconnect = category is Category.CONNECTION_LOST
+            retryable = category in RETRYABLE
+            return Verdict(category, retryable, evidence.delivery, evidence.detail, rule, reconnect=reconnect)
+        if evidence.session_id_sent and _is_session_lost(status, evidence.detail):
+            return Verdict(
+                Category.SESSION_LOST,
+                retryable=True,
+                delivery=Delivery.REJECTED,
+                reason=evidence.detail,
+                rule=f"HTTP {status} to a request with a session id",
+                reconnect=True,
+            )
+        retry_after = parse_retry_after(evidence.retry_after, now=now)
+        rule = f"HTTP {status}"
+        if status in HTTP_STATUS:
+            category, delivery = HTTP_STATUS[status]
+        elif status >= _SERVER_ERROR:
+            category, delivery = Category.TRANSIENT, Delivery.UNKNOWN
+        else:
+            category, delivery = Category.PERMANENT, Delivery.REJECTED
+            code = _code_of(failure.error)
+            meaning, said = meaning_of(code, self._policy, failure.tool)
+            if meaning != "unknown" and code != _sdk.INTERNAL_ERROR:
+                (category, delivery), rule = _MEANINGS[meaning], f"{rule} with {said}"
+        if category is Category.TRANSIENT and retry_after is not None:
+            category, rule = Category.THROTTLED, f"{rule} with Retry-After"
+        return Verdict(category, category in RETRYABLE, delivery, evidence.detail, rule, retry_after)
 
 
-def _by_evidence(failure: BaseException | None, evidence: Evidence, now: float) -> Verdict:
-    if evidence.http_status is not None:
-        return _by_status(failure, evidence, evidence.http_status, now)
-    category = _KINDS[evidence.kind]
-    reconnect = category is Category.CONNECTION_LOST
-    return Verdict(category, category in RETRYABLE, evidence.delivery, evidence.detail, reconnect=reconnect)
+def explain(failure: object, *, policy: Policy | None = None, tool: str | None = None) -> Verdict:
+    """The verdict on a failure, with the rule that gave it, for people who debug a policy.
+
+    Args:
+        failure: An error that a call raised, or an `isError` result.
+        policy: The policy that it is judged by; the default one if None.
+        tool: The tool that was called, for its `ToolPolicy`.
+
+    Returns:
+        The verdict; `str()` of it reads well. For an error of this library, the one it was decided by.
+
+    Raises:
+        TypeError: `failure` is neither an exception nor a tool result, or an error without a verdict.
+
+    Example:
+        >>> from mcp.types import CallToolResult, TextContent
+        >>> text = TextContent(type="text", text="rate limit: try again in 30 seconds")
+        >>> print(explain(CallToolResult(content=[text], isError=True)))
+        throttled (another try could help, in 30 s); answered; isError: rate limit: try again in 30 seconds \
+[its text says 'rate limit']
+    """
+    if isinstance(failure, ResilienceError):
+        if failure.verdict is None:
+            raise TypeError(f"{type(failure).__name__} has no verdict: nothing had failed when it was raised")
+        return failure.verdict
+    classifier = Classifier(policy or Policy())
+    if isinstance(failure, BaseException):
+        return classifier.judge(Failure("tools/call", tool, failure), now=time.time())
+    if not hasattr(failure, "content"):
+        raise TypeError(f"explain() takes an exception or a tool result, not {type(failure).__name__}")
+    return classifier.judge(Failure("tools/call", tool, result=failure), now=time.time())
 
 
-def _by_code(failure: BaseException | None) -> Verdict:
-    """The server's own JSON-RPC error; an exception that is none came after the answer and is permanent."""
-    code = getattr(getattr(failure, "error", None), "code", None)
-    reason = describe(failure) if failure is not None else "no answer"
-    if code is None:
-        return Verdict(Category.PERMANENT, retryable=False, delivery=Delivery.ANSWERED, reason=reason)
-    category, delivery = ERROR_CODES.get(code, (Category.UNKNOWN, Delivery.UNKNOWN))
-    return Verdict(category, category in RETRYABLE, delivery, f"{reason} ({code})")
+def _by_result(result: Any, now: float) -> Verdict:
+    """An `isError` result: an answer that may say that another try could help."""
+    meaning, wait, rule = tool_errors.read(result, now=now)
+    text = next((block.text for block in result.content if getattr(block, "text", None)), "")
+    category, _ = _MEANINGS[meaning]
+    reason = printable(f"isError: {text[:2000]}")
+    return Verdict(category, category in RETRYABLE, Delivery.ANSWERED, reason, rule, wait)
 
 
-def _by_status(failure: BaseException | None, evidence: Evidence, status: int, now: float) -> Verdict:
-    if evidence.session_id_sent and _is_session_lost(status, evidence.detail):
-        return Verdict(Category.SESSION_LOST, True, Delivery.REJECTED, evidence.detail, reconnect=True)
-    retry_after = parse_retry_after(evidence.retry_after, now=now)
-    if status in HTTP_STATUS:
-        category, delivery = HTTP_STATUS[status]
-    elif status >= _SERVER_ERROR:
-        category, delivery = Category.TRANSIENT, Delivery.UNKNOWN
-    else:
-        category, delivery = Category.PERMANENT, Delivery.REJECTED
-        code = getattr(getattr(failure, "error", None), "code", None)
-        if code is not None and code in ERROR_CODES and code != _sdk.INTERNAL_ERROR:
-            category, delivery = ERROR_CODES[code]
-    if category is Category.TRANSIENT and retry_after is not None:
-        category = Category.THROTTLED
-    return Verdict(category, category in RETRYABLE, delivery, evidence.detail, retry_after=retry_after)
+def _code_of(error: BaseException | None) -> Any:
+    return getattr(getattr(error, "error", None), "code", None)
 
 
 def _is_session_lost(status: int, text: str) -> bool:
@@ -201,17 +381,16 @@ _NOT_RUNNABLE = frozenset({126, 127})
 def is_hopeless(failure: BaseException | None, evidence: Evidence | None) -> bool:
     """Whether a failed try to connect cannot be mended by another: what is wrong must be changed by a person."""
     if evidence is not None:
-        if evidence.exit is not None:
-            return evidence.exit.code in _NOT_RUNNABLE
-        if evidence.http_status is not None:
-            return HTTP_STATUS.get(evidence.http_status, (None,))[0] is Category.AUTH
-        return evidence.kind is Kind.AUTH
-    if isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError | ValueError):
-        return True
+        refused = HTTP_STATUS.get(evidence.http_status or 0, (None,))[0] is Category.AUTH
+        not_runnable = evidence.exit is not None and evidence.exit.code in _NOT_RUNNABLE
+        return refused or not_runnable or evidence.kind is Kind.AUTH
     if isinstance(failure, _sdk.MCPError):
-        return getattr(failure.error, "code", None) == _sdk.UNSUPPORTED_PROTOCOL_VERSION
-    # Both majors raise a bare RuntimeError for a handshake at a version nobody shares.
-    return isinstance(failure, RuntimeError) and "protocol version" in str(failure)
+        return bool(_code_of(failure) == _sdk.UNSUPPORTED_PROTOCOL_VERSION)
+    if isinstance(failure, RuntimeError):  # so both majors say that nobody shares a protocol version
+        return "protocol version" in str(failure)
+    if isinstance(failure, ValueError):  # an environment or argument that no process can be started with
+        return not isinstance(failure, ValidationError)
+    return isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError)
 
 
 def is_outage(evidence: Evidence | None) -> bool:

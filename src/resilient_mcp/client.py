@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from . import _sdk
 from .catalog import Catalog
+from .classifier import Classifier, Classify
 from .connection import Connection, Connector
 from .events import Hub, Listener, State
 from .executor import Executor, Operation
@@ -48,6 +49,8 @@ class ResilientClient:
             of this process.
         name: What messages call the server; by default its command or its URL.
         policy: Its numbers, see `Policy`.
+        classifier: A function of your own that is asked first: from a `Failure` to a `Verdict`, or None to leave it to
+            the tables.
         on_event: Called with each `Event`, in order; must not block.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
             stays yours to close.
@@ -76,6 +79,7 @@ class ResilientClient:
         *,
         name: str | None = None,
         policy: Policy | None = None,
+        classifier: Classify | None = None,
         on_event: Listener | None = None,
         http_client: Any = None,
         sampling_callback: Any = None,
@@ -114,7 +118,7 @@ class ResilientClient:
         connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
         self._catalog = Catalog()
         self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
-        self._executor = Executor(self._supervisor, self._catalog, policy, hub)
+        self._executor = Executor(self._supervisor, self._catalog, policy, hub, Classifier(policy, classifier))
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: _sdk.Session | None = None

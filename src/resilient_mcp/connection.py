@@ -18,7 +18,7 @@ from typing_extensions import Self
 from . import _sdk
 from .classifier import is_outage
 from .events import GarbageOnStdout, Hub, logger
-from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt
+from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt, printable
 from .policy import Policy
 from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of
@@ -90,7 +90,15 @@ class Connection:
             with anyio.move_on_after(limit):
                 await self._idle.wait()
 
-    async def call(self, invoke: Invoke, *, timeout: float, deadline: float, progress: Any = None) -> Any:
+    async def call(
+        self,
+        invoke: Invoke,
+        *,
+        timeout: float,
+        deadline: float,
+        progress: Any = None,
+        meta: dict[str, object] | None = None,
+    ) -> Any:
         """Run one attempt of an operation.
 
         Args:
@@ -98,12 +106,13 @@ class Connection:
             timeout: Seconds the attempt may take; progress starts them anew.
             deadline: The time at which the attempt ends in any case.
             progress: The caller's progress callback, or None.
+            meta: What its requests carry in `_meta`, or None.
 
         Raises:
             Failed: It failed; says what is known.
         """
         scope = anyio.CancelScope(deadline=min(deadline, anyio.current_time() + timeout))
-        attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN)
+        attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
         if self.reason is not None:
             raise Failed(None, _seen_by(attempt, self.reason))
         token = current_attempt.set(attempt)
@@ -159,6 +168,8 @@ class Connection:
         closed = isinstance(exc, anyio.ClosedResourceError | anyio.BrokenResourceError)
         if not closed and (attempt.request_id is None or not isinstance(exc, _sdk.MCPError)):
             return None
+        if _sdk.is_local_timeout(exc):
+            return Evidence(Kind.TIMEOUT, attempt.delivery, printable(str(exc)))
         with anyio.move_on_after(_END_PATIENCE):
             await self.lost.wait()
         reason = self.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed")

@@ -123,6 +123,7 @@ class Attempt:
         request_id: The JSON-RPC id of its latest request, or None before one was written.
         answered: Whether that request's response came.
         requests: How many requests it has written.
+        meta: What each of them carries in its `_meta`, or None.
     """
 
     scope: anyio.CancelScope
@@ -131,6 +132,7 @@ class Attempt:
     request_id: RequestId | None = None
     answered: bool = False
     requests: int = 0
+    meta: dict[str, object] | None = None
 
     def sending(self, method: str, request_id: RequestId) -> None:  # noqa: ARG002 - the handshake reads the method
         """A request of this attempt is about to be written; an SDK call may consist of several."""
@@ -169,14 +171,20 @@ class InFlight:
         self.heard = 0
         self.arrived: Callable[[object], None] = lambda _: None
 
-    def sending(self, method: str, request_id: RequestId) -> None:
-        """Bind `request_id` to the attempt of the running task, just before its request is written."""
+    def sending(self, method: str, request_id: RequestId) -> dict[str, object] | None:
+        """Bind `request_id` to the attempt of the running task, just before its request is written.
+
+        Returns:
+            What the request is to carry in its `_meta`, or None.
+        """
         attempt = current_attempt.get()
-        if attempt is not None:
-            if attempt.request_id is not None:
-                self._attempts.pop(attempt.request_id, None)
-            attempt.sending(method, request_id)
-            self._attempts[request_id] = attempt
+        if attempt is None:
+            return None
+        if attempt.request_id is not None:
+            self._attempts.pop(attempt.request_id, None)
+        attempt.sending(method, request_id)
+        self._attempts[request_id] = attempt
+        return attempt.meta
 
     def get(self, request_id: object) -> Attempt | None:
         """The attempt that waits for `request_id`, if any; servers may echo a number as a string."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
 import tenacity
 
+from . import _sdk
 from .catalog import Catalog
-from .classifier import Category, Verdict, classify
+from .classifier import Category, Classifier, Failure, Verdict
 from .connection import Connection, Failed, Invoke
 from .errors import ConnectionLost, DeadlineExceeded, ServerFailed, ServerUnavailable, add_note
 from .events import Hub, RetryScheduled
@@ -47,12 +49,13 @@ class Operation:
 
 
 class _Unanswered(Exception):  # noqa: N818 - a signal within this module
-    """One attempt that was sent failed."""
+    """One attempt that was sent failed, or was answered by an `isError` result that may be worth another."""
 
-    def __init__(self, verdict: Verdict, failed: Failed) -> None:
+    def __init__(self, verdict: Verdict, failed: Failed, result: Any = None) -> None:
         super().__init__(verdict)
         self.verdict = verdict
         self.failed = failed
+        self.result = result
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +72,13 @@ class _Call:
     absent_since: float | None = None
     repeatable: bool = False
     last: _Unanswered | None = None
+    operation_id: str | None = None
+
+    def meta(self) -> dict[str, object] | None:
+        """What the next attempt carries in its `_meta`, or None."""
+        if self.operation_id is None:
+            return None
+        return {"resilient-mcp/operation-id": self.operation_id, "resilient-mcp/attempt": self.attempts + 1}
 
 
 class Executor:
@@ -79,13 +89,17 @@ class Executor:
         catalog: Knows the tools' annotations.
         policy: The server's numbers.
         hub: Where to report.
+        classifier: Judges failures.
     """
 
-    def __init__(self, supervisor: Supervisor, catalog: Catalog, policy: Policy, hub: Hub) -> None:
+    def __init__(
+        self, supervisor: Supervisor, catalog: Catalog, policy: Policy, hub: Hub, classifier: Classifier
+    ) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._policy = policy
         self._hub = hub
+        self._classifier = classifier
 
     async def run(self, operation: Operation) -> Any:
         """Run one operation to its end.
@@ -105,6 +119,8 @@ class Executor:
             attempt_timeout = operation.timeout
         began = anyio.current_time()
         call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
+        if self._policy.send_operation_id:
+            call.operation_id = uuid.uuid4().hex
         try:
             return await self._send(call)
         except _Unanswered as exc:
@@ -112,6 +128,8 @@ class Executor:
         try:
             return await self._retry(call, first)
         except _Unanswered as last:
+            if last.result is not None:
+                return last.result  # an answer is never raised
             error, cause = self._final(call, last.verdict, last.failed), last.failed.cause
         raise error from (None if error is cause else cause)
 
@@ -126,10 +144,14 @@ class Executor:
                 connection = await self._borrow(call)
             try:
                 result = await connection.call(
-                    operation.invoke, timeout=call.timeout, deadline=call.deadline, progress=operation.progress
+                    operation.invoke,
+                    timeout=call.timeout,
+                    deadline=call.deadline,
+                    progress=operation.progress,
+                    meta=call.meta(),
                 )
             except Failed as failed:
-                verdict = classify(failed.cause, failed.evidence, now=time.time())
+                verdict = self._judge(operation, failed)
                 if failed.evidence is not None and verdict.reconnect:
                     self._supervisor.lost(connection, failed.evidence)
                 if _is_transparent(verdict):
@@ -139,7 +161,21 @@ class Executor:
                 call.absent_since = None
                 raise _Unanswered(verdict, failed) from failed.cause
             self._supervisor.answered(connection)
+            if operation.method == "tools/call" and _sdk.is_error_result(result):
+                self._read_error(call, result)
             return result
+
+    def _judge(self, operation: Operation, failed: Failed, result: Any = None) -> Verdict:
+        failure = Failure(operation.method, operation.target, failed.cause, failed.evidence, result)
+        return self._classifier.judge(failure, now=time.time())
+
+    def _read_error(self, call: _Call, result: Any) -> None:
+        """An `isError` result is an answer; one that says that another try could help may get one."""
+        failed = Failed(None, None)
+        verdict = self._judge(call.operation, failed, result)
+        if verdict.retryable:
+            call.attempts += 1
+            raise _Unanswered(verdict, failed, result)
 
     async def _borrow(self, call: _Call) -> Connection:
         """Wait for a connection, as long as a call may wait for a server that is not there."""
@@ -191,10 +227,10 @@ class Executor:
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda _: _may_repeat(call)),
             stop=lambda state: (
-                state.attempt_number >= call.retry.attempts
+                (call.retry.stop or tenacity.stop_after_attempt(call.retry.attempts))(state)
                 or anyio.current_time() + state.upcoming_sleep > call.deadline
             ),
-            wait=lambda state: self._delay(call, state.attempt_number),
+            wait=lambda state: self._delay(call, state),
             before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
             sleep=anyio.sleep,
             reraise=True,
@@ -223,16 +259,18 @@ class Executor:
         await self._catalog.listed(deadline)
         return self._catalog.is_repeatable(target) or False
 
-    def _delay(self, call: _Call, attempt: int) -> float:
+    def _delay(self, call: _Call, state: tenacity.RetryCallState) -> float:
         assert call.last is not None
         verdict = call.last.verdict
         if verdict.retry_after is not None:
             return min(verdict.retry_after, call.retry.max_retry_after)
         if verdict.reconnect:
             return 0.0  # the next generation is wait enough
+        if call.retry.wait is not None:
+            return float(call.retry.wait(state))
         base = call.retry.throttled_base if verdict.category is Category.THROTTLED else call.retry.base
         chance = random.random()  # noqa: S311 - jitter, no secret
-        return full_jitter(attempt - 1, base=base, cap=call.retry.max_delay, random=chance)
+        return full_jitter(state.attempt_number - 1, base=base, cap=call.retry.max_delay, random=chance)
 
     def _report(self, call: _Call, delay: float, *, transparent: bool) -> None:
         assert call.last is not None

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,6 +46,10 @@ class RetryPolicy(_Frozen):
     """The longest back-off."""
     max_retry_after: Seconds = 300.0
     """A longer `Retry-After` is cut to this."""
+    wait: Callable[[Any], float] | None = None
+    """A tenacity `wait` of your own instead of the back-off; what the server asks for still comes first."""
+    stop: Callable[[Any], bool] | None = None
+    """A tenacity `stop` of your own instead of `attempts`; the total deadline still holds."""
 
 
 class TimeoutPolicy(_Frozen):
@@ -81,6 +86,10 @@ class RestartPolicy(_Frozen):
     """A session that lived this long, or answered a call, clears the count. A handshake alone never does."""
 
 
+Meaning = Literal["transient", "throttled", "timeout", "auth", "permanent", "cancelled", "unknown"]
+"""What a JSON-RPC error code says: the first three are worth another try."""
+
+
 class ToolPolicy(_Frozen):
     """What differs for the tools whose names match a pattern."""
 
@@ -90,6 +99,8 @@ class ToolPolicy(_Frozen):
     """Instead of the server's."""
     attempt_timeout: Positive | None = None
     """Instead of the server's `timeout.attempt`."""
+    error_codes: dict[int, Meaning] = {}
+    """What JSON-RPC codes mean for these tools, before the server's tables."""
 
 
 class Policy(_Frozen):
@@ -111,6 +122,13 @@ class Policy(_Frozen):
     """Replacing a lost connection."""
     tools: dict[str, ToolPolicy] = {}
     """Glob pattern to what differs for the tools it matches; the first pattern that matches decides."""
+    dialect: Literal["chatforest-resilience", "chatforest-errors", "mcpcat"] | None = None
+    """What this server means by the codes that every server uses differently; see the README."""
+    error_codes: dict[int, Meaning] = {}
+    """What JSON-RPC codes mean on this server, before its dialect and the default table."""
+    send_operation_id: bool = False
+    """Whether each request carries `resilient-mcp/operation-id`, the same for all attempts of a call, and
+    `resilient-mcp/attempt` in its `_meta`, so that a server can tell a repeat from a new call."""
     trust_annotations: bool = True
     """Whether `readOnlyHint` and `idempotentHint` of a tool make its calls repeatable."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024

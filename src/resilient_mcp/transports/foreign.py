@@ -36,7 +36,7 @@ class WatchedWriter:
         """Write one message."""
         method, request_id = _sdk.describe(item)
         if method is not None and request_id is not None:
-            self._in_flight.sending(method, request_id)
+            _sdk.add_meta(item, self._in_flight.sending(method, request_id))
             if self._sends:
                 self._in_flight.sent(request_id)
             if self._turn is not None:

@@ -69,8 +69,8 @@ class EventScanner:
         if kind != b"message" or not text:
             return
         message = parse(text)
-        if message is None:
-            raise Unusable(f"an event that is not JSON: {printable(text[:1000].decode('utf-8', 'replace'), 200)}")
+        if not is_well_formed(message):
+            raise Unusable(f"an event that is no JSON-RPC: {printable(text[:1000].decode('utf-8', 'replace'), 200)}")
         if is_response(message, self._request_id):
             self.answered = True
 
@@ -89,9 +89,22 @@ def is_response(message: object, request_id: object) -> bool:
     An id echoed as a string counts, as it does for the SDK; so does an error with `"id": null`, which JSON-RPC 2.0
     prescribes where the server could not read the id.
     """
-    if not isinstance(message, dict) or "method" in message:
+    if not is_well_formed(message):
         return False
+    assert isinstance(message, dict)
+    if "error" in message and message.get("id") is None:
+        return True
+    return "method" not in message and str(message.get("id")) == str(request_id)
+
+
+def is_well_formed(message: object) -> bool:
+    """Whether `message` is of the shape of some JSON-RPC message: what the SDK can read, too."""
+    if not isinstance(message, dict):
+        return False
+    if "method" in message:
+        return True
     if "error" in message:
-        answers = isinstance(message["error"], dict)
-        return answers and (message.get("id") is None or str(message["id"]) == str(request_id))
-    return isinstance(message.get("result"), dict) and str(message.get("id")) == str(request_id)
+        error = message["error"]
+        code = error.get("code") if isinstance(error, dict) else None
+        return isinstance(code, int) and not isinstance(code, bool) and isinstance(error.get("message"), str)
+    return isinstance(message.get("result"), dict)

@@ -21,6 +21,7 @@ from .._sdk import SessionMessage, StdioServerParameters
 from ..evidence import Delivery, Evidence, ExitStatus, InFlight, Kind, printable
 from .framing import LineFramer, Oversize
 from .process import ServerProcess, spawn
+from .sse_events import parse
 
 _EXIT_GRACE = 1.0
 """Seconds between the end of stdout and the exit that usually explains it."""
@@ -69,7 +70,7 @@ class StdioWriter:
         """
         method, request_id = _sdk.describe(item)
         if method is not None and request_id is not None:
-            self._in_flight.sending(method, request_id)
+            _sdk.add_meta(item, self._in_flight.sending(method, request_id))
         if self._broken:
             raise anyio.BrokenResourceError
         data = _sdk.encode(item) + b"\n"
@@ -225,8 +226,9 @@ class StdioReader:
         message = _decode(line)
         if message is None:
             self._on_garbage(line)
-            if (found := _damaged_id(line)) is not None:
-                self._fail(found, "an answer that is not valid UTF-8")
+            found, fault = _damaged(line)
+            if found is not None:
+                self._fail(found, fault)
             return
         if (answered := _sdk.response_id(message)) is not None:
             self._in_flight.answered(answered)
@@ -265,14 +267,14 @@ def _decode(line: bytes) -> SessionMessage | None:
     return None
 
 
-def _damaged_id(line: bytes) -> object:
-    """The id of a response that would be one but for bytes that are not UTF-8."""
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        message = _decode(line.decode("utf-8", "replace").encode())
-        return None if message is None else _sdk.response_id(message)
-    return None
+def _damaged(line: bytes) -> tuple[object, str]:
+    """The id of what was meant as a response, None when it is none, and what is wrong with it."""
+    message, fault = parse(line), "an answer that is no JSON-RPC response"
+    if message is None:
+        message, fault = parse(line.decode("utf-8", "replace").encode()), "an answer that is not valid UTF-8"
+    if not isinstance(message, dict) or "method" in message:
+        return None, ""
+    return message.get("id"), fault
 
 
 @asynccontextmanager

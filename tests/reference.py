@@ -1,0 +1,103 @@
+"""The README's reference table, made from the code that decides: `python -m tests.reference` prints it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import anyio
+
+from resilient_mcp import Delivery, Evidence, Failure, Policy, RetryPolicy, _sdk
+from resilient_mcp.classifier import ERROR_CODES, HTTP_STATUS, KINDS, Classifier, Verdict
+from resilient_mcp.connection import Failed
+from resilient_mcp.events import Hub
+from resilient_mcp.evidence import Kind
+from resilient_mcp.executor import Executor, Operation, _Call
+
+HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
+| --- | --- | --- | --- | --- |"""
+RUN = {
+    Delivery.NOT_SENT: "no: never sent",
+    Delivery.REJECTED: "no: rejected",
+    Delivery.UNKNOWN: "perhaps",
+    Delivery.ANSWERED: "yes: answered",
+}
+KIND_ROWS = {
+    Kind.NETWORK: "the network failed after it was sent",
+    Kind.PROCESS: "the server process ended",
+    Kind.CLOSED: "the connection closed",
+    Kind.TIMEOUT: "no answer within the time limit",
+    Kind.PROTOCOL: "an answer that cannot be used: no JSON, wrong id, too long",
+    Kind.AUTH: "the OAuth flow failed",
+}
+SAMPLES = {
+    "throttled": "rate limit exceeded",
+    "transient": "temporarily unavailable",
+    "permanent": "not found",
+}
+
+
+def failed(error: Any = None, evidence: Evidence | None = None, result: Any = None) -> Failure:
+    return Failure("tools/call", "t", error, evidence, result)
+
+
+def http(status: int, **facts: Any) -> Failure:
+    evidence = Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", status, **facts)
+    return failed(_sdk.ErrorBase(-32603, "x"), evidence)
+
+
+def failures() -> list[tuple[str, Failure]]:
+    rows = [
+        (
+            "connection refused, connect timeout",
+            failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x")),
+        )
+    ]
+    for kind, name in KIND_ROWS.items():
+        delivery = Delivery.REJECTED if kind is Kind.AUTH else Delivery.UNKNOWN
+        rows.append((name, failed(None, Evidence(kind, delivery, "x"))))
+    assert set(KIND_ROWS) == set(KINDS)
+    rows.append(("HTTP 404 with a session id, 400 that speaks of the session", http(404, session_id_sent=True)))
+    rows += [(f"HTTP {status}", http(status)) for status in HTTP_STATUS]
+    rows.append(("HTTP 503 with `Retry-After`", http(503, retry_after="1")))
+    rows.append(("any other HTTP 3xx or 4xx", http(418)))
+    rows.append(("any other HTTP 5xx", http(599)))
+    codes = defaultdict(list)
+    for code, meaning in ERROR_CODES.items():
+        codes[meaning].append(code)
+    for named in codes.values():
+        rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(_sdk.ErrorBase(named[0], "x"))))
+    rows.append(("any other JSON-RPC code", failed(_sdk.ErrorBase(1, "x"))))
+    for meaning, text in SAMPLES.items():
+        rows.append((f"`isError`, {meaning} by its body or words", failed(result=_sdk.error_result(text))))
+    return rows
+
+
+def again(verdict: Verdict) -> str:
+    if not verdict.retryable:
+        return "never"
+    return "every call" if verdict.safe else "repeatable calls"
+
+
+async def table() -> str:
+    policy = Policy()
+    executor = Executor(None, None, policy, Hub("s"), Classifier(policy))  # type: ignore[arg-type]
+    lines = [HEAD]
+    for name, failure in failures():
+        verdict = Classifier(policy).judge(failure, now=0)
+        if failure.result is not None:
+            end = "the result, as it came"
+        else:
+            call = _Call(Operation("tools/call", None, "t"), RetryPolicy(), 60, 0, math.inf)  # type: ignore[arg-type]
+            call.attempts = 1
+            cause: Any = failure.error
+            error = executor._final(call, verdict, Failed(cause, failure.evidence))
+            end = "the server's `MCPError`" if error is cause else f"`{type(error).__name__}`"
+        row = [name, verdict.category.value, RUN[verdict.delivery], again(verdict), end]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(anyio.run(table))
