@@ -384,6 +384,7 @@ BAD_SERVERS = [
     ("", ValueError, "is not a server's URL"),
     ("https://", ValueError, "is not a server's URL"),
     ("http://[::1", ValueError, "is not a URL"),
+    (StdioServerParameters(command="x", encoding="latin-1"), ValueError, "leave it at 'utf-8', which MCP prescribes"),
     (StdioServerParameters(command=" "), ValueError, "command is ' ': write the program to start"),
     (session_group.SseServerParameters(url="nope"), ValueError, "is not a server's URL"),
     (42, TypeError, "server is int: pass a URL"),

@@ -236,6 +236,13 @@ async def test_bytes_that_are_not_utf8_fail_their_call_alone():
         assert await pid_of(client) == pid
 
 
+async def test_bytes_that_are_not_utf8_can_be_replaced():
+    """With the SDK's `encoding_error_handler="replace"` the same answer comes through."""
+    server = raw_server().model_copy(update={"encoding_error_handler": "replace"})
+    async with client_of(server) as client:
+        assert text_of(await client.call_tool("bad_utf8")) == "caf\ufffd"
+
+
 @pytest.mark.parametrize("id_first", [True, False])
 async def test_a_message_over_the_bound_fails_its_call_alone(id_first: bool):
     """A line over `max_message_bytes` fails at once, wherever its id stands; the connection goes on."""

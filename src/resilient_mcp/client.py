@@ -461,6 +461,10 @@ def _checked_server(server: Any) -> Any:
             raise ValueError(
                 f"StdioServerParameters.command is {server.command!r}: write the program to start, such as 'npx'"
             )
+        if server.encoding.lower().replace("_", "-") not in {"utf-8", "utf8"}:
+            raise ValueError(
+                f"StdioServerParameters.encoding is {server.encoding!r}: leave it at 'utf-8', which MCP prescribes"
+            )
     elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
         _check_url(server.url)
     elif not _sdk.is_in_process_server(server) and not callable(server):

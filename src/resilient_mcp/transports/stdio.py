@@ -162,6 +162,7 @@ class StdioReader:
         process: The server.
         in_flight: Told of every response that passes.
         max_bytes: The longest line that is kept.
+        errors: What to do about bytes that are not UTF-8, by the names of `bytes.decode`: "strict" fails the answer.
         on_garbage: Told of every line that is no message, as it came.
         on_end: Told once that nothing more will come, before the session is.
     """
@@ -172,6 +173,7 @@ class StdioReader:
         in_flight: InFlight,
         *,
         max_bytes: int,
+        errors: str,
         on_garbage: Callable[[bytes], None],
         on_end: Callable[[], object],
     ) -> None:
@@ -179,6 +181,7 @@ class StdioReader:
         self._in_flight = in_flight
         self._framer = LineFramer(max_bytes)
         self._max_bytes = max_bytes
+        self._errors = errors
         self._ready: deque[SessionMessage] = deque()
         self._on_garbage = on_garbage
         self._on_end = on_end
@@ -224,6 +227,8 @@ class StdioReader:
         if not line.strip():
             return
         message = _decode(line)
+        if message is None and self._errors != "strict":
+            message = _decode(line.decode("utf-8", self._errors).encode())
         if message is None:
             self._on_garbage(line)
             found, fault = _damaged(line)
@@ -312,6 +317,7 @@ async def stdio(
         process,
         in_flight,
         max_bytes=max_bytes,
+        errors=parameters.encoding_error_handler,
         on_garbage=lambda line: on_garbage(printable(line[:2000].decode("utf-8", "replace"))),
         on_end=ended.set,
     )
