@@ -763,3 +763,30 @@ async def test_a_users_own_classifier():
         server.faults = [Faults.status(400)]
         with pytest.raises(_sdk.MCPError):
             await client.call_tool("unsafe")
+
+
+async def test_a_call_that_ends_while_it_connects_was_not_sent():
+    """The time limit strikes while the connection is being made: nothing was sent, and the error says so."""
+    server = ScriptedHttp()
+    policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=0.3)})
+    http = _sdk.http
+
+    class Slow(http.AsyncHTTPTransport):
+        connecting = False
+
+        async def handle_async_request(self, request: Any) -> Any:
+            if self.connecting:
+                await request.extensions["trace"]("connection.connect_tcp.started", {})
+                await anyio.sleep_forever()
+            return await super().handle_async_request(request)
+
+    slow = Slow()
+    async with http.AsyncClient(transport=slow) as mine, server.serve():
+        async with client_of(server.url, policy, http_client=mine) as client:
+            await echo(client, "x")
+            slow.connecting = True
+            with pytest.raises(DeadlineExceeded, match="before it was run"):
+                await client.call_tool("unsafe", {"text": "y"})
+            slow.connecting = False
+            await echo(client, "z")
+    assert server.calls == ["x", "z"]

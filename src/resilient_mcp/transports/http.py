@@ -9,6 +9,7 @@ SDK can still resume them.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,8 @@ class HttpEdge:
         self._patience = patience
         self._on_broken_handshake = on_broken_handshake
         self._out_of_band = out_of_band
+        connect = inner.timeout.connect
+        self._connect = math.inf if connect is None else connect
         self._posts: dict[Any, Any] = {}  # JSON-RPC id -> what to cancel to abort its POST
         in_flight.on_abandoned = self._abort
         self._resumable: dict[str, tuple[Any, int]] = {}  # last event id -> (JSON-RPC id, failed tries)
@@ -101,7 +104,7 @@ class HttpEdge:
         if self.in_flight.is_abandoned(request_id):
             gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
             return self._failed(request, request_id, gone)
-        progress = _Trace(request, self.in_flight.get(request_id))
+        progress = _Trace(request, self.in_flight.get(request_id), self._connect)
         try:
             with anyio.CancelScope() as scope:
                 self._posts[request_id] = scope
@@ -361,13 +364,15 @@ class _Trace:
     """Learns from the HTTP library how far a request got.
 
     Only a connection that was seen to start, with no request bytes after it, proves that nothing was sent: a transport
-    that tells nothing leaves the delivery unknown.
+    that tells nothing leaves the delivery unknown. It listens where the attempt may end before the library's own
+    connect timeout, which tells as much and costs nothing.
     """
 
-    def __init__(self, request: Any, attempt: Attempt | None) -> None:
+    def __init__(self, request: Any, attempt: Attempt | None, connect: float) -> None:
         self._attempt = attempt
         self._set(Delivery.UNKNOWN)
-        request.extensions["trace"] = self
+        if attempt is not None and attempt.scope.deadline - anyio.current_time() <= connect:
+            request.extensions["trace"] = self
 
     def _set(self, delivery: Delivery) -> None:
         self.delivery = delivery
