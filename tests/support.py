@@ -141,7 +141,7 @@ class Recorder:
         def matching() -> list[Any]:
             return [e for e in self.of(kind) if all(getattr(e, name) == value for name, value in facts.items())]
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(15):
             while len(matching()) < count:
                 await self._new.wait()
         return matching()[count - 1]

@@ -54,6 +54,7 @@ async def pid_of(client: ResilientClient) -> int:
     return int(text_of(await client.call_tool("pid")))
 
 
+@pytest.mark.timeout(60)  # it starts eleven servers of the SDK, a second each, and more on a busy machine
 async def test_three_hundred_calls_survive_ten_kills():
     """300 echo calls while an SDK server is killed ten times: 300 right answers, ten restarts, nothing left."""
     events = Recorder()

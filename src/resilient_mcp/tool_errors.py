@@ -122,10 +122,7 @@ def _seconds(value: object, now: float) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
     if isinstance(value, str):
-        try:
-            return max(0.0, float(value)) if value.strip().replace(".", "", 1).isdecimal() else _until(value, now)
-        except ValueError:
-            return None
+        return float(value) if value.strip().replace(".", "", 1).isdecimal() else _until(value, now)
     return None
 
 
