@@ -226,6 +226,7 @@ class ScriptedHttp:
         self.handshake_faults: list[Any] = []
         self.initialized_faults: list[Any] = []
         self.farewell_faults: list[Any] = []
+        self.listing_faults: list[Any] = []
         self.calls: list[str] = []
         self.metas: list[dict[str, Any]] = []
         self.requests: Counter[str] = Counter()
@@ -304,6 +305,8 @@ class ScriptedHttp:
                 "capabilities": {"tools": {}},
                 "serverInfo": info,
             }
+        elif method == "tools/list" and self.listing_faults:
+            return await self.listing_faults.pop(0)(stream, request_id)
         elif method == "tools/list":
             echo = {"name": "echo", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
             result = {"tools": [echo, {"name": "unsafe", "inputSchema": {"type": "object"}}]}

@@ -297,8 +297,10 @@ def test_what_counts_for_a_breaker():
 
 def test_what_holds_for_the_last_request_does_not_hold_for_those_before():
     """A call of several requests may have run, whatever became of its last one."""
-    evidence = Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused", earlier=True)
-    assert classify(None, evidence, now=NOW).delivery is Delivery.UNKNOWN
+    refused = Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused")
+    for error, evidence in ((None, refused), (server_error(-32602), None)):
+        failure = Failure("tools/call", "t", error, evidence, earlier=True)
+        assert Classifier(Policy()).judge(failure, now=NOW).delivery is Delivery.UNKNOWN
 
 
 def test_explain():

@@ -28,6 +28,7 @@ pytestmark = [
 
 PACKAGE = "@modelcontextprotocol/server-everything@2026.8.31"
 LOOPBACK_ONLY = """
+process.stdin.resume().on("end", () => process.exit());  // it ends with its test, however that ends
 const net = require("net");
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (port, ...rest) {

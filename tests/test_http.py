@@ -791,3 +791,13 @@ async def test_a_call_that_ends_while_it_connects_was_not_sent():
             slow.connecting = False
             await echo(client, "z")
     assert server.calls == ["x", "z"]
+
+
+async def test_tools_are_listed_again_until_it_works():
+    """A listing that met an outage is repeated: what a tool's annotations allow is not forgotten for good."""
+    server = ScriptedHttp()
+    server.listing_faults = [Faults.status(503), Faults.reset()]
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.status(500)]
+        await echo(client, "x")
+        assert server.requests["tools/list"] >= 3

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import anyio
 
 from . import _sdk
+from .classifier import Classifier, Failure
 from .connection import Connection, Failed
 from .events import logger
+from .strategies.backoff import exponential
 
 _MAX_PAGES = 100
 """A listing that never ends must not be followed for ever."""
 _MAX_TOOLS = 10_000
+_BASE, _CAP = 0.1, 10.0
+"""The back-off between two tries to list, in seconds."""
 
 
 class Catalog:
-    """Listed once per connection, beside the calls."""
+    """Listed once per connection, beside the calls.
 
-    def __init__(self) -> None:
+    Args:
+        classifier: Says whether a listing that failed is worth another try.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
         self._repeatable: dict[str, bool] = {}
         self._listed = anyio.Event()
 
     async def refresh(self, connection: Connection, *, timeout: float) -> None:
-        """List the tools over `connection`; a failure leaves what is known."""
+        """List the tools over `connection`, until it works, another try cannot help, or the connection is lost."""
         if self._listed.is_set():
             self._listed = anyio.Event()
-        try:
-            if getattr(connection.session.capabilities, "tools", None) is not None:
+        tries = 0
+        while getattr(connection.session.capabilities, "tools", None) is not None:
+            try:
                 await self._list(connection, timeout)
-        except Failed as failed:
-            logger.debug("tools could not be listed: %s", failed.evidence or failed.cause)
-            if connection.lost.is_set():
-                return  # who waits for the listing waits for the next connection's
+                break
+            except Failed as failed:
+                failure = Failure("tools/list", None, failed.cause, failed.evidence)
+                verdict = self._classifier.judge(failure, now=time.time())
+                logger.debug("tools could not be listed: %s", verdict)
+                if connection.lost.is_set() or verdict.reconnect:
+                    return  # who waits for the listing waits for the next connection's
+                if not verdict.retryable:
+                    break
+            await anyio.sleep(exponential(tries, base=_BASE, cap=_CAP))
+            tries += 1
         self._listed.set()
 
     async def _list(self, connection: Connection, timeout: float) -> None:

@@ -98,6 +98,7 @@ class Failure:
         error: What the SDK raised, or None.
         evidence: What an edge saw, or None when the server itself answered.
         result: The `isError` result of a tool, or None.
+        earlier: Whether the same call had sent other requests before the one that failed: those were delivered.
     """
 
     method: str
@@ -105,6 +106,7 @@ class Failure:
     error: BaseException | None = None
     evidence: Evidence | None = None
     result: Any = None
+    earlier: bool = False
 
     @property
     def tool(self) -> str | None:
@@ -254,10 +256,8 @@ class Classifier:
         if failure.result is not None:
             return _by_result(failure.result, now)
         evidence = failure.evidence
-        if evidence is None:
-            return self._by_code(failure)
-        verdict = self._by_evidence(failure, evidence, now)
-        if evidence.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
+        verdict = self._by_code(failure) if evidence is None else self._by_evidence(failure, evidence, now)
+        if failure.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
             return replace(verdict, delivery=Delivery.UNKNOWN)
         return verdict
 

@@ -116,9 +116,10 @@ class ResilientClient:
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
         hub = Hub(self.name, on_event)
         connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
-        self._catalog = Catalog()
+        judge = Classifier(policy, classifier)
+        self._catalog = Catalog(judge)
         self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
-        self._executor = Executor(self._supervisor, self._catalog, policy, hub, Classifier(policy, classifier))
+        self._executor = Executor(self._supervisor, self._catalog, policy, hub, judge)
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: _sdk.Session | None = None

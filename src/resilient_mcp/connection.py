@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import anyio
@@ -36,12 +36,16 @@ Invoke: TypeAlias = Callable[[_sdk.Session, Any], Awaitable[Any]]
 
 
 class Failed(Exception):  # noqa: N818 - a signal between modules, never seen by users
-    """A try failed: what the SDK raised and what the edges saw, either of which may be None."""
+    """A try failed: what the SDK raised and what the edges saw, either of which may be None.
 
-    def __init__(self, cause: Exception | None, evidence: Evidence | None) -> None:
+    `earlier` says that other requests went before the one that failed, and were delivered.
+    """
+
+    def __init__(self, cause: Exception | None, evidence: Evidence | None, *, earlier: bool = False) -> None:
         super().__init__(cause, evidence)
         self.cause = cause
         self.evidence = evidence
+        self.earlier = earlier
 
 
 @dataclass(eq=False)
@@ -127,7 +131,7 @@ class Connection:
                 return result
         except Exception as exc:
             settled = True
-            raise _failed(exc, await self._explain(exc, attempt), attempt) from exc
+            raise Failed(exc, await self._explain(exc, attempt), earlier=attempt.requests > 1) from exc
         finally:
             if not settled:
                 await self._tell_server(attempt)
@@ -140,7 +144,7 @@ class Connection:
         if evidence is None:
             self._suspect(silent=self.in_flight.heard == heard)
             evidence = Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s")
-        raise _failed(None, evidence, attempt)
+        raise Failed(None, evidence, earlier=attempt.requests > 1)
 
     def _suspect(self, *, silent: bool) -> None:
         """A call timed out. A process that sat out two in a row without a byte may hang, once nobody else waits."""
@@ -184,12 +188,6 @@ class Connection:
                     await self.session.cancel(attempt.request_id, "the caller gave up")
                 except (anyio.ClosedResourceError, anyio.BrokenResourceError):
                     return
-
-
-def _failed(cause: Exception | None, evidence: Evidence | None, attempt: Attempt) -> Failed:
-    if evidence is not None and attempt.requests > 1:
-        evidence = replace(evidence, earlier=True)
-    return Failed(cause, evidence)
 
 
 def _seen_by(attempt: Attempt, evidence: Evidence) -> Evidence:

@@ -99,7 +99,6 @@ class Evidence:
         retry_after: The `Retry-After` header as it came, or None.
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
         exit: How the server process ended, when it did.
-        earlier: Whether the same call had sent other requests before the one that failed: those were delivered.
     """
 
     kind: Kind
@@ -109,7 +108,6 @@ class Evidence:
     retry_after: str | None = None
     session_id_sent: bool = False
     exit: ExitStatus | None = None
-    earlier: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -166,7 +166,8 @@ class Executor:
             return result
 
     def _judge(self, operation: Operation, failed: Failed, result: Any = None) -> Verdict:
-        failure = Failure(operation.method, operation.target, failed.cause, failed.evidence, result)
+        method, target = operation.method, operation.target
+        failure = Failure(method, target, failed.cause, failed.evidence, result, failed.earlier)
         return self._classifier.judge(failure, now=time.time())
 
     def _read_error(self, call: _Call, result: Any) -> None:
