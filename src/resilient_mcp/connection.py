@@ -174,7 +174,7 @@ class Connection:
             return None
         if _sdk.is_local_timeout(exc):
             return Evidence(Kind.TIMEOUT, attempt.delivery, printable(str(exc)))
-        with anyio.move_on_after(_END_PATIENCE):
+        with anyio.CancelScope(deadline=min(attempt.scope.deadline, anyio.current_time() + _END_PATIENCE)):
             await self.lost.wait()
         reason = self.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed")
         self.end(reason)

@@ -308,7 +308,7 @@ class Executor:
         fate = "It is safe to repeat." if call.repeatable else _MAY_HAVE_RUN
         where = f"{operation} on MCP server {server!r}"
         sent = f"It was sent {times}" if attempts else "It was not sent"
-        if verdict.category is Category.AUTH:
+        if verdict.category is Category.AUTH and verdict.safe:
             text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
             advice = (
                 f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
@@ -335,7 +335,7 @@ _MAY_HAVE_RUN = "The server may have run it, and may still be running it: check 
 def _is_transparent(verdict: Verdict) -> bool:
     """Whether sending it once more costs nothing: it never left, or the session it named was gone."""
     if verdict.category is Category.SESSION_LOST:
-        return True
+        return verdict.safe
     return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
 
 

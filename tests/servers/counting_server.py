@@ -1,0 +1,218 @@
+"""A server that counts: it writes down each key it receives and each it executes, and dies as the key bids it.
+
+`python -m tests.servers.counting_server raw|stdio|http [PORT] --journal FILE --seed N`; `raw` is plain Python, up in an
+instant; the others are servers of the installed SDK. What happens to a key follows from the seed, the key and how often
+the key came, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REPEATABLE, ONCE = "echo", "unsafe"
+"""The tool with `readOnlyHint` and the one without; each executes its key and answers with it."""
+
+BUSY = "temporarily unavailable"
+"""What an `isError` result says to a key that is executed all the same."""
+
+FAULTY_ARRIVALS = 3
+"""A key that comes more often than this is served well: every repeatable call can be answered."""
+
+RAW_FATES = {
+    "die before": 0.02,
+    "die after": 0.02,
+    "torn answer": 0.01,
+    "answer and die": 0.02,
+    "mute before": 0.002,
+    "mute after": 0.002,
+    "garbage": 0.02,
+    "bad answer": 0.02,
+    "error before": 0.02,
+    "error after": 0.02,
+    "busy": 0.02,
+    "refused": 0.02,
+}
+SDK_FATES = {"busy": 0.04}
+SDK_DEATHS = {7: "die before", 32: "die after", 57: "die before", 82: "die after"}
+"""These servers take long to start: they die as often in each run, at the first arrival of the keys of these numbers."""
+ONLY_ONCE = {"bad answer", "refused"}
+"""What is final by design, and therefore happens to keys of `ONCE` alone."""
+
+
+def fate(seed: int, key: str, arrival: int, fates: Mapping[str, float]) -> str:
+    """What happens to `key` when it comes for the nth time."""
+    chance = random.Random(f"{seed}/{key}/{arrival}").random()
+    for name, share in fates.items():
+        chance -= share
+        if chance < 0:
+            final = name in ONLY_ONCE and key.startswith(REPEATABLE)
+            return "answer" if final or arrival > FAULTY_ARRIVALS else name
+    return "answer"
+
+
+class Journal:
+    """One line per event, in the file before the next thing happens; a new process reads what the last one wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._seen = Counter(path.read_text().splitlines())
+
+    def note(self, word: str, key: str) -> int:
+        """Write `word key`; how often that was written so far."""
+        line = f"{word} {key}"
+        os.write(self._file, line.encode() + b"\n")
+        self._seen[line] += 1
+        return self._seen[line]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write(message: dict) -> None:
+    sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def text_result(text: str, *, is_error: bool = False) -> dict:
+    return {"content": [{"type": "text", "text": text}], "isError": is_error}
+
+
+def call(journal: Journal, seed: int, request_id: object, key: str) -> None:
+    happens = fate(seed, key, journal.note("received", key), RAW_FATES)
+    answer = {"id": request_id, "result": text_result(key)}
+    failure = {"id": request_id, "error": {"code": -32603, "message": "out of order"}}
+    if happens == "die before":
+        die()
+    elif happens == "mute before":
+        return
+    elif happens == "error before":
+        write(failure)
+        return
+    elif happens == "refused":
+        write({"id": request_id, "error": {"code": -32602, "message": "no such key"}})
+        return
+    journal.note("ran", key)
+    if happens == "die after":
+        die()
+    elif happens == "mute after":
+        return
+    elif happens == "error after":
+        write(failure)
+    elif happens == "busy":
+        write({"id": request_id, "result": text_result(BUSY, is_error=True)})
+    elif happens == "torn answer":
+        sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", **answer}).encode()[:30])
+        sys.stdout.buffer.flush()
+        die()
+    elif happens == "bad answer":
+        write({"id": request_id, "result": 7})
+    else:
+        if happens == "garbage":
+            sys.stdout.buffer.write(b"Working...\n[1]\n50% ")
+        write(answer)
+        if happens == "answer and die":
+            die()
+
+
+def raw(journal: Journal, seed: int) -> None:
+    start = journal.note("started", "")
+    dies_young = start > 1 and random.Random(f"{seed}/start/{start}").random() < 0.05
+    hints = {"readOnlyHint": True}
+    tools = [
+        {"name": REPEATABLE, "inputSchema": {"type": "object"}, "annotations": hints},
+        {"name": ONCE, "inputSchema": {"type": "object"}},
+    ]
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        method, request_id, params = message.get("method"), message.get("id"), message.get("params", {})
+        if method == "initialize":
+            info = {"name": "counting", "version": "1"}
+            version = params["protocolVersion"]
+            result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
+            write({"id": request_id, "result": result})
+            if dies_young:
+                die()
+        elif method == "tools/list":
+            write({"id": request_id, "result": {"tools": tools}})
+        elif method == "tools/call":
+            call(journal, seed, request_id, params["arguments"]["text"])
+        elif method == "ping":
+            write({"id": request_id, "result": {}})
+        elif request_id is not None and method is not None:
+            write({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
+
+
+def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
+    from mcp.types import CallToolResult, ToolAnnotations
+
+    try:
+        from mcp.server.mcpserver import MCPServer
+    except ImportError:
+        from mcp.server.fastmcp import FastMCP as MCPServer
+
+    journal.note("started", "")
+    server = MCPServer("counting", log_level="CRITICAL")
+
+    def execute(key: str) -> Any:
+        arrival = journal.note("received", key)
+        happens = fate(seed, key, arrival, SDK_FATES)
+        if arrival == 1:
+            happens = SDK_DEATHS.get(int(key.split("-")[1]), happens)
+        if happens == "die before":
+            die()
+        journal.note("ran", key)
+        if happens == "die after":
+            die()
+        busy = happens == "busy"
+        return CallToolResult.model_validate(text_result(BUSY if busy else key, is_error=busy))
+
+    hints = ToolAnnotations.model_validate({"readOnlyHint": True})
+
+    @server.tool(name=REPEATABLE, annotations=hints, structured_output=False)
+    async def echo(text: str) -> Any:
+        return execute(text)
+
+    @server.tool(name=ONCE, structured_output=False)
+    async def unsafe(text: str) -> Any:
+        return execute(text)
+
+    if transport == "stdio":
+        server.run("stdio")
+        return
+    import uvicorn
+
+    def die_with_the_test() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=die_with_the_test, daemon=True).start()
+    uvicorn.run(server.streamable_http_app(), host="127.0.0.1", port=port, log_level="critical")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("transport", choices=["raw", "stdio", "http"])
+    parser.add_argument("port", type=int, nargs="?", default=0)
+    parser.add_argument("--journal", type=Path, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    arguments = parser.parse_args()
+    journal = Journal(arguments.journal)
+    if arguments.transport == "raw":
+        raw(journal, arguments.seed)
+    else:
+        sdk(journal, arguments.seed, arguments.transport, arguments.port)
+
+
+if __name__ == "__main__":
+    main()
