@@ -44,7 +44,7 @@ RAW_FATES = {
 }
 SDK_FATES = {"busy": 0.04}
 SDK_DEATHS = {7: "die before", 32: "die after", 57: "die before", 82: "die after"}
-"""These servers take long to start: they die as often in each run, at the first arrival of the keys of these numbers."""
+"""These servers take long to start: they die as often in each run, at the first arrival of these keys."""
 ONLY_ONCE = {"bad answer", "refused"}
 """What is final by design, and therefore happens to keys of `ONCE` alone."""
 
