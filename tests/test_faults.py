@@ -27,6 +27,7 @@ from resilient_mcp import (
     Delivery,
     Failure,
     Policy,
+    ResilienceError,
     RestartPolicy,
     RestartScheduled,
     RetryPolicy,
@@ -101,6 +102,7 @@ class World:
         self.folder = folder
         self.events = Recorder()
         self.verdicts: list[Verdict] = []
+        self.raised: list[Any] = []
         self.failed = anyio.Event()
 
     def witness(self, failure: Failure) -> None:
@@ -114,6 +116,9 @@ class World:
             options: Any = {"on_event": self.events, "classifier": self.witness}
             async with client_of(self.target, self.row.policy, **options) as self.client:
                 yield
+
+    async def has_a_verdict(self) -> None:
+        assert all(isinstance(error, ResilienceError) for error in self.raised), self.raised
 
     async def in_flight(self) -> None:
         while not all(self.seen(f"call-{n}") for n in range(self.row.calls)):
@@ -381,6 +386,10 @@ async def resume(stream: Any, request_id: Any) -> bool:
 
 CUT = Faults.cut(EVENT_WITH_ID, SSE, 999)
 EXPIRED = Faults.error(400, -32000, "Bad Request: No valid session ID provided")
+ELSEWHERE = Faults.status(307, location="http://127.0.0.1:1/mcp")
+NO_VERDICT = (
+    "an HTTP refusal without a JSON-RPC body is a bare MCPError: no verdict, no advice, explain() says transient"
+)
 DROPPED = torn(EVENT_WITH_ID, SSE)
 ENDLESS = "response SSE cut, event ids, every resumption cut"
 DOWN: Any = {"before": Scripted.down}
@@ -398,9 +407,13 @@ HTTP = [
     ),
     Row("session gone (404) after a restart", Scripted, both(1, *NO_SESSION), before=Scripted.restart),
     Row("400 of server-everything restarted", Scripted, both(2, *NO_SESSION), EXPIRED),
-    Row("307", Scripted, PERMANENT, Faults.status(307, location="http://127.0.0.1:1/mcp")),
+    Row("307", Scripted, PERMANENT, ELSEWHERE),
     Row("307 within the origin", Scripted, both(2), Faults.status(307, location="/elsewhere")),
     Row("400", Scripted, PERMANENT, Faults.status(400)),
+    *(
+        Row(f"{n}; the error says what it is", Scripted, PERMANENT, fault, after=World.has_a_verdict, wrong=NO_VERDICT)
+        for n, fault in {"307": ELSEWHERE, "400": Faults.status(400)}.items()
+    ),
     Row("401", Scripted, FORBIDDEN, Faults.status(401)),
     Row("403", Scripted, FORBIDDEN, Faults.status(403)),
     Row("429", Scripted, THROTTLED, Faults.status(429)),
@@ -455,7 +468,7 @@ async def test_what_a_caller_sees(name: str, tool: str, tmp_path: Path):
     row = ROWS[name]
     expected = row.outcomes[tool == "unsafe"]
     world = row.world(row, tmp_path)
-    raised: list[Any] = []
+    raised = world.raised
 
     async def caller(n: int) -> None:
         try:
@@ -477,8 +490,9 @@ async def test_what_a_caller_sees(name: str, tool: str, tmp_path: Path):
             assert [error and type(error) for error in raised] == [expected.error] * row.calls, raised
             verdicts = world.verdicts[:1]
             for error in raised:
-                verdicts += [error.verdict] if getattr(error, "verdict", None) else []
-                assert getattr(error, "attempts", expected.seen) == expected.seen
+                if isinstance(error, ResilienceError):
+                    assert error.attempts == expected.seen
+                    verdicts += [error.verdict] if expected.category else []
             if expected.category is not None:
                 assert {(v.category, v.delivery) for v in verdicts} == {(expected.category, expected.delivery)}
             await row.after(world)

@@ -273,6 +273,19 @@ async def test_a_rubbish_answer_ends_its_call_alone(fault: str):
         assert server.requests["initialize"] == 1
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"error": {"code": 1}}', b'{"error": {"code": "x", "message": "m"}}', b'{"error": 5}']
+)
+async def test_a_refusal_with_a_broken_error_in_it_ends_its_call(body: bytes):
+    """What looks like a JSON-RPC error and is none is not passed on."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        server.faults = [Faults.body(body, status=400)]
+        with measured() as took, pytest.raises(_sdk.MCPError, match="HTTP 400"):
+            await client.call_tool("unsafe")
+        assert took[0] < 3
+
+
 @pytest.mark.parametrize("status", [400, 405, 413, 418])
 async def test_other_refusals_are_final(status: int):
     """A refusal that another try cannot change reaches the caller as an `MCPError`, at once."""

@@ -19,7 +19,7 @@ import anyio
 from .. import _sdk
 from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
-from .sse_events import EventScanner, Unusable, is_response, parse
+from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
 """Bytes of an error answer that are read: enough for any JSON-RPC error worth reading."""
@@ -180,14 +180,14 @@ class HttpEdge:
         except http.HTTPError:
             body = b""
         message = parse(body)
-        error = message.get("error") if isinstance(message, dict) else None
-        if not isinstance(error, dict) or not isinstance(error.get("code"), int):
-            error = None
+        error: dict[str, Any] | None = None
+        if isinstance(message, dict) and "error" in message and is_well_formed(message):
+            error = message["error"]
         location = response.headers.get("location")
         if location is not None and response.is_redirect:
             said = f"a redirect to {safe_url(location)}, which was not followed"
         else:
-            said = printable(str(error.get("message"))) if error else _preview(body)
+            said = printable(error["message"]) if error else _preview(body)
         return (
             Evidence(
                 Kind.HTTP,

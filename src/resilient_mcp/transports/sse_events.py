@@ -102,7 +102,7 @@ def is_well_formed(message: object) -> bool:
     if not isinstance(message, dict):
         return False
     if "method" in message:
-        return True
+        return isinstance(message["method"], str) and "error" not in message
     if "error" in message:
         error = message["error"]
         code = error.get("code") if isinstance(error, dict) else None
