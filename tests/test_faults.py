@@ -78,7 +78,6 @@ class Row:
     after: Hook = nothing
     calls: int = 1
     late: bool = False
-    wrong: str = ""
     timeout: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -249,7 +248,7 @@ CRASHED = Outcome(2, *LOST), Outcome(1, *LOST, ConnectionLost)
 TIMED_OUT = Outcome(2, *SLOW), Outcome(1, *SLOW, DeadlineExceeded)
 BROKEN = Outcome(2, *NETWORK), Outcome(1, *NETWORK, ConnectionLost)
 RUBBISH = both(1, Category.PERMANENT, Delivery.UNKNOWN, ConnectionLost)
-PERMANENT = both(1, Category.PERMANENT, Delivery.REJECTED, _sdk.MCPError)
+PERMANENT = both(1, Category.PERMANENT, Delivery.REJECTED, ResilienceError)
 FORBIDDEN = both(1, Category.AUTH, Delivery.REJECTED, ServerFailed)
 THROTTLED = both(2, Category.THROTTLED, Delivery.REJECTED)
 SHORT = {"attempt": 0.8}
@@ -387,9 +386,6 @@ async def resume(stream: Any, request_id: Any) -> bool:
 CUT = Faults.cut(EVENT_WITH_ID, SSE, 999)
 EXPIRED = Faults.error(400, -32000, "Bad Request: No valid session ID provided")
 ELSEWHERE = Faults.status(307, location="http://127.0.0.1:1/mcp")
-NO_VERDICT = (
-    "an HTTP refusal without a JSON-RPC body is a bare MCPError: no verdict, no advice, explain() says transient"
-)
 DROPPED = torn(EVENT_WITH_ID, SSE)
 ENDLESS = "response SSE cut, event ids, every resumption cut"
 DOWN: Any = {"before": Scripted.down}
@@ -411,7 +407,7 @@ HTTP = [
     Row("307 within the origin", Scripted, both(2), Faults.status(307, location="/elsewhere")),
     Row("400", Scripted, PERMANENT, Faults.status(400)),
     *(
-        Row(f"{n}; the error says what it is", Scripted, PERMANENT, fault, after=World.has_a_verdict, wrong=NO_VERDICT)
+        Row(f"{n}; the error says what it is", Scripted, PERMANENT, fault, after=World.has_a_verdict)
         for n, fault in {"307": ELSEWHERE, "400": Faults.status(400)}.items()
     ),
     Row("401", Scripted, FORBIDDEN, Faults.status(401)),
@@ -434,7 +430,6 @@ HTTP = [
         CUT,
         after=Scripted.no_more_resumptions,
         timeout=SHORT,
-        wrong="HttpEdge._resume never asks whether its call was given up",
     ),
     Row("never answers", Scripted, TIMED_OUT, "hang", timeout=SHORT),
     Row("reset before headers", Scripted, BROKEN, Faults.reset()),
@@ -456,13 +451,7 @@ ROWS = {f"stdio: {row.name}": row for row in STDIO} | {f"http: {row.name}": row 
 
 
 @pytest.mark.parametrize("tool", ["echo", "unsafe"], ids=["read-only", "unsafe"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.xfail(strict=True, reason=r.wrong)] if r.wrong else [])
-        for n, r in ROWS.items()
-    ],
-)
+@pytest.mark.parametrize("name", ROWS)
 async def test_what_a_caller_sees(name: str, tool: str, tmp_path: Path):
     """The designed outcome in time, the call seen as often as designed, and the next call answered."""
     row = ROWS[name]

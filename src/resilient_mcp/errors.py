@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 class ResilienceError(_sdk.ErrorBase):
     """Base of all errors that this library raises while it works.
 
+    Raised as itself when an HTTP server refused a request for good (400, 405, 413, a redirect elsewhere) without a
+    JSON-RPC error of its own.
+
     Attributes:
         server: The name of the server, as given to `ResilientClient`.
         operation: What was asked, as `method` or `method target`; empty when it was no call.

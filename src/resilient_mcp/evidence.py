@@ -99,6 +99,7 @@ class Evidence:
         retry_after: The `Retry-After` header as it came, or None.
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
         exit: How the server process ended, when it did.
+        own_error: Whether a JSON-RPC error of the server's own came with the HTTP status.
     """
 
     kind: Kind
@@ -108,6 +109,7 @@ class Evidence:
     retry_after: str | None = None
     session_id_sent: bool = False
     exit: ExitStatus | None = None
+    own_error: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -15,9 +15,9 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Category, Classifier, Failure, Verdict
 from .connection import Connection, Failed, Invoke
-from .errors import ConnectionLost, DeadlineExceeded, ServerFailed, ServerUnavailable, add_note
+from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable, add_note
 from .events import Hub, RetryScheduled
-from .evidence import Delivery, Kind, printable
+from .evidence import Delivery, printable
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .supervisor import Supervisor
@@ -293,7 +293,7 @@ class Executor:
         server, operation, attempts = self._hub.server, str(call.operation), call.attempts
         times = "once" if attempts == 1 else f"{attempts} times"
         cause = failed.cause
-        refused = failed.evidence is not None and failed.evidence.kind is Kind.HTTP and verdict.category not in _OURS
+        refused = failed.evidence is not None and failed.evidence.own_error and verdict.category not in _OURS
         if cause is not None and (failed.evidence is None or refused):
             if attempts > 1:
                 add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
@@ -320,11 +320,19 @@ class Executor:
         if verdict.delivery is Delivery.UNKNOWN:
             text = f"{where} got no answer: {verdict.reason}. {sent}. {fate}"
             return ConnectionLost(text, advice=text, **context)
+        return self._not_run(call, verdict, f"{where} was", sent, context)
+
+    def _not_run(self, call: _Call, verdict: Verdict, was: str, sent: str, context: dict[str, Any]) -> ResilienceError:
+        """The end of a call that provably was not run."""
         if verdict.category is Category.TIMEOUT or call.deadline <= anyio.current_time():
-            text = f"{where} was given up after {elapsed:.1f} s, before it was run: {verdict.reason}. {sent}."
+            elapsed = anyio.current_time() - call.began
+            text = f"{was} given up after {elapsed:.1f} s, before it was run: {verdict.reason}. {sent}."
             return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
+        if verdict.category is Category.PERMANENT:
+            text = f"{was} refused: {verdict.reason}. It was not run, and repeating it as it is will not help."
+            return ResilienceError(text, advice=text, **context)
         when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"
-        text = f"{where} was not run: {verdict.reason}. {sent}. Try again {when}."
+        text = f"{was} not run: {verdict.reason}. {sent}. Try again {when}."
         return ServerUnavailable(text, advice=text, retry_in=verdict.retry_after, **context)
 
 

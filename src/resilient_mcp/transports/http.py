@@ -196,6 +196,7 @@ class HttpEdge:
                 http_status=response.status_code,
                 retry_after=response.headers.get("retry-after"),
                 session_id_sent=_SESSION_ID in request.headers,
+                own_error=error is not None,
             ),
             error,
         )
@@ -253,6 +254,9 @@ class HttpEdge:
         request_id, failed = self._resumable.pop(event_id, (None, 0))
         if request_id is None:  # the stream of unrelated messages
             return await self._inner.send(request, **options)
+        if self.in_flight.is_abandoned(request_id):  # else the SDK would go on resuming for nobody
+            gone = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the call was given up")
+            return _response(200, {"content-type": _SSE}, request, content=sse_error(request_id, gone))
         try:
             response = await self._inner.send(request, **options)
         except http.HTTPError as exc:
