@@ -108,7 +108,7 @@ class Ledger:
                 wrong.append(f"{key} was told an error that the server never sent: {outcome!r}")
             elif not answered and _says_not_run(outcome) and ran[key]:
                 wrong.append(f"{key} was executed, and the caller was told that it was not: {outcome!r}")
-        assert not wrong, f"seed {self.seed}: " + "\n".join(wrong)
+        assert not wrong, f"seed {self.seed}, {len(wrong)} wrong: " + "\n".join(wrong[:10])
         assert not ran.keys() - self.told.keys()
 
     def assert_that_it_was_hard(self, ran: Counter[str]) -> None:

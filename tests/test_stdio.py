@@ -159,7 +159,8 @@ async def test_a_stopped_server_costs_its_call_and_no_more():
             assert took[0] < 3
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert text_of(await client.call_tool("echo", {"text": "back"})) == "back"
+        back = await client.call_tool("echo", {"text": "back"}, read_timeout_seconds=8)
+        assert text_of(back) == "back"
         assert await pid_of(client) == pid
 
 
@@ -175,7 +176,7 @@ async def test_a_stopped_server_can_be_restarted():
 
 async def test_a_full_pipe_holds_up_nobody():
     """With the server stopped and the pipe full, every call ends at its own deadline; then all goes on."""
-    policy = SHORT.model_copy(update={"retry": RetryPolicy(attempts=1)})
+    policy = SHORT.model_copy(update={"tools": {"unsafe": ToolPolicy(retry=RetryPolicy(attempts=1))}})
     async with client_of(raw_server(), policy) as client:
         pid = await pid_of(client)
         os.kill(pid, signal.SIGSTOP)
@@ -195,7 +196,8 @@ async def test_a_full_pipe_holds_up_nobody():
         assert took[0] < 4
         assert sum("before it was run" in outcome for outcome in outcomes) == 3  # behind the full pipe: never sent
         os.kill(pid, signal.SIGCONT)
-        assert text_of(await client.call_tool("echo", {"text": "back"})) == "back"
+        back = await client.call_tool("echo", {"text": "back"}, read_timeout_seconds=8)
+        assert text_of(back) == "back"
 
 
 async def test_cancelling_a_caller_leaves_the_stream_whole():
