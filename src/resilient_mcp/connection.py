@@ -170,7 +170,7 @@ class Connection:
         if attempt.evidence is not None or attempt.answered:
             return attempt.evidence
         closed = isinstance(exc, anyio.ClosedResourceError | anyio.BrokenResourceError)
-        if not closed and (attempt.request_id is None or not isinstance(exc, _sdk.MCPError)):
+        if not closed and not (self.wired and isinstance(exc, _sdk.MCPError)):
             return None
         if _sdk.is_local_timeout(exc):
             return Evidence(Kind.TIMEOUT, attempt.delivery, printable(str(exc)))
