@@ -29,7 +29,8 @@ _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
-"""Seconds a process that seems to hang gets to answer a ping."""
+"""Seconds a process that seems to hang gets to answer a ping; half an attempt if that is less, so that the call that is
+under way meanwhile is ended by the verdict, not by its own time limit."""
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
 
@@ -171,7 +172,7 @@ class Supervisor:
         """Replace a process that hangs: one that is suspected and shows no sign of life."""
         await connection.suspected.wait()
         while not connection.lost.is_set():
-            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt))
+            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt / 2))
             await connection.suspected.wait()
 
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
