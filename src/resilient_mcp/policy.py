@@ -1,5 +1,6 @@
 """Every number a user may set, with its default and its unit. All durations are seconds.
 
+A policy is written in Python, as a dict or as JSON, where `"inf"` stands for infinity and an integer key is a string.
 `Policy` is for one server. Policies are frozen, and strict: an unknown key or an impossible value is a
 `pydantic.ValidationError` (a `ValueError`) that names the key, the value and what to write instead.
 """
@@ -7,20 +8,43 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
-Positive = Annotated[float, Field(gt=0)]
-"""Seconds, more than zero; `float("inf")` means no limit."""
 
-Seconds = Annotated[float, Field(ge=0)]
+def _spelled_infinity(value: Any) -> Any:
+    """JSON has no infinity: `"inf"` and `"Infinity"` stand for it."""
+    return math.inf if isinstance(value, str) and value.lower() in {"inf", "infinity"} else value
+
+
+def _spelled_integer(value: Any) -> Any:
+    """JSON has no integer keys."""
+    return int(value) if isinstance(value, str) and re.fullmatch("-?[0-9]{1,18}", value) else value
+
+
+Positive = Annotated[float, Field(gt=0), BeforeValidator(_spelled_infinity)]
+"""Seconds, more than zero; `float("inf")`, in JSON `"inf"`, means no limit."""
+
+Limit = Annotated[float, Field(ge=0), BeforeValidator(_spelled_infinity)]
+"""Seconds, from zero; `float("inf")`, in JSON `"inf"`, means no limit."""
+
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -32,24 +56,128 @@ class _Frozen(BaseModel):
                 raise ValueError(f"{cls.__name__} has no key {key!r} (value {values[key]!r}): {hint}")
         return values
 
+    def _at_least(self, key: str, other: str) -> None:
+        """Refuse a `key` below `other`."""
+        value, least = getattr(self, key), getattr(self, other)
+        if value < least:
+            raise ValueError(
+                f"{type(self).__name__}: {key} is {value}, less than {other}, which is {least}: "
+                f"write a {key} of at least {least}, or a smaller {other}"
+            )
+
 
 class RetryPolicy(_Frozen):
     """How often, and after what wait, a failed call that may be repeated is sent again."""
 
-    attempts: Annotated[int, Field(ge=1)] = 4
+    attempts: Count = 4
     """How often one call is sent at most, the first time included; 1 means never again."""
-    base: Seconds = 0.2
+    base: Finite = 0.2
     """Scale of the back-off: the wait before retry n is drawn from 0 to `base` * 2ⁿ (full jitter)."""
-    throttled_base: Seconds = 1.0
+    throttled_base: Finite = 1.0
     """The scale when the server asked for less traffic (429, 503 with Retry-After)."""
-    max_delay: Seconds = 30.0
+    max_delay: Limit = 30.0
     """The longest back-off."""
-    max_retry_after: Seconds = 300.0
+    max_retry_after: Limit = 300.0
     """A longer `Retry-After` is cut to this."""
     wait: Callable[[Any], float] | None = None
     """A tenacity `wait` of your own instead of the back-off; what the server asks for still comes first."""
     stop: Callable[[Any], bool] | None = None
     """A tenacity `stop` of your own instead of `attempts`; the total deadline still holds."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self._at_least("max_delay", "base")
+        return self
+
+
+class BudgetPolicy(_Frozen):
+    """How many retries a server's callers may spend together, so that retries never multiply an overload.
+
+    The scheme is gRPC's retry throttling (proposal A6) and AWS's retry quota; the size is AWS's in spirit, since gRPC's
+    10 tokens would leave twenty callers with nothing after one restart. A retry of a request that was never sent costs
+    nothing.
+    """
+
+    tokens: PositiveFinite = 100.0
+    """What is there at the start, and the most there ever is."""
+    cost: PositiveFinite = 1.0
+    """What a retry takes; with less than this left, nothing is retried."""
+    refund: Finite = 0.5
+    """What a success gives back."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self._at_least("tokens", "cost")
+        return self
+
+
+class BreakerPolicy(_Frozen):
+    """When calls to a failing server are refused without being sent, and for how long.
+
+    Counted are transport errors, timeouts, 5xx and throttling; never a tool's own errors, permanent errors or a
+    caller's cancellation. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a share of 30 s).
+    """
+
+    failures: Count = 5
+    """So many counted failures in a row open the circuit."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """So large a share of failures within `window` opens it too, from 0 to 1."""
+    min_calls: Count = 10
+    """A share of fewer outcomes than this says nothing."""
+    window: PositiveFinite = 30.0
+    """How far back `rate` looks."""
+    open: PositiveFinite = 60.0
+    """How long the circuit stays open the first time; it doubles with each reopening in a row."""
+    max_open: Positive = 300.0
+    """The longest that it stays open."""
+    trial: PositiveFinite = 30.0
+    """How long the one trial call of a half-open circuit keeps others out; then another may try."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self._at_least("max_open", "open")
+        return self
+
+
+class RateLimit(_Frozen):
+    """How many requests are sent per second: a token bucket. In any t seconds at most `burst` + `rate` * t."""
+
+    rate: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
+    """Requests per second in the long run."""
+    burst: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    """So many may go at once after a rest."""
+
+
+class Concurrency(_Frozen):
+    """How many requests a server works on at once (a bulkhead)."""
+
+    limit: Count
+    """Requests in flight at once."""
+    queue: Annotated[int, Field(ge=0)] = 100
+    """How many calls may wait for their turn; one more is refused."""
+
+
+class HealthPolicy(_Frozen):
+    """When a silent server is asked whether it is alive: any JSON-RPC reply means yes.
+
+    Never over stdio, where the process speaks for itself.
+    """
+
+    idle: PositiveFinite = 30.0
+    """After so many seconds without traffic, and with nothing in flight, the server is asked."""
+    timeout: PositiveFinite = 10.0
+    """Seconds to wait for the reply."""
+    misses: Count = 2
+    """So many unanswered questions in a row mean that the connection is lost."""
+
+
+class LoopGuard(_Frozen):
+    """When a model that calls a tool in vain, again and again, is told so."""
+
+    failures: Count = 5
+    """So many `isError` answers of one tool in a row ..."""
+    window: Positive = 120.0
+    """... within so many seconds."""
 
 
 class TimeoutPolicy(_Frozen):
@@ -70,11 +198,11 @@ class TimeoutPolicy(_Frozen):
 class RestartPolicy(_Frozen):
     """When a lost connection is replaced. The first replacement is at once."""
 
-    base: Seconds = 0.5
+    base: Finite = 0.5
     """The wait before the second replacement in a row; it doubles from there, with jitter."""
-    max_delay: Seconds = 30.0
+    max_delay: Limit = 30.0
     """The longest wait between two replacements."""
-    intensity: Annotated[int, Field(ge=1)] = 5
+    intensity: Count = 5
     """More replacements than this within `period` suspend the server: calls fail at once (OTP's intensity)."""
     period: Positive = 60.0
     """The window of `intensity`."""
@@ -85,9 +213,17 @@ class RestartPolicy(_Frozen):
     proven_after: Positive = 60.0
     """A session that lived this long, or answered a call, clears the count. A handshake alone never does."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self._at_least("max_delay", "base")
+        self._at_least("max_suspend", "suspend")
+        return self
+
 
 Meaning = Literal["transient", "throttled", "timeout", "auth", "permanent", "cancelled", "unknown"]
 """What a JSON-RPC error code says: the first three are worth another try."""
+
+ErrorCodes = dict[Annotated[int, BeforeValidator(_spelled_integer)], Meaning]
 
 
 class ToolPolicy(_Frozen):
@@ -99,8 +235,12 @@ class ToolPolicy(_Frozen):
     """Instead of the server's."""
     attempt_timeout: Positive | None = None
     """Instead of the server's `timeout.attempt`."""
-    error_codes: dict[int, Meaning] = {}
+    error_codes: ErrorCodes = {}
     """What JSON-RPC codes mean for these tools, before the server's tables."""
+    rate_limit: RateLimit | None = None
+    """Requests per second for these tools; the server's limit holds as well."""
+    loop_guard: LoopGuard | None = None
+    """Instead of the server's."""
 
 
 class Policy(_Frozen):
@@ -120,11 +260,23 @@ class Policy(_Frozen):
     """Time limits."""
     restart: RestartPolicy = RestartPolicy()
     """Replacing a lost connection."""
+    budget: BudgetPolicy | None = BudgetPolicy()
+    """What retries may cost altogether; None: as much as they like."""
+    breaker: BreakerPolicy | None = BreakerPolicy()
+    """When calls fail at once instead of being sent; None: never."""
+    rate_limit: RateLimit | None = None
+    """Requests per second; None: no limit."""
+    concurrency: Concurrency | None = None
+    """Requests at once; None: no limit."""
+    health: HealthPolicy | None = HealthPolicy()
+    """Asking an idle server for a sign of life; None: never."""
+    loop_guard: LoopGuard | None = None
+    """Telling a model that a tool refuses every call; None: never."""
     tools: dict[str, ToolPolicy] = {}
     """Glob pattern to what differs for the tools it matches; the first pattern that matches decides."""
     dialect: Literal["chatforest-resilience", "chatforest-errors", "mcpcat"] | None = None
     """What this server means by the codes that every server uses differently; see the README."""
-    error_codes: dict[int, Meaning] = {}
+    error_codes: ErrorCodes = {}
     """What JSON-RPC codes mean on this server, before its dialect and the default table."""
     send_operation_id: bool = False
     """Whether each request carries `resilient-mcp/operation-id`, the same for all attempts of a call, and
