@@ -13,7 +13,8 @@ from resilient_mcp.classifier import ERROR_CODES, HTTP_STATUS, KINDS, Classifier
 from resilient_mcp.connection import Failed
 from resilient_mcp.events import Hub
 from resilient_mcp.evidence import Kind
-from resilient_mcp.executor import Executor, Operation, _Call
+from resilient_mcp.executor import Executor, _Call
+from resilient_mcp.operation import Operation
 
 HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
 | --- | --- | --- | --- | --- |"""
@@ -82,7 +83,7 @@ def again(verdict: Verdict) -> str:
 
 async def table() -> str:
     policy = Policy()
-    executor = Executor(None, None, policy, Hub("s"), Classifier(policy))  # type: ignore[arg-type]
+    executor = Executor(None, None, catalog=None, policy=policy, hub=Hub("s"), classifier=Classifier(policy))  # type: ignore[arg-type]
     lines = [HEAD]
     for name, failure in failures():
         verdict = Classifier(policy).judge(failure, now=0)

@@ -227,7 +227,9 @@ class ScriptedHttp:
         self.initialized_faults: list[Any] = []
         self.farewell_faults: list[Any] = []
         self.listing_faults: list[Any] = []
+        self.ping_faults: list[Any] = []
         self.calls: list[str] = []
+        self.arrivals: list[float] = []
         self.metas: list[dict[str, Any]] = []
         self.requests: Counter[str] = Counter()
         self.notifications: list[dict[str, Any]] = []
@@ -313,11 +315,14 @@ class ScriptedHttp:
         elif method == "tools/call":
             text = message["params"].get("arguments", {}).get("text", "")
             self.calls.append(text)
+            self.arrivals.append(anyio.current_time())
             self.metas.append(message["params"].get("_meta", {}))
             self.received.set()
             if self.faults:
                 return await self.faults.pop(0)(stream, request_id)
             result = {"content": [{"type": "text", "text": text}]}
+        elif method == "ping" and self.ping_faults:
+            return await self.ping_faults.pop(0)(stream, request_id)
         elif method == "ping":
             result = {}
         else:

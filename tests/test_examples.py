@@ -93,6 +93,22 @@ def test_surviving_a_restart(tmp_path):
     assert answers[0][2] != answers[1][2]
 
 
+def test_circuit_breaker(tmp_path):
+    """Three calls wait in vain, the fourth is refused at once, and the server is found again."""
+    lines = run_example("circuit_breaker.py", tmp_path)
+    assert [line.split()[0] for line in lines] == [
+        *["ServerUnavailable"] * 2,
+        "circuit",
+        "ServerUnavailable",
+        "CircuitOpen",
+        "circuit",
+        "circuit",
+        "Oslo:",
+    ]
+    assert "CircuitOpen after 0.0 s" in lines
+    assert lines[-3:-1] == ["circuit open -> half-open", "circuit half-open -> closed"]
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_is_short_and_tested(path):
     """Each says what it shows, fits on a screen, and has a test above."""

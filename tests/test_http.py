@@ -18,6 +18,7 @@ from resilient_mcp import (
     DeadlineExceeded,
     Delivery,
     Failure,
+    RateLimitExceeded,
     ResilienceError,
     ResilientClient,
     RetryPolicy,
@@ -375,7 +376,7 @@ async def test_a_retry_after_that_does_not_fit_fails_now():
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(total=5)})
     async with server.serve(), client_of(server.url, policy) as client:
         server.faults = [Faults.status(429, retry_after="120")]
-        with measured() as took, pytest.raises(ServerUnavailable, match="Try again in 120 s") as caught:
+        with measured() as took, pytest.raises(RateLimitExceeded, match="Try again in 120 s") as caught:
             await client.call_tool("echo")
         assert took[0] < 3
         assert caught.value.retry_in == 120

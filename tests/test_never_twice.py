@@ -44,7 +44,9 @@ from resilient_mcp.classifier import Classifier
 from resilient_mcp.connection import Connection, Failed
 from resilient_mcp.events import Hub
 from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind, current_attempt
-from resilient_mcp.executor import Executor, Operation
+from resilient_mcp.executor import Executor
+from resilient_mcp.gate import Gate
+from resilient_mcp.operation import Operation
 from resilient_mcp.supervisor import Supervisor
 
 from .servers.counting_server import BUSY, ONCE, REPEATABLE, fate
@@ -54,6 +56,8 @@ from .support import _stdio as stdio_server
 SEED = int(os.environ.get("NEVER_TWICE_SEED", "20251125"))
 seeded = pytest.mark.parametrize("seed", [SEED], ids="seed={}".format)
 HARD = Policy(
+    breaker=None,
+    budget=None,
     retry=RetryPolicy(attempts=60, base=0.005, throttled_base=0.005, max_delay=0.05),
     restart=RestartPolicy(base=0.01, max_delay=0.05, intensity=10_000),
     timeout=TimeoutPolicy(attempt=0.7, ready=15, connect=10, total=60, shutdown=1),
@@ -597,6 +601,7 @@ def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | N
     """Whatever happens: no second sending of what may have run, no attempt and no second beyond the policy."""
     play = Play(list(steps), absences)
     policy = Policy(
+        breaker=None,
         retry=RetryPolicy(attempts=attempts),
         restart=RestartPolicy(intensity=1000),
         timeout=LIMIT,
@@ -613,7 +618,9 @@ def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | N
     async def main() -> None:
         hub = Hub("play")
         supervisor = Supervisor(play, policy, hub)  # type: ignore[arg-type]
-        executor = Executor(supervisor, Catalog(Classifier(policy)), policy, hub, Classifier(policy))
+        judge = Classifier(policy)
+        gate = Gate(policy, hub)
+        executor = Executor(supervisor, gate, catalog=Catalog(judge), policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()
             tg.start_soon(supervisor.run)

@@ -2,8 +2,18 @@
 
 from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
-from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
+from .errors import (
+    CircuitOpen,
+    ConnectionLost,
+    DeadlineExceeded,
+    Overloaded,
+    RateLimitExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+)
 from .events import (
+    BreakerChanged,
     Connected,
     Disconnected,
     Event,
@@ -12,12 +22,34 @@ from .events import (
     RetryScheduled,
     State,
     StateChanged,
+    Throttled,
 )
 from .evidence import Delivery, Evidence, ExitStatus
-from .policy import Policy, RestartPolicy, RetryPolicy, TimeoutPolicy, ToolPolicy
+from .gate import Circuit
+from .policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    Concurrency,
+    HealthPolicy,
+    LoopGuard,
+    Policy,
+    RateLimit,
+    RestartPolicy,
+    RetryPolicy,
+    TimeoutPolicy,
+    ToolPolicy,
+)
+from .strategies.breaker import BreakerState
 
 __all__ = [
+    "BreakerChanged",
+    "BreakerPolicy",
+    "BreakerState",
+    "BudgetPolicy",
     "Category",
+    "Circuit",
+    "CircuitOpen",
+    "Concurrency",
     "Connected",
     "ConnectionLost",
     "DeadlineExceeded",
@@ -28,7 +60,12 @@ __all__ = [
     "ExitStatus",
     "Failure",
     "GarbageOnStdout",
+    "HealthPolicy",
+    "LoopGuard",
+    "Overloaded",
     "Policy",
+    "RateLimit",
+    "RateLimitExceeded",
     "ResilienceError",
     "ResilientClient",
     "RestartPolicy",
@@ -39,6 +76,7 @@ __all__ = [
     "ServerUnavailable",
     "State",
     "StateChanged",
+    "Throttled",
     "TimeoutPolicy",
     "ToolPolicy",
     "Verdict",

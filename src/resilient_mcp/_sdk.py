@@ -112,6 +112,12 @@ def error_result(text: str) -> types.CallToolResult:
     return types.CallToolResult.model_validate({"content": [content], "isError": True})
 
 
+def with_text_before(result: Any, text: str) -> Any:
+    """A copy of a tool result whose first content is `text`."""
+    content = [types.TextContent(type="text", text=text), *result.content]
+    return result.model_copy(update={"content": content})
+
+
 def is_error_result(result: object) -> bool:
     """Whether `result` is a tool result with `isError` set."""
     return bool(getattr(result, "is_error", False) or getattr(result, "isError", False))
@@ -403,6 +409,13 @@ class Session:
     async def invoke(self, method: str, *args: Any, **options: Any) -> Any:
         """Any other coroutine method of the SDK's session, by name, without deprecation warnings."""
         return await _undecorated(method)(self.raw, *args, **options)
+
+    async def probe(self) -> None:
+        """Ask for a sign of life: `ping` up to 2025-11-25, `server/discover` after."""
+        if self.is_legacy:
+            await self.invoke("send_ping")
+        else:
+            await self.raw.send_discover(self.protocol_version)
 
     async def set_subscribed(self, uri: Any, *, subscribed: bool, options: Mapping[str, Any]) -> Any:
         """`resources/subscribe` or `resources/unsubscribe`; `uri` is a string or an `AnyUrl` on both majors."""

@@ -25,7 +25,10 @@ from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector
 from .events import Hub, Listener, State
-from .executor import Executor, Operation
+from .executor import Executor
+from .gate import Circuit, Gate
+from .health import HealthCheck
+from .operation import Operation
 from .policy import Policy
 from .supervisor import Supervisor
 from .transports.http import safe_url
@@ -118,8 +121,16 @@ class ResilientClient:
         connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
         judge = Classifier(policy, classifier)
         self._catalog = Catalog(judge)
-        self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
-        self._executor = Executor(self._supervisor, self._catalog, policy, hub, judge)
+        self._gate = Gate(policy, hub)
+        self._supervisor = Supervisor(
+            connector, policy, hub, on_connected=self._gate.connected, on_ready=self._on_ready
+        )
+        self._health: HealthCheck | None = None
+        if policy.health is not None and not _speaks_for_itself(server):
+            self._health = HealthCheck(policy.health, self._gate, judge)
+        self._executor = Executor(
+            self._supervisor, self._gate, catalog=self._catalog, policy=policy, hub=hub, classifier=judge
+        )
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: _sdk.Session | None = None
@@ -135,6 +146,11 @@ class ResilientClient:
     def generation(self) -> int:
         """Counts the connections made or tried so far, from 1."""
         return self._supervisor.generation
+
+    @property
+    def circuit(self) -> Circuit | None:
+        """The server's circuit breaker: its state, `isolate()` and `reset()`; None when the policy has none."""
+        return self._gate.circuit
 
     async def start(self) -> None:
         """Connect, and wait until the server is ready.
@@ -208,8 +224,11 @@ class ResilientClient:
 
     async def _on_ready(self, connection: Connection) -> None:
         self._last = connection.session
-        if self.policy.trust_annotations:
-            await self._catalog.refresh(connection, timeout=self.policy.timeout.attempt)
+        async with anyio.create_task_group() as tg:
+            if self._health is not None:
+                tg.start_soon(self._health.watch, connection)
+            if self.policy.trust_annotations:
+                await self._catalog.refresh(connection, timeout=self.policy.timeout.attempt)
 
     async def _run_operation(
         self,
@@ -474,6 +493,11 @@ def _checked_server(server: Any) -> Any:
             "SseServerParameters, a function that returns a transport, or an SDK server"
         )
     return server
+
+
+def _speaks_for_itself(server: Any) -> bool:
+    """Whether the end of `server` is noticed without asking: a process of ours, or an object of this process."""
+    return isinstance(server, _sdk.StdioServerParameters) or _sdk.is_in_process_server(server)
 
 
 def _check_url(url: str) -> None:

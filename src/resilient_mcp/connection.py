@@ -61,6 +61,7 @@ class Connection:
         suspected: Set when its process seems to hang, and when it is lost.
         lost: Set when the connection takes no more calls.
         reason: Why it was lost, or None.
+        answered_at: When the server last answered a call or, before that, when the handshake was done.
     """
 
     generation: int
@@ -71,9 +72,15 @@ class Connection:
     suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
     reason: Evidence | None = None
+    answered_at: float = field(default_factory=anyio.current_time)
     _attempts: set[Attempt] = field(default_factory=set)
     _idle: anyio.Event = field(default_factory=anyio.Event)
     _silences: int = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are in flight."""
+        return bool(self._attempts)
 
     def lose(self, evidence: Evidence) -> None:
         """Take no more calls. Those in flight may still get their answers, until the transport is closed."""
@@ -128,9 +135,12 @@ class Connection:
                 callback = None if progress is None else _restarting(progress, scope, timeout, deadline)
                 result = await invoke(self.session, callback)
                 settled = True
+                self.answered_at = anyio.current_time()
                 return result
         except Exception as exc:
             settled = True
+            if attempt.answered:
+                self.answered_at = anyio.current_time()
             raise Failed(exc, await self._explain(exc, attempt), earlier=attempt.requests > 1) from exc
         finally:
             if not settled:

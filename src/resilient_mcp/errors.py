@@ -3,8 +3,11 @@
     ResilienceError(MCPError)
     ├── ConnectionLost        sent, never answered, not safe to repeat ("it may still be running")
     ├── DeadlineExceeded      also a TimeoutError; says how long, how many attempts, and the last failure
-    └── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
-        └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
+    ├── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
+    │   └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
+    ├── CircuitOpen           it failed too often: refused until it shows a sign of life
+    ├── RateLimitExceeded     the rate limit, ours or the server's, has no room for it before its deadline
+    └── Overloaded            the queue in front of the concurrency limit is full
 
 An error that the server itself sent is raised as the SDK raised it, with a note on the attempts.
 """
@@ -34,6 +37,7 @@ class ResilienceError(_sdk.ErrorBase):
         attempts: How often it was sent to the server.
         verdict: The classifier's verdict on the last failure, or None when there was none.
         advice: One or two sentences that a model can act on: what happened, whether it may have run, what to try.
+        retry_in: Seconds after which another try may help, or None when nobody knows.
     """
 
     _code = _sdk.CONNECTION_CLOSED
@@ -47,8 +51,10 @@ class ResilienceError(_sdk.ErrorBase):
         operation: str = "",
         attempts: int = 0,
         verdict: Verdict | None = None,
+        retry_in: float | None = None,
     ) -> None:
         super().__init__(self._code, message)
+        self.retry_in = retry_in
         self.advice = advice
         self.server = server
         self.operation = operation
@@ -87,7 +93,6 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
     Attributes:
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
         stderr: The last of what the process wrote to stderr; untrusted text.
-        retry_in: Seconds until the next try to connect is due, or None when none is planned.
     """
 
     def __init__(
@@ -97,17 +102,30 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         advice: str,
         exit_status: int | None = None,
         stderr: str = "",
-        retry_in: float | None = None,
         **context: object,
     ) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.exit_status = exit_status
         self.stderr = stderr
-        self.retry_in = retry_in
 
 
 class ServerFailed(ServerUnavailable):
     """Raised when no restart will help: command not found, no shared protocol version, 401 or 403."""
+
+
+class CircuitOpen(ResilienceError):  # noqa: N818 - the design's public name
+    """Raised when the server failed too often lately, so that the call was refused. Nothing was sent (this time)."""
+
+
+class RateLimitExceeded(ResilienceError):  # noqa: N818 - the design's public name
+    """Raised when a rate limit has no room for the call before its deadline, or the server keeps pushing back.
+
+    It was not run.
+    """
+
+
+class Overloaded(ResilienceError):  # noqa: N818 - the design's public name
+    """Raised when as many calls run and wait as the concurrency limit allows. Nothing was sent (this time)."""
 
 
 def describe(exc: BaseException) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .evidence import Evidence
+from .strategies.breaker import BreakerState
 
 logger = logging.getLogger("resilient_mcp")
 logger.addHandler(logging.NullHandler())  # a library is quiet where nobody configured logging
@@ -99,6 +100,31 @@ class RetryScheduled(Event):
     attempt: int
     delay: float
     transparent: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChanged(Event):
+    """The circuit breaker changed its state.
+
+    Attributes:
+        old: What it was.
+        new: What it is.
+        reason: Why, in one line.
+        retry_in: Seconds until it lets a call through, or None when nobody knows or it does already.
+    """
+
+    old: BreakerState
+    new: BreakerState
+    reason: str
+    retry_in: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttled(Event):
+    """The server asked for less traffic: no call is sent to it for `delay` seconds."""
+
+    delay: float
     reason: str
 
 

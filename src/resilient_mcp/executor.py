@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -14,48 +15,39 @@ import tenacity
 from . import _sdk
 from .catalog import Catalog
 from .classifier import Category, Classifier, Failure, Verdict
-from .connection import Connection, Failed, Invoke
-from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable, add_note
+from .connection import Connection, Failed
+from .errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    RateLimitExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+    add_note,
+)
 from .events import Hub, RetryScheduled
 from .evidence import Delivery, printable
+from .gate import Gate
+from .operation import Operation
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
+from .strategies.loop_guard import RefusalCounter
 from .supervisor import Supervisor
 
 _TRANSPARENT_CAP = 1.0
 """The longest wait between two tries that never left: a server that is back is noticed soon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One thing asked of the server.
-
-    Attributes:
-        method: The JSON-RPC method.
-        invoke: Does it, with a session and a progress callback.
-        target: The tool, prompt or resource, or None.
-        timeout: Seconds an attempt may take, or None for the policy's.
-        progress: The caller's progress callback, or None.
-    """
-
-    method: str
-    invoke: Invoke
-    target: str | None = None
-    timeout: float | None = None
-    progress: Any = None
-
-    def __str__(self) -> str:
-        return self.method if self.target is None else f"{self.method} {printable(self.target, 100)}"
+_TOOLS_KEPT = 1024
+"""Tools whose refusals in a row are counted; a model may invent any number of names."""
 
 
 class _Unanswered(Exception):  # noqa: N818 - a signal within this module
-    """One attempt that was sent failed, or was answered by an `isError` result that may be worth another."""
+    """One attempt failed, or was answered by an `isError` result that may be worth another try; `final` allows none."""
 
-    def __init__(self, verdict: Verdict, failed: Failed, result: Any = None) -> None:
+    def __init__(self, verdict: Verdict, failed: Failed, *, final: bool = False) -> None:
         super().__init__(verdict)
         self.verdict = verdict
         self.failed = failed
-        self.result = result
+        self.final = final
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +64,7 @@ class _Call:
     absent_since: float | None = None
     repeatable: bool = False
     last: _Unanswered | None = None
+    answer: Any = None
     operation_id: str | None = None
 
     def meta(self) -> dict[str, object] | None:
@@ -86,6 +79,7 @@ class Executor:
 
     Args:
         supervisor: Lends connections.
+        gate: Lets attempts through.
         catalog: Knows the tools' annotations.
         policy: The server's numbers.
         hub: Where to report.
@@ -93,13 +87,23 @@ class Executor:
     """
 
     def __init__(
-        self, supervisor: Supervisor, catalog: Catalog, policy: Policy, hub: Hub, classifier: Classifier
+        self,
+        supervisor: Supervisor,
+        gate: Gate,
+        *,
+        catalog: Catalog,
+        policy: Policy,
+        hub: Hub,
+        classifier: Classifier,
     ) -> None:
         self._supervisor = supervisor
+        self._gate = gate
         self._catalog = catalog
         self._policy = policy
         self._hub = hub
         self._classifier = classifier
+        self._guards_loops = bool(policy.loop_guard or any(tool.loop_guard for tool in policy.tools.values()))
+        self._refusals: OrderedDict[str, RefusalCounter] = OrderedDict()
 
     async def run(self, operation: Operation) -> Any:
         """Run one operation to its end.
@@ -111,8 +115,8 @@ class Executor:
         timeout = self._policy.timeout
         retry = self._policy.retry
         attempt_timeout = timeout.attempt
-        if operation.method == "tools/call" and self._policy.tools and operation.target is not None:
-            tool = self._policy.tool(operation.target)
+        if operation.tool is not None and self._policy.tools:
+            tool = self._policy.tool(operation.tool)
             retry = tool.retry or retry
             attempt_timeout = tool.attempt_timeout or attempt_timeout
         if operation.timeout is not None:
@@ -121,21 +125,57 @@ class Executor:
         call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
         if self._policy.send_operation_id:
             call.operation_id = uuid.uuid4().hex
+        result = await self._run(call)
+        if self._guards_loops and operation.tool is not None:
+            return self._guard(operation.tool, result)
+        return result
+
+    async def _run(self, call: _Call) -> Any:
         try:
             return await self._send(call)
         except _Unanswered as exc:
             first = exc
+        error: Exception
+        cause: Exception | None
         try:
             return await self._retry(call, first)
         except _Unanswered as last:
-            if last.result is not None:
-                return last.result  # an answer is never raised
             error, cause = self._final(call, last.verdict, last.failed), last.failed.cause
+        except ResilienceError as refused:  # the next attempt was not let through, or found no server
+            error, cause = refused, None
+        if call.answer is not None:
+            return call.answer  # is never raised, whatever became of the tries after it
         raise error from (None if error is cause else cause)
 
     # --- one attempt ---
 
     async def _send(self, call: _Call) -> Any:
+        """One attempt, from the gate to its outcome.
+
+        Raises:
+            _Unanswered: It was sent and failed, or another answer may be had.
+            ResilienceError: It was not let through, or there is no server.
+        """
+        operation, gate = call.operation, self._gate
+        admission = await gate.enter(operation, deadline=call.deadline, attempts=call.attempts)
+        try:
+            result = await self._deliver(call)
+            gate.succeeded(admission)
+        except _Unanswered as exc:
+            limit = call.retry.max_retry_after
+            gate.failed(admission, exc.verdict, exc.failed, max_retry_after=limit)
+            raise
+        except ServerUnavailable as exc:
+            if self._supervisor.is_awaited:
+                gate.count(admission, str(exc))
+            raise
+        finally:
+            gate.leave(admission)
+        if operation.tool is not None and _sdk.is_error_result(result):
+            self._read_error(call, result)
+        return result
+
+    async def _deliver(self, call: _Call) -> Any:
         """Send until it has left once: what provably was not run is sent again and costs no attempt."""
         operation = call.operation
         while True:
@@ -161,8 +201,6 @@ class Executor:
                 call.absent_since = None
                 raise _Unanswered(verdict, failed) from failed.cause
             self._supervisor.answered(connection)
-            if operation.method == "tools/call" and _sdk.is_error_result(result):
-                self._read_error(call, result)
             return result
 
     def _judge(self, operation: Operation, failed: Failed, result: Any = None) -> Verdict:
@@ -176,7 +214,8 @@ class Executor:
         verdict = self._judge(call.operation, failed, result)
         if verdict.retryable:
             call.attempts += 1
-            raise _Unanswered(verdict, failed, result)
+            call.answer = result
+            raise _Unanswered(verdict, failed)
 
     async def _borrow(self, call: _Call) -> Connection:
         """Wait for a connection, as long as a call may wait for a server that is not there."""
@@ -202,7 +241,7 @@ class Executor:
             delay = full_jitter(n, base=base, cap=_TRANSPARENT_CAP, random=chance)
         now = anyio.current_time()
         if now + delay > min(call.deadline, self._ready_deadline(call)):
-            raise _Unanswered(replace(verdict, retryable=False), failed) from failed.cause
+            raise _Unanswered(verdict, failed, final=True) from failed.cause
         call.last = _Unanswered(verdict, failed)
         self._report(call, delay, transparent=True)
         await anyio.sleep(delay)
@@ -226,10 +265,11 @@ class Executor:
             raise failed
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda _: _may_repeat(call)),
+            retry=tenacity.retry_if_exception(lambda exc: isinstance(exc, _Unanswered) and _may_repeat(call)),
             stop=lambda state: (
                 (call.retry.stop or tenacity.stop_after_attempt(call.retry.attempts))(state)
                 or anyio.current_time() + state.upcoming_sleep > call.deadline
+                or not self._may_spend(call)
             ),
             wait=lambda state: self._delay(call, state),
             before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
@@ -237,6 +277,11 @@ class Executor:
             reraise=True,
         )
         return await retrying(attempt)
+
+    def _may_spend(self, call: _Call) -> bool:
+        """A retry costs the server's budget; one on a new connection is no burden on a server that is unwell."""
+        assert call.last is not None
+        return call.last.verdict.reconnect or self._gate.spend()
 
     async def _is_repeatable(self, call: _Call) -> bool:
         """Whether sending it twice does no more than sending it once."""
@@ -288,6 +333,25 @@ class Executor:
 
     # --- the end ---
 
+    def _guard(self, tool: str, result: Any) -> Any:
+        """Tell the model, in front of the answer, when a tool refuses every call."""
+        policy = self._policy.tool(tool).loop_guard or self._policy.loop_guard
+        if policy is None:
+            return result
+        if (counter := self._refusals.get(tool)) is None:
+            counter = self._refusals[tool] = RefusalCounter(policy)
+            if len(self._refusals) > _TOOLS_KEPT:
+                self._refusals.popitem(last=False)
+        count = counter.record(anyio.current_time(), refused=_sdk.is_error_result(result))
+        if count is None:
+            return result
+        name = printable(tool, 100)
+        return _sdk.with_text_before(
+            result,
+            f"The tool {name!r} is reachable, but it refused the last {count} calls: do not repeat the call as it is. "
+            "Read the answer below, then change the arguments or go another way.",
+        )
+
     def _final(self, call: _Call, verdict: Verdict, failed: Failed) -> Exception:
         """What the caller gets when the tries are spent, or another is not allowed."""
         server, operation, attempts = self._hub.server, str(call.operation), call.attempts
@@ -333,7 +397,8 @@ class Executor:
             return ResilienceError(text, advice=text, **context)
         when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"
         text = f"{was} not run: {verdict.reason}. {sent}. Try again {when}."
-        return ServerUnavailable(text, advice=text, retry_in=verdict.retry_after, **context)
+        error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
+        return error(text, advice=text, retry_in=verdict.retry_after, **context)
 
 
 _OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
@@ -353,4 +418,4 @@ _NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})
 def _may_repeat(call: _Call) -> bool:
     """Both questions: could another try help, and is it allowed?"""
     assert call.last is not None
-    return call.last.verdict.retryable and call.repeatable
+    return call.last.verdict.retryable and not call.last.final and call.repeatable

@@ -41,7 +41,8 @@ class Supervisor:
         connector: Opens them.
         policy: The server's numbers.
         hub: Where to report.
-        on_ready: Run beside the calls for each new connection.
+        on_connected: Called when there is a new connection, before calls are let at it.
+        on_ready: Run beside the calls for each new connection; cancelled when that is lost.
 
     Attributes:
         state: Where the connection stands.
@@ -54,11 +55,14 @@ class Supervisor:
         connector: Connector,
         policy: Policy,
         hub: Hub,
+        *,
+        on_connected: Callable[[], None] | None = None,
         on_ready: Callable[[Connection], Any] | None = None,
     ) -> None:
         self._connector = connector
         self._policy = policy
         self._hub = hub
+        self._on_connected = on_connected
         self._on_ready = on_ready
         self._meter = RestartMeter(policy.restart)
         self._changed = anyio.Event()
@@ -103,7 +107,7 @@ class Supervisor:
             began = anyio.current_time()
             outcome = await tg.start(self._live, self.generation)
             if isinstance(outcome, Connection):
-                await self._ready(tg, outcome, anyio.current_time() - began)
+                await self._ready(outcome, anyio.current_time() - began)
                 failure = Failed(None, outcome.reason)
             else:
                 failure = outcome
@@ -132,7 +136,7 @@ class Supervisor:
                 connection.end(connection.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed"))
             closed.set()
 
-    async def _ready(self, tg: anyio.abc.TaskGroup, connection: Connection, elapsed: float) -> None:
+    async def _ready(self, connection: Connection, elapsed: float) -> None:
         """Lend the connection out until it is lost."""
         self.connection = connection
         self._unproven = True
@@ -143,16 +147,20 @@ class Supervisor:
         self._hub.emit(
             Connected(server=name, generation=connection.generation, protocol_version=version, elapsed=elapsed)
         )
+        if self._on_connected is not None:
+            self._on_connected()
         self._enter(State.READY)
-        if connection.is_process:
-            tg.start_soon(self._check, connection)
-        if self._on_ready is not None:
-            tg.start_soon(self._run_on_ready, self._on_ready, connection)
-        with anyio.move_on_after(self._policy.restart.proven_after) as young:
-            await connection.lost.wait()
-        if young.cancelled_caught:
-            self.answered(connection)
-            await connection.lost.wait()
+        async with anyio.create_task_group() as beside:
+            if connection.is_process:
+                beside.start_soon(self._check, connection)
+            if self._on_ready is not None:
+                beside.start_soon(self._run_on_ready, self._on_ready, connection)
+            with anyio.move_on_after(self._policy.restart.proven_after) as young:
+                await connection.lost.wait()
+            if young.cancelled_caught:
+                self.answered(connection)
+                await connection.lost.wait()
+            beside.cancel_scope.cancel()
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
@@ -206,6 +214,11 @@ class Supervisor:
         connection = self.connection
         return None if connection is None or connection.reason is not None else connection
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a call waits for the connection; else it fails at once."""
+        return self.state in _WAITING
+
     async def lend(self, deadline: float) -> Connection:
         """The ready connection; waits for it until `deadline`.
 
@@ -215,7 +228,7 @@ class Supervisor:
         """
         with anyio.move_on_after(deadline - anyio.current_time()):
             while self.ready is None:
-                if self.state not in _WAITING:
+                if not self.is_awaited:
                     raise self.unavailable()
                 await self._changed.wait()
         if (connection := self.ready) is None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from mcp import StdioServerParameters
 
-from resilient_mcp import ResilientClient
+from resilient_mcp import CircuitOpen, Concurrency, LoopGuard, Policy, RateLimit, ResilientClient, ToolPolicy
 
 from ._plain import BASELINES, Connect, Endpoint
 
@@ -88,6 +88,19 @@ def _resilient(endpoint: Endpoint) -> ResilientClient:
     return ResilientClient(endpoint)
 
 
+_EVERYTHING = Policy(
+    rate_limit=RateLimit(rate=1e6, burst=1_000_000),
+    concurrency=Concurrency(limit=64),
+    loop_guard=LoopGuard(),
+    tools={"echo": ToolPolicy(rate_limit=RateLimit(rate=1e6, burst=1_000_000), repeatable=True)},
+)
+"""Every strategy at work, none of them in the way."""
+
+
+def _with_everything(endpoint: Endpoint) -> ResilientClient:
+    return ResilientClient(endpoint, policy=_EVERYTHING)
+
+
 def _stdio(module: str, *arguments: str) -> StdioServerParameters:
     args = ["-m", f"tests.benchmarks.{module}", *arguments]
     return StdioServerParameters(command=sys.executable, args=args, cwd=_ROOT)
@@ -110,10 +123,12 @@ def _http_server(kind: str) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def _sides(endpoint: Endpoint, baselines: Mapping[str, Connect]) -> AsyncIterator[dict[str, Any]]:
+async def _sides(
+    endpoint: Endpoint, baselines: Mapping[str, Connect], ours: Connect = _resilient
+) -> AsyncIterator[dict[str, Any]]:
     """Every side connected at the same time; on stdio each has a server of its own."""
     async with AsyncExitStack() as stack:
-        connects = {**baselines, _OURS: _resilient}
+        connects = {**baselines, _OURS: ours}
         yield {name: await stack.enter_async_context(connect(endpoint)) for name, connect in connects.items()}
 
 
@@ -127,8 +142,8 @@ async def _turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int)
     return figures
 
 
-async def _compare(endpoint: Endpoint, measure: Measure, rounds: int) -> Figures:
-    async with _sides(endpoint, BASELINES) as sides:
+async def _compare(endpoint: Endpoint, measure: Measure, rounds: int, ours: Connect = _resilient) -> Figures:
+    async with _sides(endpoint, BASELINES, ours) as sides:
         await _turn_by_turn(sides, measure, 1)  # the first round warms up
         return await _turn_by_turn(sides, measure, rounds)
 
@@ -160,6 +175,17 @@ async def _p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> f
         times.append(time.perf_counter() - began)
         assert text == "hello"
     return 1000 * statistics.median(times)
+
+
+async def _refusal(client: ResilientClient, calls: int) -> float:
+    """Median microseconds of a call that the open circuit refuses."""
+    times = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        with suppress(CircuitOpen):
+            await client.call_tool("echo", {"text": "hello"})
+        times.append(time.perf_counter() - began)
+    return 1e6 * statistics.median(times)
 
 
 async def _throughput(client: Any, batches: int) -> float:
@@ -208,6 +234,22 @@ async def sequential(*, quick: bool) -> list[Row]:
     return [
         *_rows("stdio, one after the other, p50", "ms", figures, Goal(1.05)),
         *_rows("  the same, raw server", "ms", raw, None),
+    ]
+
+
+async def strategies(*, quick: bool) -> list[Row]:
+    """What the whole chain of strategies costs a stdio call, and what a call at an open circuit costs."""
+    rounds = 3 if quick else 20
+    figures = await _compare(_SDK_SERVER, partial(_p50, calls=100), rounds, _with_everything)
+    refusals = []
+    async with _resilient(_RAW_SERVER) as client:
+        assert client.circuit is not None
+        client.circuit.isolate()
+        for _ in range(rounds):
+            refusals.append(await _refusal(client, calls=1000))
+    return [
+        *_rows("stdio, with every strategy, p50", "ms", figures, Goal(1.05)),
+        Row("a call at an open circuit", "us", "50 us", [50.0] * rounds, refusals, Goal(1)),
     ]
 
 
@@ -285,6 +327,7 @@ async def crash(*, quick: bool) -> list[Row]:
 
 COMPARISONS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
     "sequential": sequential,
+    "strategies": strategies,
     "at_once": at_once,
     "big": big,
     "http": http,

@@ -49,19 +49,27 @@ class HttpServer:
         try:
             await anyio.to_thread.run_sync(self._start, 0)
         except BaseException:  # a cancelled start has started a process
-            self._stop()
+            self.stop()
             raise
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill the process; `restart` brings it back."""
+        if self._process is not None:
+            self._process.kill()
+            with self._process:  # closes the pipes and waits
+                pass
+            self._process = None
 
     async def restart(self) -> None:
         """Kill the process and start a new one on the same port: it knows nothing of the old one's sessions."""
         port = int(self.url.rpartition(":")[2].partition("/")[0])
-        self._stop()
+        self.stop()
         await anyio.to_thread.run_sync(self._start, port)
 
     async def overload(self, seconds: float) -> None:
@@ -94,13 +102,6 @@ class HttpServer:
         if not line:
             raise RuntimeError(f"the demo server ended: run `{sys.executable} -m {_MODULE} --http` to see why")
         return line
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            with self._process:  # closes the pipes and waits
-                pass
-            self._process = None
 
 
 def _orders(orders: Path | None) -> list[str]:

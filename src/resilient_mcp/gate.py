@@ -1,0 +1,380 @@
+"""What stands before every attempt, in one order: circuit breaker, rate limit, concurrency limit.
+
+The state machines are in `strategies`; this is the thin shell that waits where they say so. A call that is not let
+through raises, and nothing is sent. The retry budget of the server lives here, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from . import _sdk
+from .classifier import Category, Verdict
+from .connection import Failed
+from .errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded
+from .events import BreakerChanged, Hub, Throttled
+from .evidence import Delivery, Evidence, Kind
+from .operation import Operation
+from .policy import Policy, RateLimit
+from .strategies.breaker import Breaker, BreakerState, Permit
+from .strategies.budget import RetryBudget
+from .strategies.concurrency import Bulkhead, Ticket
+from .strategies.rate_limit import TokenBucket
+
+_TOOLS_KEPT = 1024
+"""Tools whose own token buckets are remembered; a model may invent any number of names."""
+
+
+@dataclass(slots=True, eq=False)
+class Admission:
+    """An attempt at the gate; `Gate.leave` it in the end, whatever became of it.
+
+    Attributes:
+        operation: What is asked.
+        deadline: When the call ends in any case.
+        attempts: How often it was sent before.
+        permit: The breaker's.
+        ticket: Its place under the concurrency limit.
+    """
+
+    operation: Operation
+    deadline: float
+    attempts: int
+    permit: Permit | None = None
+    ticket: Ticket | None = None
+
+    @property
+    def sent(self) -> str:
+        """What became of it so far, for messages."""
+        if not self.attempts:
+            return "Nothing was sent."
+        return f"It was sent {'once' if self.attempts == 1 else f'{self.attempts} times'} before."
+
+
+class Circuit:
+    """The circuit breaker of one server, for the hands of a person.
+
+    Closed lets every call through; open refuses them all until the server showed a sign of life or its time has
+    passed; half-open lets one call through to find out; isolated refuses them all until `reset`.
+    """
+
+    def __init__(self, gate: Gate, breaker: Breaker) -> None:
+        self._gate = gate
+        self._breaker = breaker
+
+    @property
+    def state(self) -> BreakerState:
+        """Where it stands."""
+        return self._breaker.state
+
+    def isolate(self) -> None:
+        """Refuse every call from now on, until `reset`."""
+        with self._gate.watched("isolated by hand"):
+            self._breaker.isolate(anyio.current_time())
+
+    def reset(self) -> None:
+        """Close it and forget all failures."""
+        with self._gate.watched("reset by hand"):
+            self._breaker.reset()
+
+
+class _Watched:
+    """Tells of a change of the breaker's state, whatever made it."""
+
+    def __init__(self, gate: Gate, breaker: Breaker, reason: str) -> None:
+        self._gate, self._breaker, self._reason = gate, breaker, reason
+
+    def __enter__(self) -> None:
+        self._old = self._breaker.state
+
+    def __exit__(self, *exc_info: object) -> None:
+        if (new := self._breaker.state) is not self._old:
+            self._gate.moved(self._old, new, self._reason)
+
+
+class Gate:
+    """Lets attempts at one server through, or refuses them.
+
+    Args:
+        policy: The server's numbers.
+        hub: Where to report.
+
+    Attributes:
+        circuit: The breaker, or None when the policy has none.
+        unheard: Set while the circuit is open because the server was not heard of: a probe may tell more.
+    """
+
+    def __init__(self, policy: Policy, hub: Hub) -> None:
+        self._policy = policy
+        self._hub = hub
+        self._breaker = Breaker(policy.breaker) if policy.breaker is not None else None
+        self._budget = RetryBudget(policy.budget) if policy.budget is not None else None
+        self._bucket = _bucket(policy.rate_limit)
+        self._bulkhead = Bulkhead(policy.concurrency.limit, policy.concurrency.queue) if policy.concurrency else None
+        self._tool_buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._tools_are_limited = any(tool.rate_limit is not None for tool in policy.tools.values())
+        self._unlimited = policy.rate_limit is None and not self._tools_are_limited and self._bulkhead is None
+        self._woken: dict[Ticket, anyio.Event] = {}
+        self._reason = ""
+        self.circuit = Circuit(self, self._breaker) if self._breaker is not None else None
+        self.unheard = anyio.Event()
+
+    # --- in and out ---
+
+    async def enter(self, operation: Operation, *, deadline: float, attempts: int) -> Admission:
+        """Let an attempt through, waiting for a token and a place where the policy has such.
+
+        Args:
+            operation: What is asked.
+            deadline: When the call ends in any case.
+            attempts: How often it was sent before.
+
+        Raises:
+            CircuitOpen: The circuit is open.
+            RateLimitExceeded: No token would be there before the deadline.
+            Overloaded: The queue in front of the concurrency limit is full.
+            DeadlineExceeded: No place got free before the deadline.
+        """
+        now = anyio.current_time()
+        admission = Admission(operation, deadline, attempts)
+        self._admit(admission, now)
+        if self._unlimited and not self._bucket.retry_in(now):
+            return admission
+        try:
+            for bucket in self._buckets(operation.tool):
+                await self._take(bucket, admission)
+            if self._bulkhead is not None:
+                await self._find_place(self._bulkhead, admission)
+            if self._breaker is not None and self._breaker.state is not BreakerState.CLOSED:
+                self._release(admission)  # the circuit may have opened while this call waited
+                self._admit(admission, anyio.current_time())
+        except BaseException:
+            self.leave(admission)
+            raise
+        return admission
+
+    def leave(self, admission: Admission) -> None:
+        """The attempt is over. One of which neither `succeeded` nor `failed` was told says nothing."""
+        self._release(admission)
+        if admission.ticket is not None and self._bulkhead is not None:
+            following = self._bulkhead.leave(admission.ticket)
+            self._woken.pop(admission.ticket, None)
+            admission.ticket = None
+            if following is not None:
+                self._woken[following].set()
+
+    def succeeded(self, admission: Admission) -> None:
+        """The call was answered."""
+        if self._budget is not None:
+            self._budget.earn()
+        self._alive(admission)
+
+    def _alive(self, admission: Admission) -> None:
+        breaker = self._breaker
+        if breaker is not None and admission.permit is not None:
+            if admission.permit.trial:
+                with self.watched("the trial call was answered"):
+                    breaker.succeeded(admission.permit, anyio.current_time())
+            else:
+                breaker.succeeded(admission.permit, anyio.current_time())
+
+    def failed(self, admission: Admission, verdict: Verdict, failed: Failed, *, max_retry_after: float) -> None:
+        """The attempt failed: count it where it says that the server is unwell, and obey a push-back.
+
+        Args:
+            admission: The attempt.
+            verdict: What the classifier said.
+            failed: What the SDK raised and what the edges saw.
+            max_retry_after: The longest push-back that is obeyed, in seconds.
+        """
+        evidence = failed.evidence
+        if verdict.category is Category.THROTTLED and evidence is not None and verdict.retry_after:
+            self._push_back(min(verdict.retry_after, max_retry_after), verdict.reason)
+        own = evidence is None and isinstance(failed.cause, _sdk.MCPError)
+        heard = own or (evidence is not None and evidence.http_status is not None)
+        if _is_unwell(verdict, evidence):
+            self.count(admission, verdict.reason, shared=_ended_many(evidence), heard=heard)
+        elif heard:
+            self._alive(admission)
+
+    def count(self, admission: Admission, reason: str, *, shared: bool = False, heard: bool = False) -> None:
+        """One failure for the breaker; `shared` when one event ended many calls, `heard` when the server answered."""
+        if self._breaker is None or admission.permit is None:
+            return
+        self._reason = reason
+        with self.watched(reason):
+            self._breaker.failed(admission.permit, anyio.current_time(), shared=shared)
+        if not heard and self._breaker.state is BreakerState.OPEN:
+            self.unheard.set()
+
+    def spend(self) -> bool:
+        """Whether the budget of the server has room for one more retry; takes it."""
+        return self._budget is None or self._budget.spend()
+
+    def connected(self) -> None:
+        """There is a new connection."""
+        self.hint("there is a new connection")
+
+    def hint(self, reason: str) -> None:
+        """The server showed a sign of life: an open circuit may be tried now."""
+        self.unheard = anyio.Event()
+        if self._breaker is not None:
+            with self.watched(reason):
+                self._breaker.hint(anyio.current_time())
+
+    @property
+    def openings(self) -> int:
+        """How often in a row the circuit was opened."""
+        return 0 if self._breaker is None else self._breaker.openings
+
+    # --- breaker ---
+
+    def _admit(self, admission: Admission, now: float) -> None:
+        breaker = self._breaker
+        if breaker is None:
+            return
+        if breaker.state is BreakerState.CLOSED:
+            admission.permit = breaker.admit(now)
+            return
+        with self.watched("its open time is over"):
+            admission.permit = breaker.admit(now)
+        if admission.permit is not None:
+            return
+        retry_in = breaker.retry_in(now)
+        if breaker.state is BreakerState.ISOLATED:
+            why, when = "it was isolated by hand", "Somebody has to reset it."
+        else:
+            why = f"it failed too often: {self._reason}"
+            when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
+        what = f"{admission.operation} was refused: the circuit of MCP server {self._hub.server!r}"
+        text = f"{what} is {breaker.state.value}, because {why}. {admission.sent} {when}"
+        raise CircuitOpen(text, retry_in=retry_in, **self._context(admission, text))
+
+    def _context(self, admission: Admission, advice: str) -> dict[str, Any]:
+        return {
+            "server": self._hub.server,
+            "operation": str(admission.operation),
+            "attempts": admission.attempts,
+            "advice": advice,
+        }
+
+    def _release(self, admission: Admission) -> None:
+        if self._breaker is not None and admission.permit is not None:
+            self._breaker.released(admission.permit)
+            admission.permit = None
+
+    def watched(self, reason: str) -> Any:
+        """A context in which a change of the breaker's state is told."""
+        assert self._breaker is not None
+        return _Watched(self, self._breaker, reason)
+
+    def moved(self, old: BreakerState, new: BreakerState, reason: str) -> None:
+        """The breaker's state changed."""
+        assert self._breaker is not None
+        if new is not BreakerState.OPEN:
+            self.unheard = anyio.Event()
+        retry_in = None if new is BreakerState.CLOSED else self._breaker.retry_in(anyio.current_time())
+        self._hub.emit(BreakerChanged(server=self._hub.server, old=old, new=new, reason=reason, retry_in=retry_in))
+
+    # --- rate limit ---
+
+    def _buckets(self, tool: str | None) -> list[TokenBucket]:
+        """The buckets that an attempt takes a token of: its tool's, then the server's."""
+        if tool is None or not self._tools_are_limited:
+            return [self._bucket]
+        limit = self._policy.tool(tool).rate_limit
+        if limit is None:
+            return [self._bucket]
+        bucket = self._tool_buckets.get(tool)
+        if bucket is None:
+            bucket = self._tool_buckets[tool] = _bucket(limit)
+            if len(self._tool_buckets) > _TOOLS_KEPT:
+                self._tool_buckets.popitem(last=False)
+        else:
+            self._tool_buckets.move_to_end(tool)
+        return [bucket, self._bucket]
+
+    async def _take(self, bucket: TokenBucket, admission: Admission) -> None:
+        """Wait for a token, and for the end of a push-back."""
+        now = anyio.current_time()
+        wait = bucket.reserve(now, admission.deadline - now)
+        if wait is None:
+            raise self._no_token(bucket.retry_in(now), admission)
+        due = now + wait
+        try:
+            while now < due <= admission.deadline:
+                await anyio.sleep(due - now)
+                now = anyio.current_time()
+                due = now + bucket.paused(now)
+        except BaseException:
+            bucket.give_back(due)
+            raise
+        if due > admission.deadline:
+            bucket.give_back(due)
+            raise self._no_token(due - now, admission)
+
+    def _no_token(self, retry_in: float, admission: Admission) -> RateLimitExceeded:
+        text = (
+            f"{admission.operation} was refused: the rate limit of MCP server {self._hub.server!r} has no room for it "
+            f"before its deadline. {admission.sent} Try again in {_span(retry_in)}."
+        )
+        return RateLimitExceeded(text, retry_in=retry_in, **self._context(admission, text))
+
+    def _push_back(self, delay: float, reason: str) -> None:
+        """The server asked for less traffic: every caller waits, so that one push-back is enough."""
+        self._bucket.pause(anyio.current_time() + delay)
+        self._hub.emit(Throttled(server=self._hub.server, delay=delay, reason=reason))
+
+    # --- concurrency limit ---
+
+    async def _find_place(self, bulkhead: Bulkhead, admission: Admission) -> None:
+        began = anyio.current_time()
+        ticket = bulkhead.enter()
+        busy = f"{bulkhead.running} calls run on MCP server {self._hub.server!r}"
+        if ticket is None:
+            text = (
+                f"{admission.operation} was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that "
+                f"its concurrency limit allows. {admission.sent} Try again later."
+            )
+            raise Overloaded(text, **self._context(admission, text))
+        admission.ticket = ticket
+        if ticket.admitted:
+            return
+        self._woken[ticket] = event = anyio.Event()
+        with anyio.CancelScope(deadline=admission.deadline):
+            await event.wait()
+            return
+        elapsed = anyio.current_time() - began
+        text = (
+            f"{admission.operation} was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its "
+            f"concurrency limit. {admission.sent} Try again later."
+        )
+        raise DeadlineExceeded(text, elapsed=elapsed, **self._context(admission, text))
+
+
+_ENDS_MANY = frozenset({Kind.NETWORK, Kind.PROCESS, Kind.CLOSED})
+"""What ends all calls on a connection at one moment."""
+
+
+def _ended_many(evidence: Evidence | None) -> bool:
+    """Whether one event ended all calls in flight; one that never left waited in vain, each for itself."""
+    return evidence is not None and evidence.kind in _ENDS_MANY and evidence.delivery is not Delivery.NOT_SENT
+
+
+def _is_unwell(verdict: Verdict, evidence: Evidence | None) -> bool:
+    """Whether a failure is the breaker's business. A server's own JSON-RPC error is not: one tool may be broken."""
+    return verdict.counts_for_breaker and (evidence is not None or verdict.category is Category.THROTTLED)
+
+
+def _bucket(limit: RateLimit | None) -> TokenBucket:
+    return TokenBucket(math.inf, 1) if limit is None else TokenBucket(limit.rate, limit.burst)
+
+
+def _span(seconds: float) -> str:
+    """Seconds for a reader, never "0 s" of something that is still to come."""
+    return f"{max(seconds, 0.1):.1f} s"
