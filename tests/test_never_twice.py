@@ -60,7 +60,7 @@ HARD = Policy(
     budget=None,
     retry=RetryPolicy(attempts=60, base=0.005, throttled_base=0.005, max_delay=0.05),
     restart=RestartPolicy(base=0.01, max_delay=0.05, intensity=10_000),
-    timeout=TimeoutPolicy(attempt=0.7, ready=15, connect=10, total=60, shutdown=1),
+    timeout=TimeoutPolicy(attempt=0.7, ready=45, connect=10, total=60, shutdown=1),
 )
 CALLERS = 20
 SERVERS_OWN = (-32603, -32602)
