@@ -249,12 +249,13 @@ async def test_one_crash_under_many_calls_is_one_failure():
 
 async def test_calls_that_find_no_server_count_once_each():
     """However often a call tried: five that waited in vain open the circuit, four do not."""
-    quick = TimeoutPolicy(ready=0.2, connect=5, shutdown=1)
+    quick = TimeoutPolicy(ready=2, connect=5, shutdown=1)
     async with http_server() as server, client_of(server.url, policy(timeout=quick)) as client:
         assert client.circuit is not None
         server.kill()
-        for _ in range(4):
-            await fails(client, ServerUnavailable)
+        async with anyio.create_task_group() as tg:
+            for _ in range(4):
+                tg.start_soon(fails, client, ServerUnavailable)
         assert client.circuit.state is BreakerState.CLOSED
         await fails(client, ServerUnavailable)
         assert client.circuit.state is BreakerState.OPEN
@@ -288,15 +289,35 @@ async def test_there_may_be_no_breaker():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
-async def test_a_retry_that_meets_an_open_circuit_ends_the_call():
-    """It says how often the call was sent, and what opened the circuit."""
+async def test_a_failure_that_opens_the_circuit_is_not_repeated():
+    """The call ends with it, instead of with a refusal that says less."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(QUICK, breaker=BreakerPolicy(failures=2))) as client:
         server.faults = [Faults.status(503)] * 4
-        error = await fails(client, CircuitOpen)
+        error = await fails(client, ServerUnavailable)
+        assert "HTTP 503" in str(error)
         assert error.attempts == 2
-        assert "It was sent 2 times before." in error.advice
+        await fails(client, CircuitOpen)
         assert len(server.calls) == 2
+
+
+async def test_a_retry_that_meets_an_open_circuit_ends_the_call():
+    """It says how often the call was sent, and what opened the circuit."""
+    server, events = ScriptedHttp(), Recorder()
+    patient = policy(QUICK, retry=RetryPolicy(throttled_base=0.01))
+    async with server.serve(), client_of(server.url, patient, on_event=events) as client:
+        server.faults = [Faults.status(429, retry_after="1")]
+        async with anyio.create_task_group() as tg:
+
+            async def call() -> None:
+                error = await fails(client, CircuitOpen)
+                assert error.attempts == 1
+                assert "It was sent once before." in error.advice
+
+            tg.start_soon(call)
+            await events.wait_for(Throttled)
+            client.circuit.isolate()  # type: ignore[union-attr]
+        assert len(server.calls) == 1
 
 
 # --- the retry budget ---

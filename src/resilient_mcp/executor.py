@@ -269,7 +269,7 @@ class Executor:
             stop=lambda state: (
                 (call.retry.stop or tenacity.stop_after_attempt(call.retry.attempts))(state)
                 or anyio.current_time() + state.upcoming_sleep > call.deadline
-                or not self._may_spend(call)
+                or not self._may_spend(call, state.upcoming_sleep)
             ),
             wait=lambda state: self._delay(call, state),
             before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
@@ -278,10 +278,13 @@ class Executor:
         )
         return await retrying(attempt)
 
-    def _may_spend(self, call: _Call) -> bool:
-        """A retry costs the server's budget; one on a new connection is no burden on a server that is unwell."""
+    def _may_spend(self, call: _Call, delay: float) -> bool:
+        """Whether the server may be asked once more, in `delay` seconds: that costs its budget.
+
+        On a new connection it is free, and the circuit will be tried: a server that was restarted is not unwell.
+        """
         assert call.last is not None
-        return call.last.verdict.reconnect or self._gate.spend()
+        return call.last.verdict.reconnect or (not self._gate.refuses_for(delay) and self._gate.spend())
 
     async def _is_repeatable(self, call: _Call) -> bool:
         """Whether sending it twice does no more than sending it once."""

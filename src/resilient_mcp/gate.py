@@ -227,6 +227,14 @@ class Gate:
             with self.watched(reason):
                 self._breaker.hint(anyio.current_time())
 
+    def refuses_for(self, seconds: float) -> bool:
+        """Whether the circuit stays open for at least `seconds`, as far as is known."""
+        breaker = self._breaker
+        if breaker is None or breaker.state not in {BreakerState.OPEN, BreakerState.ISOLATED}:
+            return False
+        retry_in = breaker.retry_in(anyio.current_time())
+        return retry_in is None or retry_in > seconds
+
     @property
     def openings(self) -> int:
         """How often in a row the circuit was opened."""
