@@ -2,22 +2,28 @@
 
 from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
-from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
+from .errors import ConnectionLost, DeadlineExceeded, InvalidArguments, ResilienceError, ServerFailed, ServerUnavailable
 from .events import (
+    CatalogChanged,
     Connected,
     Disconnected,
     Event,
     GarbageOnStdout,
     RestartScheduled,
+    Restored,
     RetryScheduled,
+    ServedStale,
     State,
     StateChanged,
 )
 from .evidence import Delivery, Evidence, ExitStatus
 from .policy import Policy, RestartPolicy, RetryPolicy, TimeoutPolicy, ToolPolicy
+from .watch import Change
 
 __all__ = [
+    "CatalogChanged",
     "Category",
+    "Change",
     "Connected",
     "ConnectionLost",
     "DeadlineExceeded",
@@ -28,13 +34,16 @@ __all__ = [
     "ExitStatus",
     "Failure",
     "GarbageOnStdout",
+    "InvalidArguments",
     "Policy",
     "ResilienceError",
     "ResilientClient",
     "RestartPolicy",
     "RestartScheduled",
+    "Restored",
     "RetryPolicy",
     "RetryScheduled",
+    "ServedStale",
     "ServerFailed",
     "ServerUnavailable",
     "State",

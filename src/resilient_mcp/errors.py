@@ -3,8 +3,9 @@
     ResilienceError(MCPError)
     ├── ConnectionLost        sent, never answered, not safe to repeat ("it may still be running")
     ├── DeadlineExceeded      also a TimeoutError; says how long, how many attempts, and the last failure
-    └── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
-        └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
+    ├── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
+    │   └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
+    └── InvalidArguments      against the tool's inputSchema; path and reason per problem, nothing sent
 
 An error that the server itself sent is raised as the SDK raised it, with a note on the attempts.
 """
@@ -108,6 +109,22 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
 
 class ServerFailed(ServerUnavailable):
     """Raised when no restart will help: command not found, no shared protocol version, 401 or 403."""
+
+
+class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public name
+    """Raised when the arguments of a tool do not conform to its `inputSchema`. Nothing was sent.
+
+    Only where `ToolPolicy(validate_arguments=True)` asks for it.
+
+    Attributes:
+        problems: What is wrong, as (JSON path, reason); at most ten.
+    """
+
+    _code = _sdk.INVALID_PARAMS
+
+    def __init__(self, message: str, *, problems: list[tuple[str, str]], advice: str, **context: object) -> None:
+        super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
+        self.problems = problems
 
 
 def describe(exc: BaseException) -> str:
