@@ -41,6 +41,7 @@ class Desk:
         failures: Why what is not in force is not, on the newest connection.
         carried: What was wanted before the newest connection was there.
         opened: The SDK's newest stream of each filter.
+        proven: Capabilities that a server has shown by its answer, whatever it declares.
         changed: Set, and replaced, when something is to be done or was done.
     """
 
@@ -50,6 +51,7 @@ class Desk:
         self.failures: dict[Key, Failed] = {}
         self.carried: set[Key] = set()
         self.opened: dict[Key, Any] = {}
+        self.proven: set[str] = set()
         self.changed = anyio.Event()
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
 

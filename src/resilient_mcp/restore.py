@@ -13,8 +13,10 @@ from typing import TypeAlias
 
 from .strategies.backoff import half_jitter
 
-BASE, CAP = 0.1, 30.0
+BASE, CAP = 0.1, 10.0
 """The back-off between two tries to restore one part, in seconds."""
+_MEMORY = 2
+"""Failures that are remembered of what came into force: it may end at once, again and again."""
 STABLE = 10.0
 """Seconds a part must have been in force for its next failure to count as the first."""
 
@@ -187,6 +189,7 @@ class Ledger:
         came = value is not None and not (part.known and part.value == value)
         if came:
             part.since = now
+            part.failures = min(part.failures, _MEMORY)
         part.known, part.value = True, value
         self._tidy(key)
         return came

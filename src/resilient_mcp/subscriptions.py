@@ -25,6 +25,9 @@ from .replay import HEARING, USER, Desk, Replay, is_refusal
 from .restore import Key, Listen, LogLevel, Resource, Value
 from .watch import Feed, ListenWatcher, Watcher
 
+_NEEDED: dict[type[Key], str] = {Resource: "resources.subscribe", LogLevel: "logging"}
+"""The capability that each needs, up to 2025-11-25."""
+
 
 class Subscriptions:
     """The subscriptions of one client.
@@ -90,12 +93,14 @@ class Subscriptions:
             run: Runs that to its end, as any operation.
         """
         desk, ledger = self._desk, self._desk.ledger
+        if (connection := self._current()) is not None:
+            self._begin(connection)
         before: Value | None = None
         if value is not None:
             before = ledger.want(key, USER, value)
         else:
             ledger.release(key, USER)
-            if ledger.wanted(key) is not None or self._current() is None:
+            if ledger.wanted(key) is not None or connection is None:
                 desk.tell()
                 return EmptyResult()
         generation = 0
@@ -106,6 +111,7 @@ class Subscriptions:
             ledger.sending(generation, key, value)
             result = await invoke(session)
             if ledger.settled(generation, key, value, anyio.current_time()):
+                desk.proven.add(_NEEDED[type(key)])  # the SDK's own servers of 1.x declare no subscriptions
                 desk.missed(key)
             return result
 
@@ -152,11 +158,13 @@ class Subscriptions:
             MCPError: The server refused it.
             ResilienceError: The server does not declare what that needs.
         """
+        if (connection := self._current()) is not None:
+            self._begin(connection)
         self._desk.watchers[watcher] = None
         try:
             if self._closed:
                 watcher.end()
-            elif (connection := self._current()) is not None:
+            elif connection is not None:
                 await self._enter(watcher, connection)
             watcher.entered = True
             yield
@@ -169,7 +177,6 @@ class Subscriptions:
 
     async def _enter(self, watcher: Watcher, connection: Connection) -> None:
         desk, name = self._desk, self._hub.server
-        self._begin(connection)
         patient = isinstance(watcher, ListenWatcher)
         if not patient:
             self._check_offered(watcher, connection)
@@ -227,8 +234,8 @@ class Subscriptions:
         def offered(key: Key) -> bool:
             if isinstance(key, Listen):
                 return not legacy and any(_sdk.offers(session.capabilities, path) for path in key.capabilities())
-            needed = "resources.subscribe" if isinstance(key, Resource) else "logging"
-            return legacy and _sdk.offers(session.capabilities, needed)
+            needed = _NEEDED[type(key)]
+            return legacy and (needed in desk.proven or _sdk.offers(session.capabilities, needed))
 
         if not desk.ledger.begin(connection.generation, offered):
             return
