@@ -6,6 +6,7 @@ from .errors import (
     CircuitOpen,
     ConnectionLost,
     DeadlineExceeded,
+    InvalidArguments,
     Overloaded,
     RateLimitExceeded,
     ResilienceError,
@@ -14,12 +15,15 @@ from .errors import (
 )
 from .events import (
     BreakerChanged,
+    CatalogChanged,
     Connected,
     Disconnected,
     Event,
     GarbageOnStdout,
     RestartScheduled,
+    Restored,
     RetryScheduled,
+    ServedStale,
     State,
     StateChanged,
     Throttled,
@@ -40,13 +44,16 @@ from .policy import (
     ToolPolicy,
 )
 from .strategies.breaker import BreakerState
+from .watch import Change
 
 __all__ = [
     "BreakerChanged",
     "BreakerPolicy",
     "BreakerState",
     "BudgetPolicy",
+    "CatalogChanged",
     "Category",
+    "Change",
     "Circuit",
     "CircuitOpen",
     "Concurrency",
@@ -61,6 +68,7 @@ __all__ = [
     "Failure",
     "GarbageOnStdout",
     "HealthPolicy",
+    "InvalidArguments",
     "LoopGuard",
     "Overloaded",
     "Policy",
@@ -70,8 +78,10 @@ __all__ = [
     "ResilientClient",
     "RestartPolicy",
     "RestartScheduled",
+    "Restored",
     "RetryPolicy",
     "RetryScheduled",
+    "ServedStale",
     "ServerFailed",
     "ServerUnavailable",
     "State",

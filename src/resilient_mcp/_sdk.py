@@ -25,6 +25,7 @@ from mcp.server import Server
 from mcp.shared._httpx_utils import create_mcp_http_client, next_request_within_origin
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
+from pydantic import AnyUrl
 from referencing import Registry
 from typing_extensions import Self
 
@@ -67,6 +68,7 @@ INTERNAL_ERROR = -32603
 CONNECTION_CLOSED = -32000
 PARSE_ERROR = -32700
 METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 REQUEST_TIMEOUT = 408 if MAJOR == 1 else -32001
 """The code the installed SDK gives its own request timeout."""
@@ -496,6 +498,79 @@ def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]
     return cast("AbstractAsyncContextManager[Any]", session.client.listen(**filters))
 
 
+def uri_text(uri: Any) -> str:
+    """A URI as the installed SDK puts it on the wire: 1.x normalises it.
+
+    Raises:
+        ValueError: It is not a URI, which 1.x cannot send.
+    """
+    return str(AnyUrl(str(uri))) if MAJOR == 1 else str(uri)
+
+
+CHANGES = {
+    "notifications/resources/updated": "resource",
+    "notifications/tools/list_changed": "tools",
+    "notifications/prompts/list_changed": "prompts",
+    "notifications/resources/list_changed": "resource_list",
+}
+"""The notifications that tell of a change, and what changed."""
+
+
+def change_in(message: Any) -> tuple[Any, str | None] | None:
+    """The (kind, uri) of the change that a message to `message_handler` tells of, None when it tells of none."""
+    body = getattr(message, "root", message)
+    kind = CHANGES.get(getattr(body, "method", ""))
+    if kind is None:
+        return None
+    return kind, str(body.params.uri) if kind == "resource" else None
+
+
+def resource_updated(uri: str) -> Any:
+    """A `notifications/resources/updated`, as `message_handler` gets it."""
+    body = {"method": "notifications/resources/updated", "params": {"uri": uri}}
+    if MAJOR == 1:
+        return _types.ServerNotification.model_validate(body)
+    return _types.ResourceUpdatedNotification.model_validate(body)
+
+
+_EVENTS = {
+    "ResourceUpdated": "resource",
+    "ToolsListChanged": "tools",
+    "PromptsListChanged": "prompts",
+    "ResourcesListChanged": "resource_list",
+}
+
+
+def change_of_event(event: Any) -> tuple[Any, str | None]:
+    """The (kind, uri) of an event of `listen()`."""
+    return _EVENTS[type(event).__name__], getattr(event, "uri", None)
+
+
+def event_of_change(kind: str, uri: str | None) -> Any:
+    """The event of `listen()` that tells of a change."""
+    events = import_module("mcp.client.subscriptions")
+    if kind == "resource":
+        return events.ResourceUpdated(uri)
+    name = next(name for name, told in _EVENTS.items() if told == kind)
+    return getattr(events, name)()
+
+
+def with_meta(result: Any, meta: Mapping[str, object]) -> Any:
+    """A copy of a result that carries `meta` in its `_meta`, beside what the server put there."""
+    return result.model_copy(update={"meta": {**(result.meta or {}), **meta}})
+
+
+def offers(capabilities: Any, path: str) -> bool:
+    """Whether a server declares a capability, such as `tools` or `resources.subscribe`."""
+    value = capabilities
+    for name in path.split("."):
+        value = getattr(value, _CAPABILITY_FIELDS.get(name, name), None)
+    return value is not None and value is not False
+
+
+_CAPABILITY_FIELDS = {} if MAJOR == 1 else {"listChanged": "list_changed"}
+
+
 def _refuse(method: str, options: Mapping[str, Any]) -> None:
     """1.x has none of the per-call options of 2.x: say so by name."""
     if options:
@@ -527,6 +602,15 @@ def tool_hints(tool: Any) -> tuple[bool, bool]:
     return bool(hints.read_only_hint), bool(hints.idempotent_hint)
 
 
+def input_schema(tool: Any) -> Any:
+    """The `inputSchema` of a tool."""
+    return tool.inputSchema if MAJOR == 1 else tool.input_schema
+
+
+REFRESH: Mapping[str, Any] = {} if MAJOR == 1 else {"cache_mode": "refresh"}
+"""Options for a list that the server must answer, not the SDK's cache."""
+
+
 def next_cursor(page: Any) -> str | None:
     """The cursor of the next page of a list, None at the end."""
     return cast("str | None", page.nextCursor if MAJOR == 1 else page.next_cursor)
@@ -535,6 +619,7 @@ def next_cursor(page: Any) -> str | None:
 __all__ = [
     "CONNECTION_CLOSED",
     "INTERNAL_ERROR",
+    "INVALID_PARAMS",
     "MAJOR",
     "METHOD_NOT_FOUND",
     "PARSE_ERROR",

@@ -1,17 +1,24 @@
-"""The last known tools of a server: what their annotations say about sending a call twice."""
+"""The last known tools of a server: what their annotations say about sending a call twice, and their input schemas.
+
+Listed for each connection, beside the calls, and whenever the server says that the list changed.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from itertools import islice
 from typing import Any
 
 import anyio
+from jsonschema.validators import Draft202012Validator, validator_for
+from referencing import Registry
 
 from . import _sdk
 from .classifier import Classifier, Failure
 from .connection import Connection, Failed
-from .events import logger
+from .events import CatalogChanged, Hub, logger
+from .evidence import printable
 from .strategies.backoff import exponential
 
 _MAX_PAGES = 100
@@ -19,63 +26,132 @@ _MAX_PAGES = 100
 _MAX_TOOLS = 10_000
 _BASE, _CAP = 0.1, 10.0
 """The back-off between two tries to list, in seconds."""
+_MAX_PROBLEMS = 10
+"""Problems of one set of arguments that are told: enough for a model to correct them."""
+_REASON = 300
+"""Characters of one reason: it quotes the value."""
 
 
 class Catalog:
-    """Listed once per connection, beside the calls.
+    """The tools of one server.
 
     Args:
         classifier: Says whether a listing that failed is worth another try.
+        hub: Where to report.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, hub: Hub) -> None:
         self._classifier = classifier
-        self._repeatable: dict[str, bool] = {}
+        self._hub = hub
+        self._tools: dict[str, Any] | None = None
+        self._validators: dict[str, Any] = {}
         self._listed = anyio.Event()
+        self._stale = anyio.Event()
 
-    async def refresh(self, connection: Connection, *, timeout: float) -> None:
-        """List the tools over `connection`, until it works, another try cannot help, or the connection is lost."""
+    async def keep(self, connection: Connection, *, timeout: float) -> None:
+        """List the tools over `connection`, and again at each change, until the connection is of no more use."""
         if self._listed.is_set():
             self._listed = anyio.Event()
+        if not _sdk.offers(connection.session.capabilities, "tools"):
+            self._listed.set()
+            return
+        options: Any = {}
+        while True:
+            self._stale = anyio.Event()
+            await self._refresh(connection, timeout, options)
+            if connection.reason is not None:
+                return  # who waits for the listing waits for the next connection's
+            self._listed.set()
+            await self._stale.wait()
+            options = _sdk.REFRESH
+
+    def changed(self) -> None:
+        """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
+        self._stale.set()
+
+    async def _refresh(self, connection: Connection, timeout: float, options: Any) -> None:
+        """List until it works, another try cannot help, or the connection is lost."""
         tries = 0
-        while getattr(connection.session.capabilities, "tools", None) is not None:
+        while True:
             try:
-                await self._list(connection, timeout)
-                break
+                tools = await self._list(connection, timeout, options)
             except Failed as failed:
                 failure = Failure("tools/list", None, failed.cause, failed.evidence)
                 verdict = self._classifier.judge(failure, now=time.time())
                 logger.debug("tools could not be listed: %s", verdict)
-                if connection.lost.is_set() or verdict.reconnect:
-                    return  # who waits for the listing waits for the next connection's
-                if not verdict.retryable:
-                    break
+                if verdict.reconnect and failed.evidence is not None:
+                    connection.lose(failed.evidence)
+                if connection.reason is not None or not verdict.retryable:
+                    return
+            else:
+                self._replace(tools)
+                return
             await anyio.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
-        self._listed.set()
 
-    async def _list(self, connection: Connection, timeout: float) -> None:
-        known: dict[str, bool] = {}
+    async def _list(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any]:
+        tools: dict[str, Any] = {}
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
             at = cursor
 
             async def list_page(session: _sdk.Session, _progress: Any, at: str | None = at) -> Any:
-                return await session.list("list_tools", at, None, {})
+                return await session.list("list_tools", at, None, options)
 
             page = await connection.call(list_page, timeout=timeout, deadline=math.inf)
-            for tool in page.tools:
-                known[tool.name] = any(_sdk.tool_hints(tool))
+            tools.update((tool.name, tool) for tool in page.tools)
             cursor = _sdk.next_cursor(page)
-            if cursor is None or len(known) > _MAX_TOOLS:
+            if cursor is None or len(tools) > _MAX_TOOLS:
                 break
-        self._repeatable = known
+        return tools
+
+    def _replace(self, tools: dict[str, Any]) -> None:
+        old, self._tools = self._tools, tools
+        if old is None or old == tools:
+            return
+        self._validators.clear()
+        self._hub.emit(
+            CatalogChanged(
+                server=self._hub.server,
+                added=_names(name for name in tools if name not in old),
+                removed=_names(name for name in old if name not in tools),
+                changed=_names(name for name, tool in tools.items() if name in old and old[name] != tool),
+            )
+        )
+
+    # --- what is known ---
 
     def is_repeatable(self, tool: str) -> bool | None:
         """Whether `readOnlyHint` or `idempotentHint` of `tool` is set (both default to false); None if never listed."""
-        return self._repeatable.get(tool)
+        known = (self._tools or {}).get(tool)
+        return None if known is None else any(_sdk.tool_hints(known))
 
     async def listed(self, deadline: float) -> None:
         """Wait for the listing of the newest connection, at most until `deadline`."""
         with anyio.move_on_after(deadline - anyio.current_time()):
             await self._listed.wait()
+
+    def problems(self, tool: str, arguments: dict[str, Any]) -> list[tuple[str, str]]:
+        """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).
+
+        Nothing, when the tool is not known or its schema cannot be used: the server will say what it thinks. A schema
+        is never fetched from elsewhere.
+        """
+        known = (self._tools or {}).get(tool)
+        if known is None:
+            return []
+        try:
+            if tool not in self._validators:
+                schema = _sdk.input_schema(known)
+                kind = validator_for(schema, default=Draft202012Validator)
+                kind.check_schema(schema)
+                self._validators[tool] = kind(schema, registry=Registry())
+            errors = list(islice(self._validators[tool].iter_errors(arguments), _MAX_PROBLEMS))
+        except Exception as exc:
+            logger.debug("the inputSchema of %s cannot be used: %s", printable(tool, 100), printable(str(exc)))
+            return []
+        return [(printable(error.json_path, _REASON), printable(error.message, _REASON)) for error in errors]
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    return tuple(printable(name, 100) for name in names)

@@ -280,7 +280,7 @@ class Classifier:
             reconnect = category is Category.CONNECTION_LOST
             retryable = category in RETRYABLE
             return Verdict(category, retryable, evidence.delivery, evidence.detail, rule, reconnect=reconnect)
-        if evidence.session_id_sent and _is_session_lost(status, evidence.detail):
+        if is_session_lost(evidence):
             return Verdict(
                 Category.SESSION_LOST,
                 retryable=True,
@@ -352,9 +352,11 @@ def _code_of(error: BaseException | None) -> Any:
     return getattr(getattr(error, "error", None), "code", None)
 
 
-def _is_session_lost(status: int, text: str) -> bool:
+def is_session_lost(evidence: Evidence) -> bool:
     """404 by the specification; 400 that speaks of the session, as server-everything answers."""
-    return status == _NOT_FOUND or (status == _BAD_REQUEST and bool(_SPEAKS_OF_SESSION.search(text)))
+    status = evidence.http_status
+    speaks_of_it = status == _BAD_REQUEST and bool(_SPEAKS_OF_SESSION.search(evidence.detail))
+    return evidence.session_id_sent and (status == _NOT_FOUND or speaks_of_it)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:

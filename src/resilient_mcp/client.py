@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import anyio
 from mcp import types
@@ -23,15 +24,19 @@ from typing_extensions import Self
 from . import _sdk
 from .catalog import Catalog
 from .classifier import Classifier, Classify
-from .connection import Connection, Connector
+from .connection import Connection, Connector, Invoke
+from .degrade import Degrade, Fallback
 from .events import Hub, Listener, State
 from .executor import Executor
 from .gate import Circuit, Gate
 from .health import HealthCheck
 from .operation import Operation
 from .policy import Policy
+from .restore import LogLevel, Resource
+from .subscriptions import Subscriptions
 from .supervisor import Supervisor
 from .transports.http import safe_url
+from .watch import Change, ListenWatcher, Watcher
 
 Timeout: TypeAlias = float | timedelta | None
 
@@ -55,6 +60,9 @@ class ResilientClient:
         classifier: A function of your own that is asked first: from a `Failure` to a `Verdict`, or None to leave it to
             the tables.
         on_event: Called with each `Event`, in order; must not block.
+        fallbacks: Tool name to a coroutine function that stands in for the tool while its server is unavailable: it
+            gets the arguments and returns a `CallToolResult` or a text. Not asked when the server may have run the
+            call, unless the tool may run twice.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
             stays yours to close.
         sampling_callback: As on `ClientSession`, and so are the next five.
@@ -84,6 +92,7 @@ class ResilientClient:
         policy: Policy | None = None,
         classifier: Classify | None = None,
         on_event: Listener | None = None,
+        fallbacks: Mapping[str, Fallback] | None = None,
         http_client: Any = None,
         sampling_callback: Any = None,
         elicitation_callback: Any = None,
@@ -108,19 +117,21 @@ class ResilientClient:
         policy = policy or Policy()
         self.name = name or _default_name(server)
         self.policy = policy
+        hub = Hub(self.name, on_event)
+        judge = Classifier(policy, classifier)
+        self._subscriptions = Subscriptions(policy, hub, judge, lambda: self._supervisor.ready, message_handler)
         callbacks = {
             "sampling_callback": sampling_callback,
             "elicitation_callback": elicitation_callback,
             "list_roots_callback": list_roots_callback,
             "logging_callback": logging_callback,
-            "message_handler": message_handler,
+            "message_handler": self._subscriptions.on_message,
             "client_info": client_info,
         }
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
-        hub = Hub(self.name, on_event)
         connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
-        judge = Classifier(policy, classifier)
-        self._catalog = Catalog(judge)
+        self._catalog = Catalog(judge, hub)
+        self._subscriptions.feed(self._catalog.changed)
         self._gate = Gate(policy, hub)
         self._supervisor = Supervisor(
             connector, policy, hub, on_connected=self._gate.connected, on_ready=self._on_ready
@@ -128,9 +139,10 @@ class ResilientClient:
         self._health: HealthCheck | None = None
         if policy.health is not None and not _speaks_for_itself(server):
             self._health = HealthCheck(policy.health, self._gate, judge)
-        self._executor = Executor(
+        executor = Executor(
             self._supervisor, self._gate, catalog=self._catalog, policy=policy, hub=hub, classifier=judge
         )
+        self._degrade = Degrade(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: _sdk.Session | None = None
@@ -176,6 +188,7 @@ class ResilientClient:
         try:
             await self._supervisor.run()
         finally:
+            self._subscriptions.close()
             self._done.set()
 
     async def aclose(self) -> None:
@@ -227,20 +240,17 @@ class ResilientClient:
         async with anyio.create_task_group() as tg:
             if self._health is not None:
                 tg.start_soon(self._health.watch, connection)
-            if self.policy.trust_annotations:
-                await self._catalog.refresh(connection, timeout=self.policy.timeout.attempt)
+            tg.start_soon(partial(self._catalog.keep, connection, timeout=self.policy.timeout.attempt))
+            tg.start_soon(self._subscriptions.keep, connection)
 
-    async def _run_operation(
-        self,
-        method: str,
-        invoke: Callable[[_sdk.Session, Any], Any],
-        *,
-        target: str | None = None,
-        timeout: Timeout = None,
-        progress: Any = None,
-    ) -> Any:
+    def _operation(
+        self, method: str, invoke: Invoke, *, target: str | None = None, timeout: Timeout = None, progress: Any = None
+    ) -> Operation:
         limit = self._timeout if timeout is None else _seconds("read_timeout_seconds", timeout)
-        return await self._executor.run(Operation(method, invoke, target, limit, progress))
+        return Operation(method, invoke, target, limit, progress)
+
+    async def _run_operation(self, method: str, invoke: Invoke, *, target: str | None = None) -> Any:
+        return await self._degrade.run(self._operation(method, invoke, target=target))
 
     async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
         return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
@@ -313,16 +323,21 @@ class ResilientClient:
             ConnectionLost: It was sent, no answer came, and it must not be sent twice.
             DeadlineExceeded: It took too long.
             ServerUnavailable: It was not run: there is no server.
+            InvalidArguments: They do not conform to the tool's schema, which its policy asked to check.
             MCPError: The server's own error.
         """
         return cast(
             "types.CallToolResult",
-            await self._run_operation(
-                "tools/call",
-                lambda session, progress: session.call_tool(name, arguments, progress, options),
-                target=name,
-                timeout=read_timeout_seconds,
-                progress=progress_callback,
+            await self._degrade.call_tool(
+                self._operation(
+                    "tools/call",
+                    lambda session, progress: session.call_tool(name, arguments, progress, options),
+                    target=name,
+                    timeout=read_timeout_seconds,
+                    progress=progress_callback,
+                ),
+                name,
+                arguments,
             ),
         )
 
@@ -333,9 +348,11 @@ class ResilientClient:
         return cast("types.ListToolsResult", await self._list("list_tools", cursor, params, options))
 
     async def _list(self, method: str, cursor: str | None, params: Any, options: dict[str, Any]) -> Any:
-        return await self._run_operation(
+        operation = self._operation(
             _sdk.LISTS[method], lambda session, _: session.list(method, cursor, params, options)
         )
+        key = (method, cursor or getattr(params, "cursor", None))
+        return await self._degrade.read(operation, None if options else key)
 
     # --- resources ---
 
@@ -357,26 +374,80 @@ class ResilientClient:
         """Read a resource; `uri` is a string or an `AnyUrl`."""
         return cast(
             "types.ReadResourceResult",
-            await self._run_operation(
-                "resources/read", lambda session, _: session.read_resource(uri, options), target=str(uri)
+            await self._degrade.read(
+                self._operation(
+                    "resources/read", lambda session, _: session.read_resource(uri, options), target=str(uri)
+                ),
+                None if options else ("read_resource", str(uri)),
             ),
         )
 
     async def subscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
-        """Ask for updates of a resource (servers up to 2025-11-25)."""
+        """Ask for updates of a resource (servers up to 2025-11-25), on this connection and on all to come.
+
+        The wish holds from this call until `unsubscribe_resource`, also when this raises because the server is not
+        available: it is then in force once the server is back. Only a refusal of the server's own takes it back. After
+        a reconnect, `message_handler` gets one update of the resource, for what may have been missed.
+
+        Raises:
+            ServerUnavailable: There is no server; the wish holds.
+            MCPError: The server refused; it does not.
+        """
         return await self._subscription("resources/subscribe", uri, True, options)
 
     async def unsubscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
-        """Ask for no more updates of a resource."""
-        return await self._subscription("resources/unsubscribe", uri, False, options)
+        """Ask for no more updates of a resource; at once, also while there is no server."""
+        return await self._subscription("resources/unsubscribe", uri, None, options)
 
-    async def _subscription(self, method: str, uri: Any, on: bool, options: dict[str, Any]) -> types.EmptyResult:
-        return cast(
-            "types.EmptyResult",
-            await self._run_operation(
-                method, lambda session, _: session.set_subscribed(uri, subscribed=on, options=options), target=str(uri)
-            ),
+    async def _subscription(
+        self, method: str, uri: Any, wanted: Literal[True] | None, options: dict[str, Any]
+    ) -> types.EmptyResult:
+        text = _sdk.uri_text(uri)
+        return await self._subscriptions.change(
+            Resource(text),
+            wanted,
+            lambda session: session.set_subscribed(uri, subscribed=wanted is not None, options=options),
+            lambda invoke: self._run_operation(method, invoke, target=text),
         )
+
+    @asynccontextmanager
+    async def watch(
+        self,
+        resources: Iterable[Any] = (),
+        *,
+        tools: bool = False,
+        prompts: bool = False,
+        resource_list: bool = False,
+    ) -> AsyncIterator[AsyncIterator[Change]]:
+        """Watch resources and lists for changes, over all connections to come; for servers of every version.
+
+            async with client.watch(["file:///notes.txt"]) as changes:
+                async for change in changes:
+                    notes = await client.read_resource(change.uri)
+
+        A change says that something is to be read again. After each time that the connection, or the server's stream
+        of notifications, was away there is one with `missed=True` for each thing watched, because what happened
+        meanwhile is unknown. Changes of one thing collapse until they are read. Iteration ends when the client is
+        closed. Entering waits until the server has acknowledged; while there is no server it does not wait, and the
+        watch begins once the server is back.
+
+        Args:
+            resources: URIs of resources.
+            tools: Whether to watch the list of tools.
+            prompts: Whether to watch the list of prompts.
+            resource_list: Whether to watch the list of resources.
+
+        Raises:
+            ResilienceError: The server does not declare what this needs.
+            MCPError: The server refused.
+            ServerUnavailable: The client was not started, or is closed.
+            ValueError: There is nothing to watch.
+        """
+        watcher = Watcher(resources, tools=tools, prompts=prompts, resource_list=resource_list)
+        if self.state in {State.IDLE, State.CLOSED}:
+            raise self._supervisor.unavailable(operation="watch")
+        async with self._subscriptions.watching(watcher):
+            yield watcher
 
     # --- prompts and completion ---
 
@@ -416,8 +487,16 @@ class ResilientClient:
         return cast("types.EmptyResult", await self._simple("ping", "send_ping", **options))
 
     async def set_logging_level(self, level: types.LoggingLevel, **options: Any) -> types.EmptyResult:
-        """Ask for log messages from `level` upwards."""
-        return cast("types.EmptyResult", await self._simple("logging/setLevel", "set_logging_level", level, **options))
+        """Ask for log messages from `level` upwards, on this connection and on all to come.
+
+        The wish holds as that of `subscribe_resource` does.
+        """
+        return await self._subscriptions.change(
+            LogLevel(),
+            level,
+            lambda session: session.invoke("set_logging_level", level, **options),
+            lambda invoke: self._run_operation("logging/setLevel", invoke),
+        )
 
     async def send_progress_notification(
         self,
@@ -461,10 +540,28 @@ class ResilientClient:
 
     @asynccontextmanager
     async def listen(self, **filters: Any) -> AsyncIterator[Any]:
-        """A stream of change events, as on `mcp.Client` (mcp 2.x, servers at 2026-07-28); ends with its connection."""
+        """A stream of change events, as on `mcp.Client` (mcp 2.x, servers at 2026-07-28), over all connections to come.
+
+        When the stream breaks off it is opened again, and then gives one event for each thing listened for, because
+        what happened meanwhile is unknown. It ends when the client is closed.
+
+        Args:
+            **filters: `tools_list_changed`, `prompts_list_changed`, `resources_list_changed` and
+                `resource_subscriptions`, as on `mcp.Client`.
+
+        Raises:
+            MCPError: The server refused.
+            ServerUnavailable: There is no server, or it did not acknowledge in time.
+            RuntimeError: The SDK, or the server, is too old for it.
+        """
         connection = await self._supervisor.lend(anyio.current_time() + self.policy.timeout.ready)
-        async with _sdk.listen(connection.session, **filters) as subscription:
-            yield subscription
+        if connection.session.is_legacy:
+            async with _sdk.listen(connection.session, **filters) as refused:  # raises, as the SDK does
+                yield refused
+            return
+        watcher = ListenWatcher.from_filters(**filters)
+        async with self._subscriptions.watching(watcher):
+            yield watcher
 
 
 def _checked_server(server: Any) -> Any:

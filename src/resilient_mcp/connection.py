@@ -16,7 +16,7 @@ import anyio
 from typing_extensions import Self
 
 from . import _sdk
-from .classifier import is_outage
+from .classifier import is_outage, is_session_lost
 from .events import GarbageOnStdout, Hub, logger
 from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt, printable
 from .policy import Policy
@@ -60,6 +60,8 @@ class Connection:
         is_process: Whether the server is a process of ours.
         suspected: Set when its process seems to hang, and when it is lost.
         lost: Set when the connection takes no more calls.
+        hearing: Set when what the server says unasked can arrive, as far as that is known.
+        on_gap: Called when some of what it said unasked may have been missed.
         reason: Why it was lost, or None.
         answered_at: When the server last answered a call or, before that, when the handshake was done.
     """
@@ -71,6 +73,8 @@ class Connection:
     is_process: bool = False
     suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
+    hearing: anyio.Event = field(default_factory=anyio.Event)
+    on_gap: Callable[[], object] = lambda: None
     reason: Evidence | None = None
     answered_at: float = field(default_factory=anyio.current_time)
     _attempts: set[Attempt] = field(default_factory=set)
@@ -351,6 +355,7 @@ class Connector:
                     max_bytes=self._policy.max_message_bytes,
                     patience=self._policy.timeout.shutdown,
                     on_broken_handshake=opening.on_end,
+                    on_stream=opening.on_stream,
                     out_of_band=out_of_band,
                 )
                 edges.append(edge)
@@ -358,6 +363,7 @@ class Connector:
 
             transport: Any
             if isinstance(server, _sdk.StreamableHttpParameters):
+                opening.hears_by_stream = True
                 transport = _sdk.streamable_http(server, wrap(self._http_client, out_of_band=False))
             elif isinstance(server, _sdk.SseServerParameters):
                 transport = _sdk.sse(server, wrap)
@@ -389,16 +395,37 @@ class _Opening:
         self.ended: Evidence | None = None
         self.wired = True
         self.garbage = 0
+        self.hears_by_stream = False
+        self._hearing = anyio.Event()
+        self._streamed = False
         self._handshake = handshake
 
     def done(self, session: _sdk.Session) -> Connection:
         """The handshake is done: here is the connection."""
         self.in_flight.forget(self._handshake)
         wired, is_process = self.wired, self.is_process
-        self.connection = Connection(self.generation, session, self.in_flight, wired=wired, is_process=is_process)
+        if not self.hears_by_stream or not session.is_legacy:
+            self._hearing.set()
+        self.connection = Connection(
+            self.generation, session, self.in_flight, wired=wired, is_process=is_process, hearing=self._hearing
+        )
         if self.ended is not None:
             self.connection.end(self.ended)
         return self.connection
+
+    def on_stream(self, refusal: Evidence | None) -> None:
+        """The stream of what the server says unasked was opened, or it was refused.
+
+        Only a server that had opened it before says by 404 that the session is gone; others mean that they have none.
+        """
+        connection = self.connection
+        if refusal is None:
+            if self._streamed and connection is not None:
+                connection.on_gap()
+            self._streamed = True
+        elif self._streamed and connection is not None and is_session_lost(refusal):
+            connection.lose(refusal)
+        self._hearing.set()
 
     def on_end(self, evidence: Evidence) -> None:
         """The transport ended."""

@@ -7,7 +7,8 @@
     │   └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
     ├── CircuitOpen           it failed too often: refused until it shows a sign of life
     ├── RateLimitExceeded     the rate limit, ours or the server's, has no room for it before its deadline
-    └── Overloaded            the queue in front of the concurrency limit is full
+    ├── Overloaded            the queue in front of the concurrency limit is full
+    └── InvalidArguments      against the tool's inputSchema; path and reason per problem, nothing sent
 
 An error that the server itself sent is raised as the SDK raised it, with a note on the attempts.
 """
@@ -126,6 +127,22 @@ class RateLimitExceeded(ResilienceError):  # noqa: N818 - the design's public na
 
 class Overloaded(ResilienceError):  # noqa: N818 - the design's public name
     """Raised when as many calls run and wait as the concurrency limit allows. Nothing was sent (this time)."""
+
+
+class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public name
+    """Raised when the arguments of a tool do not conform to its `inputSchema`. Nothing was sent.
+
+    Only where `ToolPolicy(validate_arguments=True)` asks for it.
+
+    Attributes:
+        problems: What is wrong, as (JSON path, reason); at most ten.
+    """
+
+    _code = _sdk.INVALID_PARAMS
+
+    def __init__(self, message: str, *, problems: list[tuple[str, str]], advice: str, **context: object) -> None:
+        super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
+        self.problems = problems
 
 
 def describe(exc: BaseException) -> str:

@@ -141,9 +141,61 @@ class GarbageOnStdout(Event):
     sample: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored(Event):
+    """What was subscribed to, listened for or set before is in force again.
+
+    One follows each connection that had something to restore, once everything was tried. What failed is tried again
+    as long as the connection lives; each part that then comes back has an event of its own, and so has a part that
+    the server ended while the connection lived.
+
+    Attributes:
+        generation: The connection.
+        restored: What is in force again, as `method target`.
+        failed: What is not, or not yet; also what this server does not declare.
+    """
+
+    generation: int
+    restored: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogChanged(Event):
+    """The server's tools are not what they were when they were last listed.
+
+    Attributes:
+        added: Names of new tools.
+        removed: Names of tools that are gone.
+        changed: Names of tools whose description, schema or annotations changed.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedStale(Event):
+    """A list or a resource was answered from the last good copy, because the server is unavailable.
+
+    Attributes:
+        operation: `method` or `method target`.
+        age: Seconds since the server gave that answer.
+    """
+
+    operation: str
+    age: float
+
+
 Listener: TypeAlias = Callable[[Event], None]
 
-_LEVELS: dict[type[Event], int] = {StateChanged: logging.INFO, RetryScheduled: logging.WARNING}
+_LEVELS: dict[type[Event], int] = {
+    StateChanged: logging.INFO,
+    RetryScheduled: logging.WARNING,
+    CatalogChanged: logging.INFO,
+    ServedStale: logging.WARNING,
+}
 
 
 class Hub:

@@ -241,6 +241,8 @@ class ToolPolicy(_Frozen):
     """Requests per second for these tools; the server's limit holds as well."""
     loop_guard: LoopGuard | None = None
     """Instead of the server's."""
+    validate_arguments: bool = False
+    """Whether arguments are checked against the tool's `inputSchema` before anything is sent."""
 
 
 class Policy(_Frozen):
@@ -283,6 +285,12 @@ class Policy(_Frozen):
     `resilient-mcp/attempt` in its `_meta`, so that a server can tell a repeat from a new call."""
     trust_annotations: bool = True
     """Whether `readOnlyHint` and `idempotentHint` of a tool make its calls repeatable."""
+    on_unavailable: Literal["raise", "result"] = "raise"
+    """Whether a tool call that this library gives up raises its error, or returns it as a result with `isError` and
+    text that a model can act on. The server's own errors are raised in any case."""
+    serve_stale: bool = False
+    """Whether lists and resources are answered from the last good copy while the server is unavailable, with their age
+    in `_meta`, as `resilient-mcp/stale-age` (seconds)."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """A longer message from the server fails its call instead of filling this process's memory."""
 

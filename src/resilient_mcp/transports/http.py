@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ import anyio
 from .. import _sdk
 from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
+from ..strategies.backoff import half_jitter
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -27,6 +29,10 @@ _MAX_REDIRECTS = 20
 _RESUME_TRIES = 2
 """How often the SDK asks to resume a broken stream before it gives up (`MAX_RECONNECTION_ATTEMPTS`)."""
 _RESUMABLE_KEPT = 256
+_REOPEN_BASE, _REOPEN_CAP = 0.2, 10.0
+"""The back-off between two tries to open the stream of what the server says unasked, in seconds."""
+_OUTAGES = frozenset({408, 429, 500, 502, 503, 504})
+"""What a server, or a gateway before it, answers when asking again may help."""
 _SESSION_ID = "mcp-session-id"
 _JSON = "application/json"
 _SSE = "text/event-stream"
@@ -44,6 +50,8 @@ class HttpEdge:
         max_bytes: The longest answer accepted.
         patience: Seconds a notification may take; the SDK sends everything else behind it.
         on_broken_handshake: Told when `notifications/initialized` did not arrive: the session is dead.
+        on_stream: Told when the stream of what the server says unasked (GET) was opened, or will not be; with the
+            evidence when the server refused it.
         out_of_band: Answers come on another stream (HTTP+SSE), so a failed POST cannot be answered here: the
             attempt is ended directly.
     """
@@ -57,6 +65,7 @@ class HttpEdge:
         max_bytes: int,
         patience: float,
         on_broken_handshake: Callable[[Evidence], None],
+        on_stream: Callable[[Evidence | None], None],
         out_of_band: bool = False,
     ) -> None:
         self._inner = inner
@@ -65,6 +74,7 @@ class HttpEdge:
         self.max_bytes = max_bytes
         self._patience = patience
         self._on_broken_handshake = on_broken_handshake
+        self._on_stream = on_stream
         self._out_of_band = out_of_band
         connect = inner.timeout.connect
         self._connect = math.inf if connect is None else connect
@@ -95,7 +105,7 @@ class HttpEdge:
             return await self._delete(request, options)
         if "last-event-id" in request.headers:
             return await self._resume(request, options)
-        return await self._inner.send(request, **options)
+        return await self._inner.send(request, **options) if self._out_of_band else await self._listen(request, options)
 
     # --- requests ---
 
@@ -227,6 +237,8 @@ class HttpEdge:
             evidence = await self._deliver(request, options)
             if evidence is not None and method == "notifications/initialized":
                 self._on_broken_handshake(evidence)
+            elif method == "notifications/initialized" and _SESSION_ID not in request.headers:
+                self._on_stream(None)  # the SDK opens no stream without a session
         return http.Response(http.codes.ACCEPTED, request=request)
 
     async def _deliver(self, request: Any, options: dict[str, Any]) -> Evidence | None:
@@ -253,7 +265,7 @@ class HttpEdge:
         event_id = request.headers["last-event-id"]
         request_id, failed = self._resumable.pop(event_id, (None, 0))
         if request_id is None:  # the stream of unrelated messages
-            return await self._inner.send(request, **options)
+            return await self._listen(request, options)
         if self.in_flight.is_abandoned(request_id):  # else the SDK would go on resuming for nobody
             gone = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the call was given up")
             return _response(200, {"content-type": _SSE}, request, content=sse_error(request_id, gone))
@@ -275,6 +287,35 @@ class HttpEdge:
         self.in_flight.note(request_id, evidence)
         body = sse_error(request_id, evidence)
         return _response(200, {"content-type": _SSE}, request, content=body)
+
+    async def _listen(self, request: Any, options: dict[str, Any]) -> Any:
+        """Open the stream of what the server says unasked, however long that takes.
+
+        The SDK gives this stream up for good when it could not be opened, or broke off, twice. So it hears of no
+        outage: what cannot be opened now is tried until it can, and what breaks off ends as if the server had closed
+        it, after which the SDK opens it anew.
+        """
+        tries = 0
+        while True:
+            evidence: Evidence | None = None
+            try:
+                response = await self._inner.send(request, **options)
+            except (http.TransportError, OSError) as exc:
+                evidence = evidence_of(exc, Delivery.UNKNOWN)
+            else:
+                if response.is_success:
+                    self._on_stream(None)
+                    stream = _ServerStream(response, self.max_bytes)
+                    return _response(response.status_code, response.headers, request, stream=stream)
+                if response.is_redirect:
+                    return response
+                evidence, _ = await self._read_refusal(request, response)
+                if response.status_code not in _OUTAGES:
+                    self._on_stream(evidence)
+                    return _response(response.status_code, response.headers, request, content=b"")
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            await anyio.sleep(half_jitter(tries, base=_REOPEN_BASE, cap=_REOPEN_CAP, random=chance))
+            tries += 1
 
     def _abort(self, request_id: Any) -> None:
         """Nobody waits for `request_id` any more: end its POST, wherever it is."""
@@ -360,6 +401,36 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         self._edge.finished(self._request_id, self)
+        await self._response.aclose()
+        await self._chunks.aclose()
+
+
+class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
+    """What a server says unasked, on its way to the SDK: whole events only, and an end where it breaks off."""
+
+    def __init__(self, response: Any, max_bytes: int) -> None:
+        self._response = response
+        self._chunks = response.aiter_bytes()
+        self._scanner = EventScanner(None, max_bytes)
+        self._whole: deque[bytes] = deque()
+        self._over = False
+
+    def __aiter__(self) -> _ServerStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._whole:
+            if self._over:
+                raise StopAsyncIteration
+            try:
+                chunk = await anext(self._chunks, b"")
+                self._over = not chunk
+                self._whole.extend(self._scanner.feed(chunk))
+            except Exception:
+                self._over = True
+        return self._whole.popleft()
+
+    async def aclose(self) -> None:
         await self._response.aclose()
         await self._chunks.aclose()
 

@@ -1,0 +1,332 @@
+"""Makes the server of one connection have what the ledger wants, beside the calls, and keeps it so.
+
+What fails is tried again with back-off, as long as the connection lives; what came back, and where something may have
+been missed, is told. A replay dies with its connection: the next one has its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from . import _sdk
+from .classifier import Classifier, Failure
+from .connection import Connection, Failed
+from .events import Hub, Restored, logger
+from .evidence import Attempt, Delivery, Evidence, Kind, current_attempt, printable
+from .restore import Key, Ledger, Listen, Resource, Value
+from .watch import Watcher
+
+AT_ONCE = 32
+"""Requests of one replay on the wire at one time: calls must get through beside them."""
+HEARING = 2.0
+"""Seconds to wait for the stream of notifications before subscribing all the same."""
+USER = "user"
+"""The holder of what was asked for by `subscribe_resource` and `set_logging_level`."""
+
+
+class Desk:
+    """What the replay of each connection and the user's own calls share.
+
+    Attributes:
+        ledger: What is wanted and in force.
+        watchers: Who is told of changes, in order.
+        failures: Why what is not in force is not, on the newest connection.
+        carried: What was wanted before the newest connection was there.
+        opened: The SDK's newest stream of each filter.
+        proven: Capabilities that a server has shown by its answer, whatever it declares.
+        changed: Set, and replaced, when something is to be done or was done.
+    """
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.watchers: dict[Watcher, None] = {}
+        self.failures: dict[Key, Failed] = {}
+        self.carried: set[Key] = set()
+        self.opened: dict[Key, Any] = {}
+        self.proven: set[str] = set()
+        self.changed = anyio.Event()
+        self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
+
+    def tell(self) -> None:
+        """Let everyone look who waits for a change."""
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
+
+    def is_busy(self, key: Key) -> bool:
+        """Whether a request about `key` is under way."""
+        return key in self._locks
+
+    @asynccontextmanager
+    async def alone(self, key: Key) -> AsyncIterator[None]:
+        """One request about `key` at a time: two on the wire could overtake each other."""
+        lock, users = self._locks.get(key) or (anyio.Lock(), 0)
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+            self.tell()
+
+    def missed(self, key: Key) -> None:
+        """Changes of what `key` is for may have been missed."""
+        for watcher in list(self.watchers):
+            if isinstance(key, Resource) or watcher.filter == key:
+                watcher.missed(key)
+
+    def failed(self, generation: int, key: Key, failure: Failed | None, *, gone: bool) -> None:
+        """A request about `key` failed, or the server ended what was in force."""
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        self.ledger.failed(generation, key, anyio.current_time(), chance, gone=gone)
+        if failure is not None and generation == self.ledger.generation:
+            self.failures[key] = failure
+        self.tell()
+
+
+class Replay:
+    """The replay of one connection.
+
+    Args:
+        desk: What is shared.
+        connection: The connection.
+        timeout: Seconds that one request may take.
+        classifier: Says whether a failure is the whole connection's.
+        hub: Where to report.
+        handler: The user's `message_handler`, or None.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        connection: Connection,
+        timeout: float,
+        classifier: Classifier,
+        hub: Hub,
+        *,
+        handler: Callable[[Any], Awaitable[None]] | None,
+    ) -> None:
+        self._desk = desk
+        self._ledger = desk.ledger
+        self._connection = connection
+        self._generation = connection.generation
+        self._timeout = timeout
+        self._classifier = classifier
+        self._hub = hub
+        self._handler = handler
+        self._handler_turn = anyio.Lock()
+        self._turns = anyio.Semaphore(AT_ONCE)
+        self._working: set[Key] = set()
+        self._watchers = list(desk.watchers)
+        self._first: set[Key] | None = None
+        self._restored: list[Key] = []
+        self._streams: dict[Key, anyio.CancelScope] = {}
+
+    async def run(self, tg: anyio.abc.TaskGroup) -> None:
+        """Work until cancelled, in tasks of `tg`."""
+        connection, ledger, desk = self._connection, self._ledger, self._desk
+        connection.on_gap = lambda: self._after_gap(tg)
+        with anyio.move_on_after(HEARING):
+            await connection.hearing.wait()
+        if connection.session.is_legacy:
+            for watcher in self._watchers:
+                watcher.missed_lists()
+        self._first = desk.carried.intersection(ledger.due(anyio.current_time()))
+        self._report_first()
+        while True:
+            changed, now = desk.changed, anyio.current_time()
+            for key in ledger.due(now):
+                if key not in self._working and not desk.is_busy(key):
+                    self._working.add(key)
+                    tg.start_soon(self._settle, key, tg)
+            with anyio.move_on_after(ledger.next_due(now) - now):
+                await changed.wait()
+
+    # --- one part ---
+
+    async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        """Make the server have `key` as it is wanted, or find out that it will not."""
+        desk, ledger = self._desk, self._ledger
+        try:
+            async with desk.alone(key), self._turns:
+                if not ledger.differs(key):
+                    return
+                value = ledger.wanted(key)
+                ledger.sending(self._generation, key, value)
+                try:
+                    await self._ask(key, value, tg)
+                except Failed as failed:
+                    desk.failed(self._generation, key, failed, gone=is_refusal(failed))
+                    self._judge(key, failed)
+                else:
+                    came = ledger.settled(self._generation, key, value, anyio.current_time())
+                    self._came(key, tg) if came else desk.failures.pop(key, None)
+        finally:
+            self._working.discard(key)
+            if self._first is not None:
+                self._first.discard(key)
+                self._report_first()
+            desk.tell()
+
+    async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
+        """Send what makes `key` be `value`.
+
+        Raises:
+            Failed: It did not work.
+        """
+        if isinstance(key, Listen):
+            if value is None:
+                self._streams.pop(key).cancel()
+            else:
+                failed: Failed | None = await tg.start(self._listen, key)
+                if failed is not None:
+                    raise failed
+            return
+
+        async def invoke(session: _sdk.Session, _progress: Any) -> Any:
+            if isinstance(key, Resource):
+                return await session.set_subscribed(key.uri, subscribed=value is not None, options={})
+            return await session.invoke("set_logging_level", value)
+
+        await self._connection.call(invoke, timeout=self._timeout, deadline=math.inf)
+
+    def _judge(self, key: Key, failed: Failed) -> None:
+        """A failure may say that the connection is of no more use; who watches what it was for must look itself."""
+        failure = Failure(str(key).partition(" ")[0], None, failed.cause, failed.evidence)
+        verdict = self._classifier.judge(failure, now=time.time())
+        logger.debug("%s could not be restored: %s", printable(str(key), 200), verdict)
+        if verdict.reconnect and failed.evidence is not None:
+            self._connection.lose(failed.evidence)
+        elif self._is_first(key):
+            self._desk.missed(key)
+
+    def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        """`key` is in force: what changed before that may have been missed."""
+        had_failed = self._desk.failures.pop(key, None) is not None
+        self._desk.missed(key)
+        self._tell_handler([key], tg)
+        if self._is_first(key):
+            self._restored.append(key)
+        elif had_failed and self._is_shown(key):
+            self._emit([key], [])
+
+    def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
+        """The stream of notifications was away: nobody knows what it would have carried."""
+        if self._connection.session.is_legacy:
+            for watcher in list(self._desk.watchers):
+                watcher.missed()
+            self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
+
+    # --- telling ---
+
+    def _tell_handler(self, keys: list[Key], tg: anyio.abc.TaskGroup) -> None:
+        """Let the user's `message_handler` have an update of each resource that the user subscribed to."""
+        for key in keys:
+            if self._handler is not None and isinstance(key, Resource) and USER in self._ledger.holders(key):
+                tg.start_soon(self._update_handler, self._handler, key.uri)
+
+    async def _update_handler(self, handler: Callable[[Any], Awaitable[None]], uri: str) -> None:
+        async with self._handler_turn:  # the SDK of 1.x hands it one message at a time
+            try:
+                await handler(_sdk.resource_updated(uri))
+            except Exception:
+                logger.exception("message_handler raised on an update of %s", printable(uri, 200))
+
+    def _is_first(self, key: Key) -> bool:
+        return self._first is not None and key in self._first
+
+    def _report_first(self) -> None:
+        """Tell what became of the first round, when the last of it is done."""
+        if self._first:
+            return
+        self._first = None
+        failed = [*self._desk.failures, *self._ledger.lacking()]
+        restored = [key for key in self._restored if self._is_shown(key)]
+        failed = [key for key in failed if key in self._desk.carried and self._is_shown(key)]
+        if restored or failed:
+            self._emit(restored, failed)
+
+    def _is_shown(self, key: Key) -> bool:
+        return any(not (isinstance(holder, Watcher) and holder.internal) for holder in self._ledger.holders(key))
+
+    def _emit(self, restored: list[Key], failed: list[Key]) -> None:
+        self._hub.emit(
+            Restored(
+                server=self._hub.server,
+                generation=self._generation,
+                restored=tuple(printable(str(key), 200) for key in restored),
+                failed=tuple(printable(str(key), 200) for key in failed),
+            )
+        )
+
+    # --- a listen stream ---
+
+    async def _listen(self, key: Listen, *, task_status: anyio.abc.TaskStatus[Failed | None]) -> None:
+        """Hold one `subscriptions/listen` stream, from its acknowledgement to its end."""
+        attempt = Attempt(anyio.CancelScope())
+        manager = _sdk.listen(
+            self._connection.session,
+            resource_subscriptions=key.resources,
+            tools_list_changed=key.tools,
+            prompts_list_changed=key.prompts,
+            resources_list_changed=key.resource_list,
+        )
+        token = current_attempt.set(attempt)  # the edges write down what becomes of the request
+        try:
+            with anyio.fail_after(self._timeout):
+                stream = await manager.__aenter__()
+        except Exception as exc:
+            self._connection.in_flight.forget(attempt)
+            task_status.started(Failed(exc, _seen(exc, attempt)))
+            return
+        finally:
+            current_attempt.reset(token)
+        ended: Exception | None = None
+        with anyio.CancelScope() as scope:
+            self._streams[key] = scope
+            self._desk.opened[key] = stream
+            for watcher in self._desk.watchers:
+                if watcher.filter == key:
+                    watcher.opened(stream)
+            task_status.started(None)
+            try:
+                async for event in stream:
+                    for watcher in list(self._desk.watchers):
+                        if watcher.filter == key:
+                            watcher.notify(*_sdk.change_of_event(event))
+            except Exception as exc:
+                ended = exc
+            finally:
+                await manager.__aexit__(None, None, None)
+                self._connection.in_flight.forget(attempt)
+            del self._desk.opened[key]
+        if self._streams.get(key) is scope:  # the server ended it, or the network
+            del self._streams[key]
+            evidence = attempt.evidence or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
+            self._desk.failed(self._generation, key, Failed(ended, evidence), gone=True)
+
+
+def is_refusal(failed: Failed) -> bool:
+    """Whether the server itself said no, and not the network."""
+    if failed.evidence is None:
+        return isinstance(failed.cause, _sdk.MCPError)
+    return failed.evidence.own_error
+
+
+def _seen(exc: Exception, attempt: Attempt) -> Evidence | None:
+    """What is known of a stream that was not acknowledged; None when the server refused it."""
+    if attempt.evidence is not None:
+        return attempt.evidence
+    if attempt.answered or not isinstance(exc, _sdk.MCPError | TimeoutError | RuntimeError):
+        return None
+    kind = Kind.TIMEOUT if isinstance(exc, TimeoutError) else Kind.CLOSED
+    return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")

@@ -1,0 +1,198 @@
+"""A server whose resources and tools change: `python -m tests.servers.changing_server stdio` or `http PORT`.
+
+Any URI below `test://` can be subscribed to (up to 2025-11-25) or listened for (2026-07-28). `test://refused` never is,
+`test://flaky` only at the second try. Its tools are the lines of the file named by `--tools`, as it starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mcp import types
+
+from resilient_mcp import _sdk
+
+try:
+    from mcp.server.mcpserver import Context, MCPServer
+    from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+except ImportError:
+    from mcp.server.fastmcp import Context
+    from mcp.server.fastmcp import FastMCP as MCPServer
+from mcp.types import ToolAnnotations
+
+parser = argparse.ArgumentParser()
+parser.add_argument("transport", choices=["stdio", "http"])
+parser.add_argument("port", type=int, nargs="?", default=0)
+parser.add_argument("--tools", type=Path)
+
+READ_ONLY = ToolAnnotations.model_validate({"readOnlyHint": True})
+
+
+class State:
+    """What one process knows: it dies with it."""
+
+    def __init__(self) -> None:
+        self.subscribed: dict[str, Any] = {}
+        self.requests: Counter[str] = Counter()
+        self.level = ""
+        self.listeners: Any = None
+
+    def subscribe(self, uri: str, session: Any) -> None:
+        self.requests[uri] += 1
+        if uri == "test://refused" or (uri == "test://flaky" and self.requests[uri] == 1):
+            raise _sdk.ErrorBase(-32602 if uri == "test://refused" else -32603, f"{uri} cannot be subscribed to")
+        self.subscribed[uri] = session
+
+
+def build(tools: Path | None) -> MCPServer:
+    state = State()
+    if _sdk.MAJOR == 1:
+        server = MCPServer("changing", log_level="CRITICAL")
+        handle_as_1(server._mcp_server, state)
+    else:
+        bus = InMemorySubscriptionBus()
+        server = MCPServer("changing", log_level="CRITICAL", subscriptions=bus)
+        handle_as_2(server._lowlevel_server, state, ListenHandler(bus))
+
+    @server.tool(annotations=READ_ONLY)
+    async def touch(uri: str, ctx: Context) -> str:
+        """Say that a resource changed."""
+        if (session := state.subscribed.get(uri)) is not None:
+            await session.send_resource_updated(uri)
+        if _sdk.MAJOR != 1:
+            await ctx.notify_resource_updated(uri)
+        return "touched"
+
+    @server.tool(annotations=READ_ONLY, structured_output=False)
+    def subscribed() -> str:
+        """Which resources are subscribed to, on this process."""
+        return " ".join(sorted(state.subscribed))
+
+    @server.tool(annotations=READ_ONLY, structured_output=False)
+    def requests(uri: str) -> str:
+        """How often a resource was subscribed to, on this process."""
+        return str(state.requests[uri])
+
+    @server.tool(annotations=READ_ONLY, structured_output=False)
+    def level() -> str:
+        """The log level that was set."""
+        return state.level
+
+    @server.tool(annotations=READ_ONLY)
+    async def grow(name: str, ctx: Context) -> str:
+        """Add a tool."""
+        server.add_tool(lambda: name, name=name, description=name)
+        await ctx.session.send_tool_list_changed()
+        if _sdk.MAJOR != 1:
+            await ctx.notify_tools_changed()
+        return "grown"
+
+    @server.tool(annotations=READ_ONLY)
+    def cut() -> str:
+        """End the streams of changes, as a server may."""
+        state.listeners.close()
+        return "cut"
+
+    @server.tool(annotations=READ_ONLY, structured_output=False)
+    def pid() -> str:
+        return str(os.getpid())
+
+    for line in tools.read_text().splitlines() if tools is not None else []:
+        name, *hints = line.split()
+        hint = dict.fromkeys(hints, True)
+        server.add_tool(
+            lambda text="": f"{os.getpid()} {text}", name=name, annotations=ToolAnnotations.model_validate(hint)
+        )
+
+    @server.resource("test://greeting")
+    def greeting() -> str:
+        return f"hello from {os.getpid()}"
+
+    return server
+
+
+def handle_as_1(lowlevel: Any, state: State) -> None:
+    @lowlevel.subscribe_resource()
+    async def subscribe(uri: Any) -> None:
+        state.subscribe(str(uri), lowlevel.request_context.session)
+
+    @lowlevel.unsubscribe_resource()
+    async def unsubscribe(uri: Any) -> None:
+        state.subscribed.pop(str(uri), None)
+
+    @lowlevel.set_logging_level()
+    async def set_level(level: str) -> None:
+        state.level = level
+
+    declare(lowlevel)
+
+
+def handle_as_2(lowlevel: Any, state: State, listeners: Any) -> None:
+    async def subscribe(ctx: Any, params: Any) -> Any:
+        state.subscribe(params.uri, ctx.session)
+        return types.EmptyResult()
+
+    async def unsubscribe(ctx: Any, params: Any) -> Any:
+        state.subscribed.pop(params.uri, None)
+        return types.EmptyResult()
+
+    async def set_level(ctx: Any, params: Any) -> Any:
+        state.level = params.level
+        return types.EmptyResult()
+
+    async def listen(ctx: Any, params: Any) -> Any:
+        uris = params.notifications.resource_subscriptions or []
+        try:
+            for uri in uris:
+                state.subscribe(uri, None)
+            return await listeners(ctx, params)
+        finally:
+            for uri in uris:
+                state.subscribed.pop(uri, None)
+
+    state.listeners = listeners
+    lowlevel.add_request_handler("resources/subscribe", types.SubscribeRequestParams, subscribe)
+    lowlevel.add_request_handler("resources/unsubscribe", types.UnsubscribeRequestParams, unsubscribe)
+    lowlevel.add_request_handler("logging/setLevel", types.SetLevelRequestParams, set_level)
+    lowlevel.add_request_handler("subscriptions/listen", types.SubscriptionsListenRequestParams, listen)
+    declare(lowlevel)
+
+
+def declare(lowlevel: Any) -> None:
+    """Let the server declare what it does: the SDK's own says no, or leaves it to options."""
+    undeclared = lowlevel.get_capabilities
+
+    def get_capabilities(*args: Any, **options: Any) -> Any:
+        capabilities = undeclared(*args, **options).model_dump(by_alias=True, exclude_none=True)
+        capabilities["resources"] = {"subscribe": True, "listChanged": True}
+        capabilities["tools"] = {"listChanged": True}
+        return types.ServerCapabilities.model_validate(capabilities)
+
+    lowlevel.get_capabilities = get_capabilities
+
+
+def main() -> None:
+    arguments = parser.parse_args()
+    server = build(arguments.tools)
+    if arguments.transport == "stdio":
+        server.run("stdio")
+        return
+    import uvicorn
+
+    def die_with_the_test() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=die_with_the_test, daemon=True).start()
+    app = server.streamable_http_app()
+    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="critical", timeout_graceful_shutdown=1)
+
+
+if __name__ == "__main__":
+    main()

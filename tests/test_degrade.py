@@ -1,0 +1,314 @@
+"""What a caller gets when the server's answer is not to be had: fallbacks, results, stale copies, checked arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp.types import CallToolResult, ListToolsResult, TextContent, Tool
+
+from resilient_mcp import (
+    CatalogChanged,
+    Connected,
+    ConnectionLost,
+    InvalidArguments,
+    Policy,
+    RestartPolicy,
+    ServedStale,
+    ServerUnavailable,
+    ToolPolicy,
+    _sdk,
+)
+from resilient_mcp.catalog import Catalog
+from resilient_mcp.classifier import Classifier
+from resilient_mcp.degrade import Copies
+from resilient_mcp.events import Hub, State
+
+from .changing import place
+from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, sdk_server, text_of
+
+pytestmark = pytest.mark.anyio
+
+SUSPENDING = QUICK.model_copy(update={"restart": RestartPolicy(intensity=1, suspend=60)})
+
+
+async def down(client: Any) -> None:
+    """Make a client's server unavailable until further notice."""
+    supervisor = client._supervisor
+    supervisor._connector.open = _NoServer
+    supervisor.restart()
+    with anyio.fail_after(5):
+        while supervisor.state is not State.SUSPENDED:
+            await supervisor._changed.wait()
+
+
+class _NoServer:
+    def __init__(self, generation: int) -> None: ...
+
+    async def __aenter__(self) -> Any:
+        from resilient_mcp.connection import Failed
+        from resilient_mcp.evidence import Delivery, Evidence, Kind
+
+        raise Failed(None, Evidence(Kind.PROCESS, Delivery.NOT_SENT, "no server"))
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+# --- fallbacks and results ---
+
+
+async def test_a_fallback_stands_in_while_the_server_is_away():
+    """It gets the arguments and answers with a text or a result; other tools raise as ever."""
+    seen: list[dict[str, Any]] = []
+
+    async def echo(arguments: dict[str, Any]) -> str:
+        seen.append(arguments)
+        return "from memory"
+
+    async def pid(arguments: dict[str, Any]) -> CallToolResult:
+        return CallToolResult(content=[TextContent(type="text", text="none")])
+
+    async with client_of(sdk_server(), SUSPENDING, fallbacks={"echo": echo, "pid": pid}) as client:
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert seen == []
+        await down(client)
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "from memory"
+        assert text_of(await client.call_tool("pid")) == "none"
+        assert seen == [{"text": "x"}]
+        with pytest.raises(ServerUnavailable):
+            await client.call_tool("sleep", {"seconds": 0})
+
+
+async def test_a_fallback_that_fails_leaves_the_error():
+    """With a note on what became of the fallback."""
+
+    async def echo(arguments: dict[str, Any]) -> str:
+        raise LookupError("nothing remembered")
+
+    async with client_of(sdk_server(), SUSPENDING, fallbacks={"echo": echo}) as client:
+        await down(client)
+        with pytest.raises(ServerUnavailable) as caught:
+            await client.call_tool("echo", {"text": "x"})
+        assert any("LookupError: nothing remembered" in note for note in caught.value.__notes__)
+
+
+async def test_no_fallback_for_what_may_have_run():
+    """A call whose fate is unknown gets none, unless its tool may run twice."""
+    asked: list[str] = []
+
+    def remember(name: str) -> Any:
+        async def fallback(arguments: dict[str, Any]) -> str:
+            asked.append(name)
+            return "instead"
+
+        return fallback
+
+    names = ("unsafe", "echo", "chosen")
+    policy = QUICK.model_copy(
+        update={
+            "tools": {"chosen": ToolPolicy(repeatable=True)},
+            "retry": QUICK.retry.model_copy(update={"attempts": 1}),
+        }
+    )
+    async with ScriptedHttp().serve() as server:
+        async with client_of(server.url, policy, fallbacks={name: remember(name) for name in names}) as client:
+            await client._catalog.listed(anyio.current_time() + 5)
+            server.faults = [Faults.close(), Faults.close(), Faults.close(), Faults.status(503)]
+            with pytest.raises(ConnectionLost):
+                await client.call_tool("unsafe", {})
+            for name in ("echo", "chosen", "unsafe"):
+                assert text_of(await client.call_tool(name, {})) == "instead"
+    assert asked == ["echo", "chosen", "unsafe"]
+
+
+async def test_an_error_as_a_result():
+    """`on_unavailable="result"`: text for a model; the server's own errors are raised in any case."""
+    policy = SUSPENDING.model_copy(update={"on_unavailable": "result"})
+    async with client_of(sdk_server(), policy) as client:
+        await down(client)
+        result = await client.call_tool("echo", {"text": "x"})
+        assert _sdk.is_error_result(result)
+        assert "not available" in text_of(result)
+        assert "Nothing was sent" in text_of(result)
+        with pytest.raises(ServerUnavailable):
+            await client.list_tools()
+    async with ScriptedHttp().serve() as server:
+        async with client_of(server.url, policy) as client:
+            server.faults = [Faults.error(200, -32602, "no such thing")]
+            with pytest.raises(_sdk.MCPError, match="no such thing"):
+                await client.call_tool("echo", {})
+
+
+# --- stale copies ---
+
+
+async def test_lists_and_resources_are_served_stale_while_the_server_is_down():
+    """Marked with their age, told by an event, and only what was asked before."""
+    events = Recorder()
+    policy = SUSPENDING.model_copy(update={"serve_stale": True})
+    async with client_of(sdk_server(), policy, on_event=events) as client:
+        tools = await client.list_tools()
+        resource = await client.read_resource("test://greeting")
+        assert "resilient-mcp/stale-age" not in (tools.meta or {})
+        await down(client)
+        stale = await client.list_tools()
+        assert [tool.name for tool in stale.tools] == [tool.name for tool in tools.tools]
+        assert stale.meta["resilient-mcp/stale-age"] >= 0
+        again = await client.read_resource("test://greeting")
+        assert again.contents == resource.contents
+        assert {event.operation for event in events.of(ServedStale)} == {"tools/list", "resources/read test://greeting"}
+        with pytest.raises(ServerUnavailable):
+            await client.list_prompts()
+        with pytest.raises(ServerUnavailable):
+            await client.list_tools("page 2")
+    with pytest.raises(ServerUnavailable, match="closed"):
+        await client.list_tools()
+
+
+async def test_stale_over_http_and_not_for_refused_credentials():
+    """After the tries are spent, for a session is no sign of life; never when the server refuses the caller."""
+    policy = QUICK.model_copy(
+        update={"serve_stale": True, "timeout": QUICK.timeout.model_copy(update={"ready": 0.2, "attempt": 1})}
+    )
+    async with ScriptedHttp().serve() as server:
+        async with client_of(server.url, policy) as client:
+            await client._catalog.listed(anyio.current_time() + 5)
+            await client.list_tools()
+            server.listing_faults = [Faults.status(503)] * 4
+            assert "resilient-mcp/stale-age" in (await client.list_tools()).meta
+            server.listing_faults = [Faults.status(401)]
+            with pytest.raises(ServerUnavailable):
+                await client.list_tools()
+            assert "resilient-mcp/stale-age" not in ((await client.list_tools()).meta or {})
+
+
+def page(*names: str) -> ListToolsResult:
+    return ListToolsResult(tools=[Tool.model_validate({"name": name, "inputSchema": {}}) for name in names])
+
+
+def test_copies_are_bounded():
+    """In number and in bytes; what was given last stays, and what is too large alone is not kept."""
+    copies = Copies(count=2, size=400)
+    for n, key in enumerate("abc"):
+        copies.keep(key, page(key), float(n))
+    assert copies.get("a", 9.0) is None
+    result, age = copies.get("b", 9.0) or (None, 0)
+    assert [tool.name for tool in result.tools] == ["b"]
+    assert age == 8.0
+    copies.keep("d", page("x" * 300), 3.0)
+    assert copies.get("d", 9.0) is not None
+    copies.keep("e", page("x" * 500), 4.0)
+    assert copies.get("e", 9.0) is None
+    assert copies._bytes == sum(len(copy.body) for copy in copies._copies.values())
+
+
+# --- arguments ---
+
+
+async def test_arguments_are_checked_before_anything_is_sent():
+    """Every problem with its path, for a model to correct; a result where the policy says so."""
+    policy = QUICK.model_copy(update={"tools": {"s*": ToolPolicy(validate_arguments=True)}})
+    async with client_of(sdk_server(), policy) as client:
+        assert text_of(await client.call_tool("steps", {"count": 1, "pause": 0})) == "done"
+        with pytest.raises(InvalidArguments, match="nothing was sent") as caught:
+            await client.call_tool("steps", {"count": "many"})
+        assert caught.value.error.code == -32602
+        assert sorted(path for path, _ in caught.value.problems) == ["$", "$.count"]
+        assert any("'pause' is a required property" in reason for _, reason in caught.value.problems)
+        assert "Correct them" in caught.value.advice
+        assert _sdk.is_error_result(await client.call_tool("append_once", {}))  # not asked to check
+    async with client_of(sdk_server(), policy.model_copy(update={"on_unavailable": "result"})) as client:
+        assert "$.seconds" in text_of(await client.call_tool("sleep", {"seconds": "x"}))
+
+
+def catalog_with(schema: dict[str, Any]) -> Catalog:
+    catalog = Catalog(Classifier(Policy()), Hub("test"))
+    catalog._replace({"tool": Tool.model_validate({"name": "tool", "inputSchema": schema})})
+    return catalog
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nonsense"},
+        {"properties": {"a": {"$ref": "http://127.0.0.1:1/elsewhere.json"}}},
+        {"properties": {"a": {"$ref": "#/nowhere"}}},
+        {"properties": {"a": {"pattern": "("}}},
+        {"$ref": "#"},
+        {"$schema": "http://127.0.0.1:1/meta.json", "type": "object"},
+    ],
+)
+def test_a_broken_schema_blocks_no_call(schema: dict[str, Any]):
+    """Nothing is fetched from elsewhere, and what cannot be checked is left to the server."""
+    assert catalog_with(schema).problems("tool", {"a": "x"}) == []
+
+
+def test_problems_are_bounded_and_printable():
+    """At most ten, each of one printable line; of an unknown tool nothing is known."""
+    catalog = catalog_with({"additionalProperties": {"type": "integer"}})
+    problems = catalog.problems("tool", {f"a{n}": "\x1b[31m" + "x" * 5000 for n in range(100)})
+    assert len(problems) == 10
+    assert all(len(reason) <= 300 and "\x1b" not in reason for _, reason in problems)
+    assert catalog.problems("other", {}) == []
+    assert catalog_with({"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}).problems(
+        "tool", {"a": "x"}
+    )
+
+
+# --- capabilities and catalog ---
+
+
+async def test_a_missing_capability_is_named():
+    """The server's -32601 for what it never declared says so."""
+    async with ScriptedHttp().serve() as server:
+        async with client_of(server.url) as client:
+            with pytest.raises(_sdk.MCPError) as caught:
+                await client.list_prompts()
+            assert "does not declare the capability prompts" in caught.value.__notes__[-1]
+            with pytest.raises(_sdk.MCPError) as caught:
+                await client.subscribe_resource("test://a")
+            assert "does not declare the capability resources.subscribe" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("where", ["stdio legacy", "http legacy"])
+async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: Path):
+    """The diff is right, a removed tool's call gets the server's own answer, and safety follows the new annotations."""
+    tools = tmp_path / "tools"
+    tools.write_text("kept\nremoved\nturned idempotentHint\n")
+    async with place(where, tools=tools) as at:
+        await at.client._catalog.listed(anyio.current_time() + 5)
+        assert at.client._catalog.is_repeatable("turned") is True
+        tools.write_text("kept\nturned\nadded readOnlyHint\n")
+        await at.kill()
+        await at.ask("kept")
+        change = await at.events.wait_for(CatalogChanged)
+        assert (change.added, change.removed, change.changed) == (("added",), ("removed",), ("turned",))
+        assert at.client._catalog.is_repeatable("turned") is False
+        assert at.client._catalog.is_repeatable("added") is True
+        assert "removed" in text_of(await at.client.call_tool("removed", {}))
+        assert len(at.events.of(Connected)) == 2
+
+
+async def test_changes_at_once_cost_few_listings():
+    """The list is made again after the last change, not once for each; `list_changed` during a listing is not lost."""
+    async with place("stdio legacy") as at:
+        async with anyio.create_task_group() as tg:
+            for n in range(20):
+                tg.start_soon(lambda n=n: at.client.call_tool("grow", {"name": f"new-{n}"}))
+        added: set[str] = set()
+        with anyio.fail_after(10):
+            while len(added) < 20:
+                added = {name for event in at.events.of(CatalogChanged) for name in event.added}
+                await anyio.sleep(0.01)
+        assert len(at.events.of(CatalogChanged)) <= 20
+
+
+async def test_nothing_is_listed_that_is_not_declared():
+    """A server without tools is not asked for them."""
+    async with ScriptedHttp().serve() as server:
+        async with client_of(server.url) as client:
+            await client._catalog.listed(anyio.current_time() + 5)
+            assert server.requests["tools/list"] == 1
+            assert server.requests["resources/list"] == server.requests["prompts/list"] == 0
