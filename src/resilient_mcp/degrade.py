@@ -17,7 +17,17 @@ from mcp.types import CallToolResult, TextContent
 from . import _sdk
 from .catalog import Catalog
 from .classifier import Category
-from .errors import InvalidArguments, ResilienceError, ServerFailed, ServerUnavailable, add_note, describe
+from .errors import (
+    CircuitOpen,
+    InvalidArguments,
+    Overloaded,
+    RateLimitExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+    add_note,
+    describe,
+)
 from .events import Hub, ServedStale, State
 from .evidence import printable
 from .executor import Executor
@@ -187,8 +197,8 @@ class Degrade:
         """Whether running a fallback cannot do a second time what the server may have done."""
         if isinstance(error, InvalidArguments):
             return False
-        if isinstance(error, ServerUnavailable) or error.attempts == 0:
-            return True
+        if isinstance(error, _NOT_LET_IN) or error.attempts == 0:
+            return True  # an attempt before it was safe to repeat, or there would have been no other
         if error.verdict is not None and error.verdict.safe:
             return True
         chosen = self._policy.tool(name).repeatable
@@ -228,6 +238,9 @@ class Degrade:
         self._hub.emit(ServedStale(server=self._hub.server, operation=str(operation), age=age))
         return _sdk.with_meta(result, {"resilient-mcp/stale-age": round(age, 3)})
 
+
+_NOT_LET_IN = (ServerUnavailable, CircuitOpen, RateLimitExceeded, Overloaded)
+"""The last attempt was not sent."""
 
 _DOWN = frozenset({State.RECONNECTING, State.SUSPENDED})
 """States of a server that may come back. Of one that failed, or was closed, nothing is served."""
