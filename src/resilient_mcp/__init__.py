@@ -4,10 +4,14 @@ from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
 from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
 from .events import (
+    AttemptFailed,
+    CallFinished,
     Connected,
     Disconnected,
     Event,
+    EventStream,
     GarbageOnStdout,
+    Outcome,
     RestartScheduled,
     RetryScheduled,
     State,
@@ -15,8 +19,11 @@ from .events import (
 )
 from .evidence import Delivery, Evidence, ExitStatus
 from .policy import Policy, RestartPolicy, RetryPolicy, TimeoutPolicy, ToolPolicy
+from .stats import Health, Latency, Stats, ToolStats
 
 __all__ = [
+    "AttemptFailed",
+    "CallFinished",
     "Category",
     "Connected",
     "ConnectionLost",
@@ -24,10 +31,14 @@ __all__ = [
     "Delivery",
     "Disconnected",
     "Event",
+    "EventStream",
     "Evidence",
     "ExitStatus",
     "Failure",
     "GarbageOnStdout",
+    "Health",
+    "Latency",
+    "Outcome",
     "Policy",
     "ResilienceError",
     "ResilientClient",
@@ -39,8 +50,10 @@ __all__ = [
     "ServerUnavailable",
     "State",
     "StateChanged",
+    "Stats",
     "TimeoutPolicy",
     "ToolPolicy",
+    "ToolStats",
     "Verdict",
     "explain",
 ]

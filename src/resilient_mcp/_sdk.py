@@ -158,6 +158,15 @@ def response_id(item: SessionMessage) -> Any:
     return None if hasattr(message, "method") else getattr(message, "id", None)
 
 
+def clean_error(item: SessionMessage, clean: Callable[[Any], Any]) -> None:
+    """Pass the message and the data of an incoming error response through `clean`; anything else is left as it is."""
+    error = getattr(_body(item), "error", None)
+    if error is not None:
+        error.message = clean(error.message)
+        if error.data is not None:
+            error.data = clean(error.data)
+
+
 def encode(item: SessionMessage) -> bytes:
     """One outgoing message as one line of JSON, without the newline."""
     unset = MAJOR != 1

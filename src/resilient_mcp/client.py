@@ -24,10 +24,14 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector
-from .events import Hub, Listener, State
+from .events import EventStream, Hub, Listener, State, check_listener
 from .executor import Executor, Operation
+from .observer import Observer
 from .policy import Policy
-from .supervisor import Supervisor
+from .redact import Redactor
+from .stats import Health, Recorder, Stats
+from .supervisor import Supervisor, reason_of
+from .telemetry import IS_INSTALLED, Telemetry
 from .transports.http import safe_url
 
 Timeout: TypeAlias = float | timedelta | None
@@ -51,7 +55,9 @@ class ResilientClient:
         policy: Its numbers, see `Policy`.
         classifier: A function of your own that is asked first: from a `Failure` to a `Verdict`, or None to leave it to
             the tables.
-        on_event: Called with each `Event`, in order; must not block.
+        on_event: Called with each `Event`, in order; must not block (`events()` gives slow readers a buffer).
+        debug: Let the log have arguments, results and what servers say in full, still without secrets; by default if
+            the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
             stays yours to close.
         sampling_callback: As on `ClientSession`, and so are the next five.
@@ -81,6 +87,7 @@ class ResilientClient:
         policy: Policy | None = None,
         classifier: Classify | None = None,
         on_event: Listener | None = None,
+        debug: bool | None = None,
         http_client: Any = None,
         sampling_callback: Any = None,
         elicitation_callback: Any = None,
@@ -93,6 +100,7 @@ class ResilientClient:
     ) -> None:
         server = _checked_server(server)
         _check_http_client(http_client, server)
+        check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy, not {policy!r}: write Policy.model_validate({policy!r})")
         unknown = session_options.keys() - _sdk.SESSION_OPTIONS
@@ -114,12 +122,20 @@ class ResilientClient:
             "client_info": client_info,
         }
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
-        hub = Hub(self.name, on_event)
+        self._redactor = Redactor.of(server, http_client)
+        self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
         connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
-        judge = Classifier(policy, classifier)
+        judge = Classifier(policy, classifier, self._redactor)
         self._catalog = Catalog(judge)
         self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
-        self._executor = Executor(self._supervisor, self._catalog, policy, hub, judge)
+        self._stats = Recorder(self._redactor)
+        hub.add(self._stats)
+        telemetry = None
+        if IS_INSTALLED:
+            telemetry = Telemetry(hub, server, lambda: self._supervisor.connection, self._stats.label)
+            hub.add(telemetry)
+        observer = Observer(hub, self._stats, telemetry)
+        self._executor = Executor(self._supervisor, self._catalog, policy, hub, judge, observer=observer)
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: _sdk.Session | None = None
@@ -135,6 +151,36 @@ class ResilientClient:
     def generation(self) -> int:
         """Counts the connections made or tried so far, from 1."""
         return self._supervisor.generation
+
+    def events(self, *, buffer: int = 1000) -> EventStream:
+        """An async iterator over the events from now on, for readers that take their time; ends with the client.
+
+        Args:
+            buffer: How many events wait for a slow reader at most; then the oldest are lost, and `dropped` counts them.
+
+        Raises:
+            ValueError: `buffer` is less than 1.
+        """
+        return self._hub.stream(buffer)
+
+    def stats(self) -> Stats:
+        """What this client has done so far: a frozen snapshot."""
+        return self._stats.snapshot()
+
+    def health(self) -> Health:
+        """How the connection is now: a frozen snapshot."""
+        supervisor = self._supervisor
+        failure = supervisor.last_failure
+        evidence = failure.evidence if failure is not None else None
+        return Health(
+            server=self.name,
+            state=supervisor.state,
+            generation=supervisor.generation,
+            protocol_version=None if self._last is None else self._last.protocol_version,
+            last_error=None if failure is None else self._redactor.line(reason_of(failure)),
+            retry_in=supervisor.retry_in,
+            exit_status=None if evidence is None else evidence.exit,
+        )
 
     async def start(self) -> None:
         """Connect, and wait until the server is ready.
@@ -219,9 +265,11 @@ class ResilientClient:
         target: str | None = None,
         timeout: Timeout = None,
         progress: Any = None,
+        arguments: Any = None,
     ) -> Any:
         limit = self._timeout if timeout is None else _seconds("read_timeout_seconds", timeout)
-        return await self._executor.run(Operation(method, invoke, target, limit, progress))
+        operation = Operation(method, invoke, target, limit, progress, arguments, self._redactor.line)
+        return await self._executor.run(operation)
 
     async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
         return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
@@ -304,6 +352,7 @@ class ResilientClient:
                 target=name,
                 timeout=read_timeout_seconds,
                 progress=progress_callback,
+                arguments=arguments,
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from .connection import Connection, Failed, Invoke
 from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable, add_note
 from .events import Hub, RetryScheduled
 from .evidence import Delivery, printable
+from .observer import Observer
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .supervisor import Supervisor
@@ -36,6 +37,8 @@ class Operation:
         target: The tool, prompt or resource, or None.
         timeout: Seconds an attempt may take, or None for the policy's.
         progress: The caller's progress callback, or None.
+        arguments: A tool's arguments, for the log's debug mode.
+        clean: Makes one printable line of a target, at most so long.
     """
 
     method: str
@@ -43,9 +46,11 @@ class Operation:
     target: str | None = None
     timeout: float | None = None
     progress: Any = None
+    arguments: Any = None
+    clean: Callable[[str, int], str] = printable
 
     def __str__(self) -> str:
-        return self.method if self.target is None else f"{self.method} {printable(self.target, 100)}"
+        return self.method if self.target is None else f"{self.method} {self.clean(self.target, 100)}"
 
 
 class _Unanswered(Exception):  # noqa: N818 - a signal within this module
@@ -90,16 +95,25 @@ class Executor:
         policy: The server's numbers.
         hub: Where to report.
         classifier: Judges failures.
+        observer: Watches the calls.
     """
 
     def __init__(
-        self, supervisor: Supervisor, catalog: Catalog, policy: Policy, hub: Hub, classifier: Classifier
+        self,
+        supervisor: Supervisor,
+        catalog: Catalog,
+        policy: Policy,
+        hub: Hub,
+        classifier: Classifier,
+        *,
+        observer: Observer | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._catalog = catalog
         self._policy = policy
         self._hub = hub
         self._classifier = classifier
+        self._observer = observer or Observer(hub)
 
     async def run(self, operation: Operation) -> Any:
         """Run one operation to its end.
@@ -108,6 +122,10 @@ class Executor:
             ResilienceError: It could not be had; the subclass says why, and whether it may have run.
             MCPError: The server's own error, as the SDK raises it.
         """
+        with self._observer.call(operation) as watch:
+            return watch.answered(await self._run(operation, watch.operation_id))
+
+    async def _run(self, operation: Operation, operation_id: str) -> Any:
         timeout = self._policy.timeout
         retry = self._policy.retry
         attempt_timeout = timeout.attempt
@@ -120,7 +138,7 @@ class Executor:
         began = anyio.current_time()
         call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
         if self._policy.send_operation_id:
-            call.operation_id = uuid.uuid4().hex
+            call.operation_id = operation_id
         try:
             return await self._send(call)
         except _Unanswered as exc:
@@ -154,6 +172,7 @@ class Executor:
                 verdict = self._judge(operation, failed)
                 if failed.evidence is not None and verdict.reconnect:
                     self._supervisor.lost(connection, failed.evidence)
+                self._observer.attempt_failed(verdict, transparent=_is_transparent(verdict), error=failed.cause)
                 if _is_transparent(verdict):
                     await self._wait_transparently(call, connection, verdict, failed)
                     continue
@@ -176,6 +195,7 @@ class Executor:
         verdict = self._judge(call.operation, failed, result)
         if verdict.retryable:
             call.attempts += 1
+            self._observer.attempt_failed(verdict, transparent=False, result=result)
             raise _Unanswered(verdict, failed, result)
 
     async def _borrow(self, call: _Call) -> Connection:

@@ -31,6 +31,9 @@ no secret, and taking them out would blank half a log."""
 _SHORTEST_NAMED = 4
 """The same where the name says that it is a credential."""
 _LEARNED_KEPT = 64
+_PATTERNS_READ = 64 * 1024
+"""Characters that the patterns look at: a hostile error of 10 MB must not hold up everybody for seconds. Nothing that
+long reaches an event, a log or an advice."""
 _LINE_OF_KEY = 16
 """From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line."""
 _MAX_DEPTH = 32
@@ -42,7 +45,9 @@ _NAMES = (
 )
 _NAME = re.compile(rf"{_NAMES}$", re.IGNORECASE)
 _CREDENTIAL_HEADER = re.compile(rb"auth|token|key|secret|cookie|passw|signature|credential", re.IGNORECASE)
-_PUBLIC_HEADERS = frozenset({"accept", "accept-encoding", "accept-language", "connection", "content-type", "user-agent"})
+_PUBLIC_HEADERS = frozenset(
+    {"accept", "accept-encoding", "accept-language", "connection", "content-type", "user-agent"}
+)
 _SCHEME = re.compile(r"[A-Za-z][\w-]{0,19} +(?=\S)")
 _SYMBOL = re.compile(r"[\d_~+/=-]|[a-z][A-Z]")
 
@@ -104,13 +109,14 @@ class Redactor:
     # --- text ---
 
     def clean(self, text: str) -> str:
-        """`text` without secrets."""
+        """`text` without secrets; of those that it was never told of, only the first 64 KiB."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, MASK)
+        begin, rest = text[:_PATTERNS_READ], text[_PATTERNS_READ:]
         for pattern in _PATTERNS:
-            text = pattern.sub(_mask, text)
-        return text
+            begin = pattern.sub(_mask, begin)
+        return begin + rest if rest else begin
 
     def line(self, text: str, limit: int = MAX_DETAIL) -> str:
         """One printable line of untrusted text without secrets, at most `limit` characters; cleaned, then cut."""
@@ -123,9 +129,9 @@ class Redactor:
         # What the cut went through lies in the last characters, and no mask is longer than what it stands for.
         return self.clean(text[: limit + self._margin])[: -self._margin]
 
-    def tail(self, text: str) -> str:
-        """What is left of a longer text, without secrets: it may begin in the middle of one."""
-        return self.clean(text)[self._margin :]
+    def clean_tail(self, text: str, limit: int) -> str:
+        """The end of a text without secrets. From `limit` characters on it may begin in the middle of one."""
+        return self.clean(text)[self._margin :] if len(text) >= limit else self.clean(text)
 
     # --- whatever holds text ---
 
@@ -134,23 +140,21 @@ class Redactor:
         return self._cleaned(value, depth)  # type: ignore[no-any-return]
 
     def _cleaned(self, value: Any, depth: int) -> Any:
-        if isinstance(value, str) and type(value) is str:
+        if type(value) is str:
             return self.clean(value)
         if depth > _MAX_DEPTH:
             return MASK
+        new = value
         if isinstance(value, Mapping):
-            pairs = {self._cleaned(key, depth + 1): self._cleaned(item, depth + 1) for key, item in value.items()}
-            return pairs if pairs != value else value
-        if type(value) in {list, tuple, set, frozenset}:
-            items = type(value)(self._cleaned(item, depth + 1) for item in value)
-            return items if items != value else value
-        if isinstance(value, ErrorData):
-            message, data = self.clean(value.message), self._cleaned(value.data, depth + 1)
-            same = message == value.message and data is value.data
-            return value if same else value.model_copy(update={"message": message, "data": data})
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            new = {self._cleaned(key, depth + 1): self._cleaned(item, depth + 1) for key, item in value.items()}
+        elif type(value) in {list, tuple, set, frozenset}:
+            new = type(value)(self._cleaned(item, depth + 1) for item in value)
+        elif isinstance(value, ErrorData):
+            said = {"message": self.clean(value.message), "data": self._cleaned(value.data, depth + 1)}
+            new = value.model_copy(update=said)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             return self._cleaned_fields(value, depth)
-        return value
+        return value if new == value else new
 
     def _cleaned_fields(self, value: Any, depth: int) -> Any:
         changed = {}
@@ -168,7 +172,7 @@ class Redactor:
             The same error; another one of its type if its text cannot be changed.
         """
         result: Any = self._rebuilt(error)
-        todo, seen = [result], set()
+        todo, seen = [result], set[int]()
         while todo and len(seen) < _MAX_CHAIN:
             one = todo.pop()
             if one is None or id(one) in seen:
@@ -199,7 +203,7 @@ class Redactor:
             return error
         details = [
             InitErrorDetails(
-                type=PydanticCustomError(fault["type"], "{said}", {"said": self.clean(fault["msg"])}),  # type: ignore[arg-type]
+                type=PydanticCustomError(fault["type"], "{said}", {"said": self.clean(fault["msg"])}),
                 loc=self._cleaned(fault["loc"], 0),
                 input=self._cleaned(fault["input"], 0),
             )
@@ -226,7 +230,11 @@ def _forms(secret: str) -> set[str]:
     spelled = {base64.b64encode(secret.encode("utf-8", "replace")).decode().rstrip("=")}
     for value in plain:
         spelled |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
-        spelled |= {quote(value, errors="replace"), quote(value, safe="", errors="replace"), quote_plus(value, errors="replace")}
+        spelled |= {
+            quote(value, errors="replace"),
+            quote(value, safe="", errors="replace"),
+            quote_plus(value, errors="replace"),
+        }
     return {form for form in plain | spelled if len(form) >= _SHORTEST_NAMED}
 
 
