@@ -65,7 +65,7 @@ def test_other_kinds_of_events_are_not_read():
 def test_what_cannot_be_passed_on():
     """No JSON, or too long."""
     with pytest.raises(Unusable, match="no JSON-RPC: {nope"):
-        list(EventScanner(1, 100, repr).feed(b"data: {nope\n\n"))
+        list(EventScanner(1, 100, bytes.decode).feed(b"data: {nope\n\n"))
     with pytest.raises(Unusable, match="over the bound of 100"):
         list(EventScanner(1, 100, repr).feed(b"x" * 101))
 

@@ -134,10 +134,14 @@ class Histogram:
         self.count = 0
         self._buckets = array("Q", bytes(8 * _BUCKETS))
 
-    def add(self, seconds: float) -> None:
+    @staticmethod
+    def bucket(seconds: float) -> int:
+        """The number of the bucket of one duration."""
+        return 0 if seconds <= _SHORTEST else min(_BUCKETS - 1, math.ceil(math.log(seconds / _SHORTEST) / _GROWTH))
+
+    def add(self, bucket: int) -> None:
         """Count one duration."""
         self.count += 1
-        bucket = 0 if seconds <= _SHORTEST else min(_BUCKETS - 1, math.ceil(math.log(seconds / _SHORTEST) / _GROWTH))
         self._buckets[bucket] += 1
 
     def percentile(self, share: float) -> float | None:
@@ -211,17 +215,19 @@ class Recorder:
         """A call ended."""
         self._outcomes[outcome] += 1
         is_sent = attempts > 0 and outcome is not Outcome.CANCELLED
+        bucket = Histogram.bucket(elapsed)
         if is_sent:
-            self._histogram.add(elapsed)
+            self._histogram.add(bucket)
         if tool is None:
             return
         tally = self._tally(tool)
         tally.calls += 1
         tally.errors += outcome is Outcome.TOOL_ERROR
         tally.failed += outcome is Outcome.ERROR
-        tally.retries += max(0, attempts - 1)
+        if attempts > 1:
+            tally.retries += attempts - 1
         if is_sent:
-            tally.histogram.add(elapsed)
+            tally.histogram.add(bucket)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, AttemptFailed):

@@ -33,6 +33,7 @@ BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
 _OTHER = "_OTHER"
 """What OpenTelemetry writes for a value that would be one too many."""
 _MAX_VALUES = 100
+_MEASURED_KEPT = 1000
 _DESCRIPTION = 300
 _NAME = 100
 
@@ -102,10 +103,11 @@ class Telemetry:
         self._our_name = {"resilient_mcp.server": hub.server}
         self._protocol: dict[str, Any] = {}
         self._instruments = _instruments()
-        self._tracing = self._measuring = False
+        self._tracing = False
         self._running: dict[str, Any] = {}
         self._connected_at: float | None = None
         self._values: dict[str, set[str]] = {}
+        self._measured: dict[tuple[str, str | None, str | None, str | None], dict[str, Any]] = {}
 
     # --- one call ---
 
@@ -168,19 +170,28 @@ class Telemetry:
                     text = self._hub.redactor.line(str(exc), _DESCRIPTION)
                     span.set_status(trace.StatusCode.ERROR, text)
             span.end()
-        if self._is_measuring():
-            method = call.operation.method
-            attributes = {
-                "mcp.method.name": self._bounded("method", method),
-                **_target(method, self._bounded_target(call)),
-                **self._place,
-                **self._protocol,
-            }
-            if error is not None:
-                attributes["error.type"] = self._bounded("error", error)
-            if code is not None:
-                attributes["rpc.response.status_code"] = self._bounded("error", code)
-            self._instruments.operation.record(elapsed, attributes)
+        key = call.operation.method, self._bounded_target(call), error, code
+        attributes = self._measured.get(key)
+        if attributes is None:
+            attributes = self._measured_as(*key)
+        self._instruments.operation.record(elapsed, attributes)
+
+    def _measured_as(self, method: str, target: str | None, error: str | None, code: str | None) -> dict[str, Any]:
+        """The attributes of a measured call, kept: to put them together costs more than all the rest."""
+        attributes = {
+            "mcp.method.name": self._bounded("method", method),
+            **_target(method, target),
+            **self._place,
+            **self._protocol,
+        }
+        if error is not None:
+            attributes["error.type"] = self._bounded("error", error)
+        if code is not None:
+            attributes["rpc.response.status_code"] = self._bounded("error", code)
+        if len(self._measured) >= _MEASURED_KEPT:
+            self._measured.clear()
+        self._measured[method, target, error, code] = attributes
+        return attributes
 
     def _ending(self, call: ObservedCall, error: str | None, code: str | None, attempts: int) -> dict[str, Any]:
         """What is known of a call only at its end."""
@@ -195,11 +206,6 @@ class Telemetry:
         if code is not None:
             attributes["rpc.response.status_code"] = code
         return attributes
-
-    def _is_measuring(self) -> bool:
-        if not self._measuring:
-            self._measuring = _is_configured(metrics.get_meter_provider())
-        return self._measuring
 
     def _bounded_target(self, call: ObservedCall) -> str | None:
         method, target = call.operation.method, call.operation.target
@@ -247,6 +253,7 @@ class Telemetry:
         elif isinstance(event, Connected):
             self._connected_at = time.perf_counter()
             self._protocol = {"mcp.protocol.version": event.protocol_version}
+            self._measured.clear()
             instruments.connections.add(1, {**name, "resilient_mcp.reconnect": event.generation > 1})
         elif isinstance(event, Disconnected):
             self._end_session(event)
@@ -260,15 +267,15 @@ class Telemetry:
         lost = {} if event.expected else {"error.type": event.evidence.kind.value if event.evidence else _OTHER}
         if lost:
             self._instruments.disconnects.add(1, self._our_name)
-        if self._connected_at is not None and self._is_measuring():
+        if self._connected_at is not None:
             elapsed = time.perf_counter() - self._connected_at
             self._instruments.session.record(elapsed, {**self._place, **self._protocol, **lost})
         self._connected_at = None
 
 
 def _is_configured(provider: object) -> bool:
-    """Whether it is more than the API's own stand-in."""
-    return type(provider).__module__.split(".")[1] not in {"trace", "metrics"}
+    """Whether it is more than the API's own stand-in, for which no span is worth making."""
+    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
 def _target(method: str, target: str | None) -> dict[str, str]:
