@@ -15,7 +15,16 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Category, Classifier, Failure, Verdict
 from .connection import Connection, Failed, Invoke
-from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable, add_note
+from .errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+    add_note,
+    data_of,
+    hints,
+)
 from .events import Hub, RetryScheduled
 from .evidence import Delivery, printable
 from .observer import Observer
@@ -317,6 +326,8 @@ class Executor:
         if cause is not None and (failed.evidence is None or refused):
             if attempts > 1:
                 add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
+            if said := hints(data_of(cause)):
+                add_note(cause, f"the server says: {said}")
             return cause
         elapsed = anyio.current_time() - call.began
         context: dict[str, Any] = {
@@ -324,6 +335,7 @@ class Executor:
             "operation": operation,
             "attempts": attempts,
             "verdict": verdict,
+            "data": data_of(cause),
         }
         fate = "It is safe to repeat." if call.repeatable else _MAY_HAVE_RUN
         where = f"{operation} on MCP server {server!r}"
@@ -331,7 +343,8 @@ class Executor:
         if verdict.category is Category.AUTH and verdict.safe:
             text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
             advice = (
-                f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
+                f"The server {server!r} refused the credentials ({verdict.reason}), so nothing was run. Do not repeat "
+                "the call: it will not help until a person has changed them."
             )
             return ServerFailed(text, advice=advice, **context)
         if verdict.category is Category.TIMEOUT and verdict.delivery is not Delivery.NOT_SENT:
@@ -351,9 +364,10 @@ class Executor:
         if verdict.category is Category.PERMANENT:
             text = f"{was} refused: {verdict.reason}. It was not run, and repeating it as it is will not help."
             return ResilienceError(text, advice=text, **context)
-        when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"
-        text = f"{was} not run: {verdict.reason}. {sent}. Try again {when}."
-        return ServerUnavailable(text, advice=text, retry_in=verdict.retry_after, **context)
+        wait = verdict.retry_after
+        when = "Try again later." if wait is None else f"It may be tried again in {wait:.0f} s; do not call it before."
+        text = f"{was} not run: {verdict.reason}. {sent}. {when}"
+        return ServerUnavailable(text, advice=text, retry_in=wait, **context)
 
 
 _OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})

@@ -194,8 +194,8 @@ class Redactor:
         for name, value in list(vars(error).items()):
             if (new := self._cleaned(value, 0)) is not value:
                 setattr(error, name, new)
-        if isinstance(error, OSError) and isinstance(error.filename, str):
-            error.filename = self.clean(error.filename)
+        if isinstance(error, OSError):
+            error.strerror, error.filename = self._cleaned((error.strerror, error.filename), 0)
 
     def _rebuilt(self, error: Any) -> Any:
         """Pydantic's errors quote what they refuse, and cannot be changed."""

@@ -257,7 +257,8 @@ class Supervisor:
         """The error that says why there is no connection and when the next try is due."""
         failure, name = self._failure, self._hub.server
         attempts = context.get("attempts", 0)
-        sent = f"It was sent {attempts} times without an answer." if attempts else "Nothing was sent."
+        times = "once" if attempts == 1 else f"{attempts} times"
+        sent = f"It was sent {times} without an answer." if attempts else "Nothing was sent."
         if self.state is State.CLOSED or self._closing.is_set():
             text = f"MCP server {name!r}: the client is closed. {sent}"
             return ServerUnavailable(text, advice=text, server=name, **context)
@@ -270,13 +271,16 @@ class Supervisor:
             facts["stderr"] = exit_status.stderr
         if self.state is State.FAILED:
             text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}"
-            advice = f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent}"
+            advice = (
+                f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent} Do not call it "
+                "again: a person has to change its configuration first."
+            )
             return ServerFailed(text, advice=advice, **facts)
-        due = self._next_try - anyio.current_time()
-        when = "now" if due <= 0 or math.isinf(due) else f"in {due:.1f} s"
-        facts["retry_in"] = None if math.isinf(due) else max(0.0, due)
+        due = facts["retry_in"] = self.retry_in
+        when = f"in {due:.1f} s" if due else "now"
+        back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
         text = f"MCP server {name!r} is not available ({self.state.value}): {reason}. The next try is {when}."
-        advice = f"The server {name!r} is not available right now. {sent} It is tried again {when}."
+        advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
 
     @property
