@@ -21,7 +21,7 @@ NOTE = b'{"jsonrpc":"2.0","method":"notifications/message","params":{}}'
 )
 def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], sizes: list[int]):
     """However the bytes are cut, whole events come out, unchanged and in order; the rest is held back."""
-    scanner = EventScanner(1, 10_000)
+    scanner = EventScanner(1, 10_000, repr)
     data = b"".join(line + newline * 2 for line in lines) + b"data: unfinish"
     out = []
     for size in sizes:
@@ -33,7 +33,7 @@ def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], 
 
 def test_the_answer_is_noticed():
     """Only the response to this request counts."""
-    scanner = EventScanner(1, 10_000)
+    scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b"data: " + NOTE + b"\n\ndata: " + ANSWER.replace(b"1,", b"2,") + b"\n\n"))
     assert not scanner.answered
     list(scanner.feed(b"event: message\ndata: " + ANSWER[:10]))
@@ -45,29 +45,29 @@ def test_the_answer_is_noticed():
 
 def test_an_answer_over_several_data_lines():
     """Lines of data are joined, as the standard says."""
-    scanner = EventScanner(1, 10_000)
+    scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b'data: {"jsonrpc": "2.0",\ndata:"id": 1, "result": {}}\n\n'))
     assert scanner.answered
 
 
 def test_ids_are_remembered():
     """The last non-empty id; an event without data is only a priming event."""
-    scanner = EventScanner(1, 10_000)
+    scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b"id: a\ndata:\n\nid:\n\nid: b\n\n"))
     assert scanner.last_id == "b"
 
 
 def test_other_kinds_of_events_are_not_read():
     """An event that is not `message` may hold anything."""
-    assert list(EventScanner(1, 100).feed(b"event: endpoint\ndata: /x\n\n")) == [b"event: endpoint\ndata: /x\n\n"]
+    assert list(EventScanner(1, 100, repr).feed(b"event: endpoint\ndata: /x\n\n")) == [b"event: endpoint\ndata: /x\n\n"]
 
 
 def test_what_cannot_be_passed_on():
     """No JSON, or too long."""
     with pytest.raises(Unusable, match="no JSON-RPC: {nope"):
-        list(EventScanner(1, 100).feed(b"data: {nope\n\n"))
+        list(EventScanner(1, 100, bytes.decode).feed(b"data: {nope\n\n"))
     with pytest.raises(Unusable, match="over the bound of 100"):
-        list(EventScanner(1, 100).feed(b"x" * 101))
+        list(EventScanner(1, 100, repr).feed(b"x" * 101))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,16 @@ from .errors import (
     ServerUnavailable,
 )
 from .events import (
+    AttemptFailed,
     BreakerChanged,
+    CallFinished,
     CatalogChanged,
     Connected,
     Disconnected,
     Event,
+    EventStream,
     GarbageOnStdout,
+    Outcome,
     RestartScheduled,
     Restored,
     RetryScheduled,
@@ -43,14 +47,17 @@ from .policy import (
     TimeoutPolicy,
     ToolPolicy,
 )
+from .stats import Health, Latency, Stats, ToolStats
 from .strategies.breaker import BreakerState
 from .watch import Change
 
 __all__ = [
+    "AttemptFailed",
     "BreakerChanged",
     "BreakerPolicy",
     "BreakerState",
     "BudgetPolicy",
+    "CallFinished",
     "CatalogChanged",
     "Category",
     "Change",
@@ -63,13 +70,17 @@ __all__ = [
     "Delivery",
     "Disconnected",
     "Event",
+    "EventStream",
     "Evidence",
     "ExitStatus",
     "Failure",
     "GarbageOnStdout",
+    "Health",
     "HealthPolicy",
     "InvalidArguments",
+    "Latency",
     "LoopGuard",
+    "Outcome",
     "Overloaded",
     "Policy",
     "RateLimit",
@@ -86,9 +97,11 @@ __all__ = [
     "ServerUnavailable",
     "State",
     "StateChanged",
+    "Stats",
     "Throttled",
     "TimeoutPolicy",
     "ToolPolicy",
+    "ToolStats",
     "Verdict",
     "explain",
 ]

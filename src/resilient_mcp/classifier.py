@@ -23,6 +23,7 @@ from .errors import ResilienceError, describe
 from .events import logger
 from .evidence import Delivery, Evidence, Kind, printable
 from .policy import Policy
+from .redact import Redactor
 
 
 class Category(enum.Enum):
@@ -232,11 +233,13 @@ class Classifier:
     Args:
         policy: The server's tables.
         own: The user's function, asked first; what it raises is logged and taken for None.
+        redactor: Takes secrets out of verdicts.
     """
 
-    def __init__(self, policy: Policy, own: Classify | None = None) -> None:
+    def __init__(self, policy: Policy, own: Classify | None = None, redactor: Redactor | None = None) -> None:
         self._policy = policy
         self._own = own
+        self._redactor = redactor or Redactor()
 
     def judge(self, failure: Failure, *, now: float) -> Verdict:
         """The verdict on one failed attempt.
@@ -245,6 +248,9 @@ class Classifier:
             failure: What is known of it.
             now: The wall clock, in seconds since the epoch: a server may name a date.
         """
+        return self._redactor.cleaned(self._judge(failure, now))
+
+    def _judge(self, failure: Failure, now: float) -> Verdict:
         if self._own is not None:
             try:
                 verdict = self._own(failure)
@@ -254,7 +260,7 @@ class Classifier:
             if verdict is not None:
                 return verdict if verdict.rule else replace(verdict, rule="the classifier given to ResilientClient")
         if failure.result is not None:
-            return _by_result(failure.result, now)
+            return _by_result(failure.result, now, self._redactor)
         evidence = failure.evidence
         verdict = self._by_code(failure) if evidence is None else self._by_evidence(failure, evidence, now)
         if failure.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
@@ -339,12 +345,12 @@ def explain(failure: object, *, policy: Policy | None = None, tool: str | None =
     return classifier.judge(Failure("tools/call", tool, result=failure), now=time.time())
 
 
-def _by_result(result: Any, now: float) -> Verdict:
+def _by_result(result: Any, now: float, redactor: Redactor) -> Verdict:
     """An `isError` result: an answer that may say that another try could help."""
     meaning, wait, rule = tool_errors.read(result, now=now)
     text = next((block.text for block in result.content if getattr(block, "text", None)), "")
     category, _ = _MEANINGS[meaning]
-    reason = printable(f"isError: {text[:2000]}")
+    reason = printable(f"isError: {redactor.line(text)}")
     return Verdict(category, category in RETRYABLE, Delivery.ANSWERED, reason, rule, wait)
 
 

@@ -26,15 +26,19 @@ from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector, Invoke
 from .degrade import Degrade, Fallback
-from .events import Hub, Listener, State
+from .events import EventStream, Hub, Listener, State, check_listener
 from .executor import Executor
 from .gate import Circuit, Gate
 from .health import HealthCheck
+from .observer import Observer
 from .operation import Operation
 from .policy import Policy
+from .redact import Redactor
 from .restore import LogLevel, Resource
+from .stats import Health, Recorder, Stats
 from .subscriptions import Subscriptions
-from .supervisor import Supervisor
+from .supervisor import Supervisor, reason_of
+from .telemetry import IS_INSTALLED, Telemetry
 from .transports.http import safe_url
 from .watch import Change, ListenWatcher, Watcher
 
@@ -59,10 +63,12 @@ class ResilientClient:
         policy: Its numbers, see `Policy`.
         classifier: A function of your own that is asked first: from a `Failure` to a `Verdict`, or None to leave it to
             the tables.
-        on_event: Called with each `Event`, in order; must not block.
+        on_event: Called with each `Event`, in order; must not block (`events()` gives slow readers a buffer).
         fallbacks: Tool name to a coroutine function that stands in for the tool while its server is unavailable: it
             gets the arguments and returns a `CallToolResult` or a text. Not asked when the server may have run the
             call, unless the tool may run twice.
+        debug: Let the log have arguments, results and what servers say in full, still without secrets; by default if
+            the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
             stays yours to close.
         sampling_callback: As on `ClientSession`, and so are the next five.
@@ -93,6 +99,7 @@ class ResilientClient:
         classifier: Classify | None = None,
         on_event: Listener | None = None,
         fallbacks: Mapping[str, Fallback] | None = None,
+        debug: bool | None = None,
         http_client: Any = None,
         sampling_callback: Any = None,
         elicitation_callback: Any = None,
@@ -105,6 +112,7 @@ class ResilientClient:
     ) -> None:
         server = _checked_server(server)
         _check_http_client(http_client, server)
+        check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy, not {policy!r}: write Policy.model_validate({policy!r})")
         unknown = session_options.keys() - _sdk.SESSION_OPTIONS
@@ -117,8 +125,9 @@ class ResilientClient:
         policy = policy or Policy()
         self.name = name or _default_name(server)
         self.policy = policy
-        hub = Hub(self.name, on_event)
-        judge = Classifier(policy, classifier)
+        self._redactor = Redactor.of(server, http_client)
+        self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
+        judge = Classifier(policy, classifier, self._redactor)
         self._subscriptions = Subscriptions(policy, hub, judge, lambda: self._supervisor.ready, message_handler)
         callbacks = {
             "sampling_callback": sampling_callback,
@@ -139,8 +148,20 @@ class ResilientClient:
         self._health: HealthCheck | None = None
         if policy.health is not None and not _speaks_for_itself(server):
             self._health = HealthCheck(policy.health, self._gate, judge)
+        self._stats = Recorder(self._redactor)
+        hub.add(self._stats)
+        telemetry = None
+        if IS_INSTALLED:
+            telemetry = Telemetry(hub, server, lambda: self._supervisor.connection, self._stats.label)
+            hub.add(telemetry)
         executor = Executor(
-            self._supervisor, self._gate, catalog=self._catalog, policy=policy, hub=hub, classifier=judge
+            self._supervisor,
+            self._gate,
+            catalog=self._catalog,
+            policy=policy,
+            hub=hub,
+            classifier=judge,
+            observer=Observer(hub, self._stats, telemetry),
         )
         self._degrade = Degrade(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
         self._done: anyio.Event | None = None
@@ -163,6 +184,36 @@ class ResilientClient:
     def circuit(self) -> Circuit | None:
         """The server's circuit breaker: its state, `isolate()` and `reset()`; None when the policy has none."""
         return self._gate.circuit
+
+    def events(self, *, buffer: int = 1000) -> EventStream:
+        """An async iterator over the events from now on, for readers that take their time; ends with the client.
+
+        Args:
+            buffer: How many events wait for a slow reader at most; then the oldest are lost, and `dropped` counts them.
+
+        Raises:
+            ValueError: `buffer` is less than 1.
+        """
+        return self._hub.stream(buffer)
+
+    def stats(self) -> Stats:
+        """What this client has done so far: a frozen snapshot."""
+        return self._stats.snapshot()
+
+    def health(self) -> Health:
+        """How the connection is now: a frozen snapshot."""
+        supervisor = self._supervisor
+        failure = supervisor.last_failure
+        evidence = failure.evidence if failure is not None else None
+        return Health(
+            server=self.name,
+            state=supervisor.state,
+            generation=supervisor.generation,
+            protocol_version=None if self._last is None else self._last.protocol_version,
+            last_error=None if failure is None else self._redactor.line(reason_of(failure)),
+            retry_in=supervisor.retry_in,
+            exit_status=None if evidence is None else evidence.exit,
+        )
 
     async def start(self) -> None:
         """Connect, and wait until the server is ready.
@@ -244,10 +295,17 @@ class ResilientClient:
             tg.start_soon(self._subscriptions.keep, connection)
 
     def _operation(
-        self, method: str, invoke: Invoke, *, target: str | None = None, timeout: Timeout = None, progress: Any = None
+        self,
+        method: str,
+        invoke: Invoke,
+        *,
+        target: str | None = None,
+        timeout: Timeout = None,
+        progress: Any = None,
+        arguments: Any = None,
     ) -> Operation:
         limit = self._timeout if timeout is None else _seconds("read_timeout_seconds", timeout)
-        return Operation(method, invoke, target, limit, progress)
+        return Operation(method, invoke, target, limit, progress, arguments, self._redactor.line)
 
     async def _run_operation(self, method: str, invoke: Invoke, *, target: str | None = None) -> Any:
         return await self._degrade.run(self._operation(method, invoke, target=target))
@@ -335,6 +393,7 @@ class ResilientClient:
                     target=name,
                     timeout=read_timeout_seconds,
                     progress=progress_callback,
+                    arguments=arguments,
                 ),
                 name,
                 arguments,

@@ -17,9 +17,10 @@ from typing_extensions import Self
 
 from . import _sdk
 from .classifier import is_outage, is_session_lost
-from .events import GarbageOnStdout, Hub, logger
+from .events import GarbageOnStdout, Hub, current_call, logger
 from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt, printable
 from .policy import Policy
+from .redact import Redactor
 from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of
 from .transports.stdio import stdio
@@ -58,6 +59,7 @@ class Connection:
         in_flight: Its requests on the wire.
         wired: Whether its requests pass an edge of ours; an in-process server of mcp 2.x has no wire.
         is_process: Whether the server is a process of ours.
+        redactor: Takes secrets out of what calls raise.
         suspected: Set when its process seems to hang, and when it is lost.
         lost: Set when the connection takes no more calls.
         hearing: Set when what the server says unasked can arrive, as far as that is known.
@@ -71,6 +73,7 @@ class Connection:
     in_flight: InFlight
     wired: bool = True
     is_process: bool = False
+    redactor: Redactor = field(default_factory=Redactor)
     suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
     hearing: anyio.Event = field(default_factory=anyio.Event)
@@ -130,6 +133,8 @@ class Connection:
         attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
         if self.reason is not None:
             raise Failed(None, _seen_by(attempt, self.reason))
+        if (running := current_call.get()) is not None:
+            running.attempt = attempt
         token = current_attempt.set(attempt)
         self._attempts.add(attempt)
         heard = self.in_flight.heard
@@ -145,7 +150,8 @@ class Connection:
             settled = True
             if attempt.answered:
                 self.answered_at = anyio.current_time()
-            raise Failed(exc, await self._explain(exc, attempt), earlier=attempt.requests > 1) from exc
+            error = self.redactor.clean_error(exc)
+            raise Failed(error, await self._explain(error, attempt), earlier=attempt.requests > 1) from error
         finally:
             if not settled:
                 await self._tell_server(attempt)
@@ -290,7 +296,7 @@ class Connector:
         """
         limit = self._policy.timeout.connect
         handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit))
-        opening = _Opening(generation, handshake, is_process=self.is_process)
+        opening = _Opening(generation, handshake, self._hub.redactor, is_process=self.is_process)
         failure: Exception | None = None
         try:
             with handshake.scope:
@@ -302,18 +308,18 @@ class Connector:
                     self._legacy = session.is_legacy
                     yield opening.done(session)
         except Exception as exc:
-            failure = exc
+            failure = self._hub.redactor.clean_error(exc)
         connected = opening.connection is not None
         if connected and failure is None:
             return
         if not connected:
             self._legacy = handshake.discover_timed_out
             if self._legacy:
-                logger.warning("%s did not answer server/discover: trying initialize next", self._hub.server)
+                logger.debug("%s did not answer server/discover: trying initialize next", self._hub.server)
         evidence = opening.ended or handshake.evidence
         leaf = _leaf(failure)
         if evidence is None and isinstance(leaf, _sdk.http.HTTPError):
-            evidence = evidence_of(leaf, Delivery.UNKNOWN)
+            evidence = evidence_of(leaf, Delivery.UNKNOWN, self._hub.redactor)
         if evidence is None and (failure is None or isinstance(failure, _Outage)):
             evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no handshake within {limit:g} s")
         raise Failed(leaf, evidence) from failure
@@ -328,6 +334,7 @@ class Connector:
             return stdio(
                 server,
                 opening.in_flight,
+                self._hub.redactor,
                 max_bytes=self._policy.max_message_bytes,
                 shutdown=self._policy.timeout.shutdown,
                 on_garbage=lambda sample: self._on_garbage(opening, sample),
@@ -351,6 +358,7 @@ class Connector:
                 edge = HttpEdge(
                     client,
                     opening.in_flight,
+                    self._hub.redactor,
                     spawn=background.start_soon,
                     max_bytes=self._policy.max_message_bytes,
                     patience=self._policy.timeout.shutdown,
@@ -374,7 +382,7 @@ class Connector:
             async with transport as streams:
                 one_by_one = bool(edges) and _sdk.POSTS_ONE_BY_ONE
                 writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges, one_by_one=one_by_one)
-                reader = WatchedReader(streams[0], opening.in_flight, opening.on_end)
+                reader = WatchedReader(streams[0], opening.in_flight, self._hub.redactor, opening.on_end)
                 try:
                     yield reader, writer
                 finally:
@@ -387,8 +395,9 @@ class Connector:
 class _Opening:
     """What the parts of one connection know of each other, from its opening to its end."""
 
-    def __init__(self, generation: int, handshake: _Handshake, *, is_process: bool) -> None:
+    def __init__(self, generation: int, handshake: _Handshake, redactor: Redactor, *, is_process: bool) -> None:
         self.generation = generation
+        self._redactor = redactor
         self.is_process = is_process
         self.in_flight = InFlight()
         self.connection: Connection | None = None
@@ -403,11 +412,16 @@ class _Opening:
     def done(self, session: _sdk.Session) -> Connection:
         """The handshake is done: here is the connection."""
         self.in_flight.forget(self._handshake)
-        wired, is_process = self.wired, self.is_process
         if not self.hears_by_stream or not session.is_legacy:
             self._hearing.set()
         self.connection = Connection(
-            self.generation, session, self.in_flight, wired=wired, is_process=is_process, hearing=self._hearing
+            self.generation,
+            session,
+            self.in_flight,
+            wired=self.wired,
+            is_process=self.is_process,
+            redactor=self._redactor,
+            hearing=self._hearing,
         )
         if self.ended is not None:
             self.connection.end(self.ended)

@@ -37,8 +37,10 @@ class ResilienceError(_sdk.ErrorBase):
         operation: What was asked, as `method` or `method target`; empty when it was no call.
         attempts: How often it was sent to the server.
         verdict: The classifier's verdict on the last failure, or None when there was none.
-        advice: One or two sentences that a model can act on: what happened, whether it may have run, what to try.
+        advice: A few sentences that a model can act on: what happened, whether it may have run, what to try and when,
+            and what the server's own `data` says of that.
         retry_in: Seconds after which another try may help, or None when nobody knows.
+        data: The `data` of the server's error behind it, without secrets; None when there was none.
     """
 
     _code = _sdk.CONNECTION_CLOSED
@@ -53,10 +55,14 @@ class ResilienceError(_sdk.ErrorBase):
         attempts: int = 0,
         verdict: Verdict | None = None,
         retry_in: float | None = None,
+        data: Any = None,
     ) -> None:
-        super().__init__(self._code, message)
+        message = message or advice or type(self).__name__
+        super().__init__(self._code, message, data)
+        said = hints(data)
+        advice = advice or message
+        self.advice = f"{advice} The server says: {said}." if said else advice
         self.retry_in = retry_in
-        self.advice = advice
         self.server = server
         self.operation = operation
         self.attempts = attempts
@@ -152,6 +158,50 @@ def describe(exc: BaseException) -> str:
     text = printable(str(exc))
     name = type(exc).__name__
     return f"{name}: {text}" if text else name
+
+
+_HINTS = 5
+_HINT_LENGTH = 120
+_ISSUES = ("issues", "errors", "details", "violations")
+_PATHS = ("path", "loc", "field", "pointer", "instancePath", "param")
+_REASONS = ("message", "msg", "reason", "detail", "description")
+_ADVISING = ("hint", "suggestion", "retryAfter", "retry_after", "retryAfterMs", "retry_after_ms", "retryable", "docs")
+
+
+def data_of(exc: BaseException | None) -> Any:
+    """The `data` of a server's error, or None."""
+    return getattr(getattr(exc, "error", None), "data", None)
+
+
+def hints(data: Any) -> str:
+    """What the `data` of a server's error says that helps: issues with their paths, retry hints; "" when nothing.
+
+    Untrusted text: printable, and a few hundred characters at most.
+    """
+    if isinstance(data, str):
+        return printable(data, _HINT_LENGTH)
+    if isinstance(data, list):
+        data = {"issues": data}
+    if not isinstance(data, dict):
+        return ""
+    found = [f"{key}: {_short(data[key])}" for key in _ADVISING if isinstance(data.get(key), str | int | float)]
+    for key in _ISSUES:
+        issues = data.get(key)
+        found += [_issue(issue) for issue in (issues[:_HINTS] if isinstance(issues, list) else [])]
+    return "; ".join([hint for hint in found if hint][:_HINTS])
+
+
+def _issue(issue: Any) -> str:
+    if not isinstance(issue, dict):
+        return _short(issue) if isinstance(issue, str) else ""
+    path = next((issue[key] for key in _PATHS if issue.get(key)), "")
+    where = ".".join(_short(step) for step in path[:_HINTS]) if isinstance(path, list) else _short(path)
+    reason = next((_short(issue[key]) for key in _REASONS if isinstance(issue.get(key), str)), "")
+    return f"{where}: {reason}" if where and reason else where or reason
+
+
+def _short(value: Any) -> str:
+    return printable(str(value)[: 4 * _HINT_LENGTH], _HINT_LENGTH).rstrip(".")
 
 
 def add_note(exc: BaseException, note: str) -> None:

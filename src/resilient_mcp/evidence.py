@@ -162,6 +162,7 @@ class InFlight:
         on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
         heard: Counts the signs of life of a server process.
         arrived: Told of each id that reaches the HTTP edge.
+        session_id: The `Mcp-Session-Id` of the connection, printable; None where there is none.
     """
 
     def __init__(self) -> None:
@@ -170,6 +171,7 @@ class InFlight:
         self.on_abandoned: Callable[[RequestId], None] | None = None
         self.heard = 0
         self.arrived: Callable[[object], None] = lambda _: None
+        self.session_id: str | None = None
 
     def sending(self, method: str, request_id: RequestId) -> dict[str, object] | None:
         """Bind `request_id` to the attempt of the running task, just before its request is written.

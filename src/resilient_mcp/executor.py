@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +23,13 @@ from .errors import (
     ServerFailed,
     ServerUnavailable,
     add_note,
+    data_of,
+    hints,
 )
 from .events import Hub, RetryScheduled
 from .evidence import Delivery, printable
 from .gate import Gate
+from .observer import Observer
 from .operation import Operation
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
@@ -84,6 +86,7 @@ class Executor:
         policy: The server's numbers.
         hub: Where to report.
         classifier: Judges failures.
+        observer: Watches the calls.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Executor:
         policy: Policy,
         hub: Hub,
         classifier: Classifier,
+        observer: Observer | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._gate = gate
@@ -102,6 +106,7 @@ class Executor:
         self._policy = policy
         self._hub = hub
         self._classifier = classifier
+        self._observer = observer or Observer(hub)
         self._guards_loops = bool(policy.loop_guard or any(tool.loop_guard for tool in policy.tools.values()))
         self._refusals: OrderedDict[str, RefusalCounter] = OrderedDict()
 
@@ -112,6 +117,13 @@ class Executor:
             ResilienceError: It could not be had; the subclass says why, and whether it may have run.
             MCPError: The server's own error, as the SDK raises it.
         """
+        with self._observer.call(operation) as watch:
+            result = watch.answered(await self._run(self._begin(operation, watch.operation_id)))
+        if self._guards_loops and operation.tool is not None:
+            return self._guard(operation.tool, result)
+        return result
+
+    def _begin(self, operation: Operation, operation_id: str) -> _Call:
         timeout = self._policy.timeout
         retry = self._policy.retry
         attempt_timeout = timeout.attempt
@@ -124,11 +136,8 @@ class Executor:
         began = anyio.current_time()
         call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
         if self._policy.send_operation_id:
-            call.operation_id = uuid.uuid4().hex
-        result = await self._run(call)
-        if self._guards_loops and operation.tool is not None:
-            return self._guard(operation.tool, result)
-        return result
+            call.operation_id = operation_id
+        return call
 
     async def _run(self, call: _Call) -> Any:
         try:
@@ -194,6 +203,7 @@ class Executor:
                 verdict = self._judge(operation, failed)
                 if failed.evidence is not None and verdict.reconnect:
                     self._supervisor.lost(connection, failed.evidence)
+                self._observer.attempt_failed(verdict, transparent=_is_transparent(verdict), error=failed.cause)
                 if _is_transparent(verdict):
                     await self._wait_transparently(call, connection, verdict, failed)
                     continue
@@ -215,6 +225,7 @@ class Executor:
         if verdict.retryable:
             call.attempts += 1
             call.answer = result
+            self._observer.attempt_failed(verdict, transparent=False, result=result)
             raise _Unanswered(verdict, failed)
 
     async def _borrow(self, call: _Call) -> Connection:
@@ -364,6 +375,8 @@ class Executor:
         if cause is not None and (failed.evidence is None or refused):
             if attempts > 1:
                 add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
+            if said := hints(data_of(cause)):
+                add_note(cause, f"the server says: {said}")
             return cause
         elapsed = anyio.current_time() - call.began
         context: dict[str, Any] = {
@@ -371,6 +384,7 @@ class Executor:
             "operation": operation,
             "attempts": attempts,
             "verdict": verdict,
+            "data": data_of(cause),
         }
         fate = "It is safe to repeat." if call.repeatable else _MAY_HAVE_RUN
         where = f"{operation} on MCP server {server!r}"
@@ -378,7 +392,8 @@ class Executor:
         if verdict.category is Category.AUTH and verdict.safe:
             text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
             advice = (
-                f"The server {server!r} refused the credentials, so nothing was run. Repeating the call will not help."
+                f"The server {server!r} refused the credentials ({verdict.reason}), so nothing was run. Do not repeat "
+                "the call: it will not help until a person has changed them."
             )
             return ServerFailed(text, advice=advice, **context)
         if verdict.category is Category.TIMEOUT and verdict.delivery is not Delivery.NOT_SENT:
@@ -398,10 +413,11 @@ class Executor:
         if verdict.category is Category.PERMANENT:
             text = f"{was} refused: {verdict.reason}. It was not run, and repeating it as it is will not help."
             return ResilienceError(text, advice=text, **context)
-        when = "later" if verdict.retry_after is None else f"in {verdict.retry_after:.0f} s"
-        text = f"{was} not run: {verdict.reason}. {sent}. Try again {when}."
+        wait = verdict.retry_after
+        when = "Try again later." if wait is None else f"It may be tried again in {wait:.0f} s; do not call it before."
+        text = f"{was} not run: {verdict.reason}. {sent}. {when}"
         error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
-        return error(text, advice=text, retry_in=verdict.retry_after, **context)
+        return error(text, advice=text, retry_in=wait, **context)
 
 
 _OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ class Operation:
         target: The tool, prompt or resource, or None.
         timeout: Seconds an attempt may take, or None for the policy's.
         progress: The caller's progress callback, or None.
+        arguments: A tool's arguments, for the log's debug mode.
+        clean: Makes one printable line of a target, at most so long.
     """
 
     method: str
@@ -26,6 +29,8 @@ class Operation:
     target: str | None = None
     timeout: float | None = None
     progress: Any = None
+    arguments: Any = None
+    clean: Callable[[str, int], str] = printable
 
     @property
     def tool(self) -> str | None:
@@ -33,4 +38,4 @@ class Operation:
         return self.target if self.method == "tools/call" else None
 
     def __str__(self) -> str:
-        return self.method if self.target is None else f"{self.method} {printable(self.target, 100)}"
+        return self.method if self.target is None else f"{self.method} {self.clean(self.target, 100)}"

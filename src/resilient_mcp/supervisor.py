@@ -18,7 +18,7 @@ import anyio.abc
 from .classifier import is_hopeless
 from .connection import Connection, Connector, Failed
 from .errors import ServerFailed, ServerUnavailable, describe
-from .events import Connected, Disconnected, Hub, RestartScheduled, State, StateChanged, logger
+from .events import Connected, Disconnected, Hub, RestartScheduled, State, StateChanged
 from .evidence import Delivery, Evidence, Kind, printable
 from .policy import Policy
 from .strategies.restart_meter import RestartMeter
@@ -31,6 +31,8 @@ _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
 """Seconds a process that seems to hang gets to answer a ping; half an attempt if that is less, so that the call that is
 under way meanwhile is ended by the verdict, not by its own time limit."""
+_CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the client was closed")
+_RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for")
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
 
@@ -48,6 +50,7 @@ class Supervisor:
         state: Where the connection stands.
         connection: The ready connection, or None.
         generation: How many connections were tried or made.
+        last_failure: Why the connection was last lost or could not be made; stays after it came back.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Supervisor:
         self._hurry = anyio.Event()
         self._closing = anyio.Event()
         self._failure: Failed | None = None
+        self.last_failure: Failed | None = None
         self._next_try = math.inf
         self._unproven = False
         self._closed = anyio.Event()
@@ -89,13 +93,13 @@ class Supervisor:
                 tg.start_soon(self._cycle, tg)
                 await self._closing.wait()
                 if self.connection is not None:
-                    self.connection.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the client was closed"))
+                    self.connection.end(_CLOSED_BY_CLIENT)
                     with anyio.move_on_after(self._policy.timeout.shutdown):
                         await self._closed.wait()
                 tg.cancel_scope.cancel()
         except Exception as exc:
-            self._failure = Failed(exc, None)
-            logger.exception("the supervisor of %s ended", self._hub.server)
+            self._failure = self.last_failure = Failed(exc, None)
+            self._hub.log_exception("the supervisor ended", exc)
         finally:
             self.connection = None
             self._enter(State.CLOSED)
@@ -113,7 +117,7 @@ class Supervisor:
                 failure = outcome
             if self._closing.is_set():
                 return
-            self._failure = failure
+            self._failure = self.last_failure = failure
             await self._pause(failure, was_ready=isinstance(outcome, Connection))
 
     async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | Failed]) -> None:
@@ -164,17 +168,21 @@ class Supervisor:
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
-        self._hub.emit(Disconnected(server=name, generation=connection.generation, reason=text, evidence=reason))
+        expected = self._closing.is_set() or reason is _RESTART_BY_CLIENT
+        lost = Disconnected(
+            server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
+        )
+        self._hub.emit(lost)
         if not self._closing.is_set():
-            self._enter(State.RECONNECTING)
+            self._enter(State.RECONNECTING, text)
             if self._connector.is_process:
                 await self._closed.wait()  # two processes of one server must not meet
 
     async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
         try:
             await on_ready(connection)
-        except Exception:  # what runs beside the calls must not end them
-            logger.exception("what follows a connection of %s failed", self._hub.server)
+        except Exception as exc:  # what runs beside the calls must not end them
+            self._hub.log_exception("what follows a connection failed", exc)
 
     async def _check(self, connection: Connection) -> None:
         """Replace a process that hangs: one that is suspected and shows no sign of life."""
@@ -186,7 +194,7 @@ class Supervisor:
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
         """Wait as long as the policy says before the next try."""
         if not was_ready and is_hopeless(failure.cause, failure.evidence):
-            self._enter(State.FAILED)
+            self._enter(State.FAILED, reason_of(failure))
             await self._hurry.wait()
         else:
             evidence = failure.evidence
@@ -195,10 +203,10 @@ class Supervisor:
             step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
             self._next_try = now + step.delay
             if step.delay:
-                text = _reason(failure)
+                text = reason_of(failure)
                 name = self._hub.server
                 self._hub.emit(RestartScheduled(server=name, delay=step.delay, suspended=step.suspended, reason=text))
-            self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING)
+            self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING, reason_of(failure))
             with anyio.move_on_after(step.delay):
                 await self._hurry.wait()
         self._next_try = math.inf
@@ -248,9 +256,9 @@ class Supervisor:
     def restart(self) -> None:
         """Replace the connection now; also wakes `suspended` and `failed`."""
         if self.connection is not None:
-            self.connection.lose(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for"))
+            self.connection.lose(_RESTART_BY_CLIENT)
             self.connection = None
-            self._enter(State.RECONNECTING)
+            self._enter(State.RECONNECTING, _RESTART_BY_CLIENT.detail)
         elif self.state in {State.SUSPENDED, State.FAILED, State.RECONNECTING}:
             self._enter(State.RECONNECTING)
             self._hurry.set()
@@ -263,11 +271,12 @@ class Supervisor:
         """The error that says why there is no connection and when the next try is due."""
         failure, name = self._failure, self._hub.server
         attempts = context.get("attempts", 0)
-        sent = f"It was sent {attempts} times without an answer." if attempts else "Nothing was sent."
+        times = "once" if attempts == 1 else f"{attempts} times"
+        sent = f"It was sent {times} without an answer." if attempts else "Nothing was sent."
         if self.state is State.CLOSED or self._closing.is_set():
             text = f"MCP server {name!r}: the client is closed. {sent}"
             return ServerUnavailable(text, advice=text, server=name, **context)
-        reason = _reason(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, **context}
         if exit_status is not None:
@@ -276,24 +285,33 @@ class Supervisor:
             facts["stderr"] = exit_status.stderr
         if self.state is State.FAILED:
             text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}"
-            advice = f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent}"
+            advice = (
+                f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent} Do not call it "
+                "again: a person has to change its configuration first."
+            )
             return ServerFailed(text, advice=advice, **facts)
-        due = self._next_try - anyio.current_time()
-        when = "now" if due <= 0 or math.isinf(due) else f"in {due:.1f} s"
-        facts["retry_in"] = None if math.isinf(due) else max(0.0, due)
+        due = facts["retry_in"] = self.retry_in
+        when = f"in {due:.1f} s" if due else "now"
+        back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
         text = f"MCP server {name!r} is not available ({self.state.value}): {reason}. The next try is {when}."
-        advice = f"The server {name!r} is not available right now. {sent} It is tried again {when}."
+        advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
 
-    def _enter(self, state: State) -> None:
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until the next try to connect, or None when none is planned."""
+        return None if math.isinf(self._next_try) else max(0.0, self._next_try - anyio.current_time())
+
+    def _enter(self, state: State, reason: str = "") -> None:
         old, self.state = self.state, state
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
         if old is not state:
-            self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state))
+            self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state, reason=reason))
 
 
-def _reason(failure: Failed) -> str:
+def reason_of(failure: Failed) -> str:
+    """Why there is no connection, in one line."""
     evidence, cause = failure.evidence, failure.cause
     if evidence is not None:
         words = printable(evidence.exit.stderr[-_STDERR_SHOWN:], _STDERR_SHOWN) if evidence.exit is not None else ""

@@ -9,6 +9,7 @@ import anyio
 
 from .. import _sdk
 from ..evidence import Delivery, Evidence, InFlight, Kind
+from ..redact import Redactor
 
 _ARRIVAL = 1.0
 """Seconds for a request to get from the SDK's stream to the HTTP client; far more than it takes."""
@@ -75,12 +76,14 @@ class WatchedReader:
     Args:
         inner: The transport's own stream.
         in_flight: The connection's requests.
+        redactor: Takes secrets out of the server's errors, before the SDK makes exceptions and spans of them.
         on_end: Told that nothing more will come.
     """
 
-    def __init__(self, inner: Any, in_flight: InFlight, on_end: Callable[[Evidence], None]) -> None:
+    def __init__(self, inner: Any, in_flight: InFlight, redactor: Redactor, on_end: Callable[[Evidence], None]) -> None:
         self._inner = inner
         self._in_flight = in_flight
+        self._redactor = redactor
         self._on_end = on_end
 
     def __getattr__(self, name: str) -> Any:
@@ -97,6 +100,7 @@ class WatchedReader:
             raise
         if not isinstance(item, Exception) and (answered := _sdk.response_id(item)) is not None:
             self._in_flight.answered(answered)
+            _sdk.clean_error(item, self._redactor.cleaned)
         return item
 
     async def __aenter__(self) -> WatchedReader:

@@ -20,6 +20,7 @@ import anyio
 from .. import _sdk
 from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
+from ..redact import Redactor
 from ..strategies.backoff import half_jitter
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
@@ -46,6 +47,7 @@ class HttpEdge:
     Args:
         inner: The client that talks to the network.
         in_flight: The connection's requests.
+        redactor: Takes secrets out of what the server says; learns those that the requests carry.
         spawn: Runs a coroutine function with its arguments in the background, as long as the connection lives.
         max_bytes: The longest answer accepted.
         patience: Seconds a notification may take; the SDK sends everything else behind it.
@@ -60,6 +62,7 @@ class HttpEdge:
         self,
         inner: Any,
         in_flight: InFlight,
+        redactor: Redactor,
         *,
         spawn: Callable[..., object],
         max_bytes: int,
@@ -70,6 +73,7 @@ class HttpEdge:
     ) -> None:
         self._inner = inner
         self.in_flight = in_flight
+        self.redactor = redactor
         self._spawn = spawn
         self.max_bytes = max_bytes
         self._patience = patience
@@ -99,13 +103,24 @@ class HttpEdge:
             message = parse(request.content)
             message = message if isinstance(message, dict) else {}
             if "method" in message and "id" in message:
-                return await self._request(request, message["id"], options)
+                response = await self._request(request, message["id"], options)
+                if message["method"] == "initialize":
+                    session_id = response.headers.get(_SESSION_ID)
+                    self.in_flight.session_id = None if session_id is None else printable(session_id, 100)
+                return response
             return await self._notification(request, message, options)
         if request.method == "DELETE":
             return await self._delete(request, options)
         if "last-event-id" in request.headers:
             return await self._resume(request, options)
-        return await self._inner.send(request, **options) if self._out_of_band else await self._listen(request, options)
+        return await (self._forward if self._out_of_band else self._listen)(request, options)
+
+    async def _forward(self, request: Any, options: dict[str, Any]) -> Any:
+        """Send. The auth flow puts its headers on the request below: only afterwards they can be seen."""
+        try:
+            return await self._inner.send(request, **options)
+        finally:
+            self.redactor.learn_headers(request.headers)
 
     # --- requests ---
 
@@ -121,7 +136,7 @@ class HttpEdge:
                 response = await self._send(request, options)
                 return await self._answer(request, request_id, response)
         except Exception as exc:
-            return self._failed(request, request_id, evidence_of(exc, progress.delivery))
+            return self._failed(request, request_id, evidence_of(exc, progress.delivery, self.redactor))
         finally:
             self.finished(request_id, scope)
         text = "the call was cancelled while it was being sent"
@@ -129,13 +144,13 @@ class HttpEdge:
 
     async def _send(self, request: Any, options: dict[str, Any]) -> Any:
         """Send, and follow redirects by the SDK's own rule: same origin, same method."""
-        response = await self._inner.send(request, **options)
+        response = await self._forward(request, options)
         for _ in range(_MAX_REDIRECTS):
             following = _sdk.follow(response)
             if following is None:
                 break
             await response.aclose()
-            response = await self._inner.send(following, **options)
+            response = await self._forward(following, options)
         return response
 
     async def _answer(self, request: Any, request_id: Any, response: Any) -> Any:
@@ -159,7 +174,7 @@ class HttpEdge:
         """The response with its body read, once that is known to be the JSON-RPC response to this request."""
         if not content_type.startswith(_JSON) or response.status_code == http.codes.ACCEPTED:
             await response.aclose()
-            kind = printable(content_type, 80) or "no content type"
+            kind = self.redactor.line(content_type, 80) or "no content type"
             raise Unusable(f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs")
         length = response.headers.get("content-length", "")
         bounded = length.isdecimal() and int(length) <= self.max_bytes and "content-encoding" not in response.headers
@@ -168,7 +183,7 @@ class HttpEdge:
             raise Unusable(f"an answer over the bound of {self.max_bytes} bytes (Policy.max_message_bytes)")
         message = parse(body)
         if not isinstance(message, dict) or not is_response(message, request_id):
-            raise Unusable(f"an answer that is not the JSON-RPC response to this request: {_preview(body)}")
+            raise Unusable(f"an answer that is not the JSON-RPC response to this request: {self.preview(body)}")
         if message.get("id") is None:
             body = json.dumps({**message, "id": request_id}).encode()
         elif bounded:
@@ -197,14 +212,15 @@ class HttpEdge:
         if location is not None and response.is_redirect:
             said = f"a redirect to {safe_url(location)}, which was not followed"
         else:
-            said = printable(error["message"]) if error else _preview(body)
+            said = self.redactor.line(error["message"]) if error else self.preview(body)
+        retry_after = response.headers.get("retry-after")
         return (
             Evidence(
                 Kind.HTTP,
                 Delivery.UNKNOWN,  # the classifier reads the status
                 f"HTTP {response.status_code}" + (f": {said}" if said else ""),
                 http_status=response.status_code,
-                retry_after=response.headers.get("retry-after"),
+                retry_after=None if retry_after is None else self.redactor.line(retry_after, 80),
                 session_id_sent=_SESSION_ID in request.headers,
                 own_error=error is not None,
             ),
@@ -225,6 +241,10 @@ class HttpEdge:
                 attempt.fail(evidence)
             return http.Response(http.codes.ACCEPTED, request=request)
         return _response(200, {"content-type": _JSON}, request, content=body)
+
+    def preview(self, body: bytes) -> str:
+        """The beginning of an answer that cannot be used, as one line."""
+        return self.redactor.line(body.decode("utf-8", "replace"), 200)
 
     # --- everything else ---
 
@@ -251,13 +271,13 @@ class HttpEdge:
                     return None
                 return (await self._read_refusal(request, response))[0]
         except Exception as exc:
-            return evidence_of(exc, Delivery.UNKNOWN)
+            return evidence_of(exc, Delivery.UNKNOWN, self.redactor)
 
     async def _delete(self, request: Any, options: dict[str, Any]) -> Any:
         """End the session at the server; one that is lost has nothing to end."""
         if not self.session_lost:
             with anyio.move_on_after(self._patience):
-                return await self._inner.send(request, **options)
+                return await self._forward(request, options)
         return http.Response(http.codes.NO_CONTENT, request=request)
 
     async def _resume(self, request: Any, options: dict[str, Any]) -> Any:
@@ -270,12 +290,12 @@ class HttpEdge:
             gone = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the call was given up")
             return _response(200, {"content-type": _SSE}, request, content=sse_error(request_id, gone))
         try:
-            response = await self._inner.send(request, **options)
+            response = await self._forward(request, options)
         except http.HTTPError as exc:
             if failed + 1 < _RESUME_TRIES:
                 self._resumable[event_id] = (request_id, failed + 1)
                 raise
-            why = evidence_of(exc, Delivery.UNKNOWN).detail
+            why = evidence_of(exc, Delivery.UNKNOWN, self.redactor).detail
         else:
             if response.is_success:
                 stream = _AnswerStream(self, request_id, response)
@@ -299,13 +319,13 @@ class HttpEdge:
         while True:
             evidence: Evidence | None = None
             try:
-                response = await self._inner.send(request, **options)
+                response = await self._forward(request, options)
             except (http.TransportError, OSError) as exc:
-                evidence = evidence_of(exc, Delivery.UNKNOWN)
+                evidence = evidence_of(exc, Delivery.UNKNOWN, self.redactor)
             else:
                 if response.is_success:
                     self._on_stream(None)
-                    stream = _ServerStream(response, self.max_bytes)
+                    stream = _ServerStream(self, response)
                     return _response(response.status_code, response.headers, request, stream=stream)
                 if response.is_redirect:
                     return response
@@ -342,7 +362,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         self._request_id = request_id
         self._response = response
         self._chunks = response.aiter_bytes()
-        self._scanner = EventScanner(request_id, edge.max_bytes)
+        self._scanner = EventScanner(request_id, edge.max_bytes, edge.preview)
         self._whole: deque[bytes] = deque()
         self._reading = anyio.CancelScope()
         self._cancelled = False
@@ -368,7 +388,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         except Unusable as exc:
             evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc))
         except Exception as exc:
-            evidence = evidence_of(exc, Delivery.UNKNOWN)
+            evidence = evidence_of(exc, Delivery.UNKNOWN, self._edge.redactor)
         if self._scanner.answered:
             self._edge.in_flight.answered(self._request_id)
         if evidence is not None:
@@ -408,10 +428,10 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
 class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
     """What a server says unasked, on its way to the SDK: whole events only, and an end where it breaks off."""
 
-    def __init__(self, response: Any, max_bytes: int) -> None:
+    def __init__(self, edge: HttpEdge, response: Any) -> None:
         self._response = response
         self._chunks = response.aiter_bytes()
-        self._scanner = EventScanner(None, max_bytes)
+        self._scanner = EventScanner(None, edge.max_bytes, edge.preview)
         self._whole: deque[bytes] = deque()
         self._over = False
 
@@ -461,10 +481,10 @@ class _Trace:
             self._set(Delivery.UNKNOWN)
 
 
-def evidence_of(exc: Exception, delivery: Delivery) -> Evidence:
+def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
     """What an exception of the HTTP client, its auth flow or a user's hook says."""
     name = type(exc).__name__
-    text = printable(str(exc))
+    text = redactor.line(str(exc))
     detail = f"{name}: {text}" if text else name
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
@@ -511,10 +531,6 @@ def sse_error(request_id: Any, evidence: Evidence) -> bytes:
     """The same as a server-sent event."""
     body = error_body(request_id, _sdk.INTERNAL_ERROR, evidence.detail)
     return b"event: message\ndata: " + body + b"\n\n"
-
-
-def _preview(body: bytes) -> str:
-    return printable(body[:1000].decode("utf-8", "replace"), 200)
 
 
 def safe_url(url: str) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK = 256 * 1024
-_STDERR_TAIL = 64 * 1024
+STDERR_TAIL = 64 * 1024
 _DRAIN_LIMIT = 1024 * 1024
 """Bytes read at most after the exit: a pipe holds no more; a grandchild that goes on writing is not waited for."""
 _GROUP_POLL = 0.01
@@ -174,9 +174,9 @@ class PosixProcess:
                 return True
             if not chunk:
                 return False
-            self._tail.append(chunk[-_STDERR_TAIL:])
+            self._tail.append(chunk[-STDERR_TAIL:])
             self._tail_size += len(self._tail[-1])
-            while self._tail_size - len(self._tail[0]) >= _STDERR_TAIL:
+            while self._tail_size - len(self._tail[0]) >= STDERR_TAIL:
                 self._tail_size -= len(self._tail.popleft())
         return True
 
@@ -266,7 +266,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
     async def wait(self) -> ExitStatus:
         while self._process.returncode is None:
             await anyio.sleep(0.05)
-        self._errlog.seek(max(0, self._errlog.tell() - _STDERR_TAIL))
+        self._errlog.seek(max(0, self._errlog.tell() - STDERR_TAIL))
         return ExitStatus(self.pid, code=self._process.returncode, stderr=self._errlog.read())
 
     async def drain_stderr(self) -> None:

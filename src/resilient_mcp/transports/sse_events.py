@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pydantic_core import from_json
-
-from ..evidence import printable
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _BOUNDARY_LENGTH = 4
@@ -23,15 +21,17 @@ class EventScanner:
     Args:
         request_id: The JSON-RPC id whose response ends the stream; None when there is no such request.
         max_bytes: The longest event that is kept.
+        preview: Makes one line of what cannot be passed on.
 
     Attributes:
         answered: Whether the response to `request_id` has passed.
         last_id: The last event id seen, with which the SDK can resume the stream; None when there was none.
     """
 
-    def __init__(self, request_id: object, max_bytes: int) -> None:
+    def __init__(self, request_id: object, max_bytes: int, preview: Callable[[bytes], str]) -> None:
         self._request_id = request_id
         self._max = max_bytes
+        self._preview = preview
         self._buffer = bytearray()
         self._searched = 0
         self.answered = False
@@ -70,7 +70,7 @@ class EventScanner:
             return
         message = parse(text)
         if not is_well_formed(message):
-            raise Unusable(f"an event that is no JSON-RPC: {printable(text[:1000].decode('utf-8', 'replace'), 200)}")
+            raise Unusable(f"an event that is no JSON-RPC: {self._preview(text)}")
         if is_response(message, self._request_id):
             self.answered = True
 

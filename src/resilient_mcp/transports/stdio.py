@@ -8,7 +8,7 @@ and a frozen server without stopping any other call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -18,16 +18,17 @@ from mcp.client.stdio import get_default_environment
 
 from .. import _sdk
 from .._sdk import SessionMessage, StdioServerParameters
-from ..evidence import Delivery, Evidence, ExitStatus, InFlight, Kind, printable
+from ..evidence import Delivery, Evidence, ExitStatus, InFlight, Kind
+from ..redact import Redactor
 from .framing import LineFramer, Oversize
-from .process import ServerProcess, spawn
+from .process import STDERR_TAIL, ServerProcess, spawn
 from .sse_events import parse
 
 _EXIT_GRACE = 1.0
 """Seconds between the end of stdout and the exit that usually explains it."""
 
-_SECRET_LENGTH = 4
-"""Shorter values of `env` ("1", "on") keep no secret and would blank out half a log."""
+_GARBAGE_READ = 64 * 1024
+"""Bytes of a line that is no message from which a sample is taken: enough that no secret in the sample is cut."""
 
 _STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
 """How a message begins that some other text was printed in front of, without a newline."""
@@ -161,6 +162,7 @@ class StdioReader:
     Args:
         process: The server.
         in_flight: Told of every response that passes.
+        redactor: Takes secrets out of the server's errors, before the SDK makes exceptions and spans of them.
         max_bytes: The longest line that is kept.
         errors: What to do about bytes that are not UTF-8, by the names of `bytes.decode`: "strict" fails the answer.
         on_garbage: Told of every line that is no message, as it came.
@@ -171,6 +173,7 @@ class StdioReader:
         self,
         process: ServerProcess,
         in_flight: InFlight,
+        redactor: Redactor,
         *,
         max_bytes: int,
         errors: str,
@@ -179,6 +182,7 @@ class StdioReader:
     ) -> None:
         self._process = process
         self._in_flight = in_flight
+        self._redactor = redactor
         self._framer = LineFramer(max_bytes)
         self._max_bytes = max_bytes
         self._errors = errors
@@ -237,6 +241,7 @@ class StdioReader:
             return
         if (answered := _sdk.response_id(message)) is not None:
             self._in_flight.answered(answered)
+            _sdk.clean_error(message, self._redactor.cleaned)
         self._ready.append(message)
 
     def _fail(self, request_id: object, text: str) -> None:
@@ -286,6 +291,7 @@ def _damaged(line: bytes) -> tuple[object, str]:
 async def stdio(
     parameters: StdioServerParameters,
     in_flight: InFlight,
+    redactor: Redactor,
     *,
     max_bytes: int,
     shutdown: float,
@@ -297,6 +303,7 @@ async def stdio(
     Args:
         parameters: The SDK's own.
         in_flight: The connection's requests.
+        redactor: Takes secrets out of what the server says.
         max_bytes: The longest message accepted.
         shutdown: Seconds the server gets to stop by itself before it is killed.
         on_garbage: Told of each stdout line that is no message, printable.
@@ -316,9 +323,10 @@ async def stdio(
     reader = StdioReader(
         process,
         in_flight,
+        redactor,
         max_bytes=max_bytes,
         errors=parameters.encoding_error_handler,
-        on_garbage=lambda line: on_garbage(printable(line[:2000].decode("utf-8", "replace"))),
+        on_garbage=lambda line: on_garbage(redactor.line(line[:_GARBAGE_READ].decode("utf-8", "replace"))),
         on_end=ended.set,
     )
     writer = StdioWriter(process, in_flight, broken.set)
@@ -326,7 +334,7 @@ async def stdio(
     async def watch_exit() -> None:
         nonlocal status
         ended_as = await process.wait()
-        status = replace(ended_as, stderr=_without(ended_as.stderr, (parameters.env or {}).values()))
+        status = replace(ended_as, stderr=redactor.clean_tail(ended_as.stderr, STDERR_TAIL))
         exited.set()
         with anyio.move_on_after(_EXIT_GRACE):  # the reader first delivers what the pipe still holds
             await ended.wait()
@@ -369,11 +377,3 @@ def _end_evidence(pid: int, status: ExitStatus | None) -> Evidence:
         return Evidence(Kind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdin or stdout")
     detail = f"the server process (pid {pid}) ended: {status}"
     return Evidence(Kind.PROCESS, Delivery.UNKNOWN, detail, exit=status)
-
-
-def _without(text: str, secrets: Iterable[str]) -> str:
-    """`text` without the values that were given to the server to keep."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SECRET_LENGTH:
-            text = text.replace(secret, "***")
-    return text

@@ -1,0 +1,324 @@
+"""Secrets do not leave, and servers do not get at the log: canaries and a hostile server, through every failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from mcp import StdioServerParameters
+from mcp.client import session_group
+
+from resilient_mcp import CallFinished, Event, ResilientClient, RestartPolicy, RetryPolicy, TimeoutPolicy, _sdk
+
+from .support import LEGACY, QUICK, ROOT, Faults, ScriptedHttp, client_of
+from .test_events import Records, records  # noqa: F401 - a fixture
+from .test_telemetry import Telemetered
+
+pytestmark = pytest.mark.anyio
+
+CANARIES = {
+    name: f"k4n4ry-{name}-0123456789"
+    for name in ("env", "flag", "pair", "header", "user", "password", "query", "oauth")
+}
+QUICKER = QUICK.model_copy(
+    update={
+        "retry": RetryPolicy(attempts=2, base=0.001, throttled_base=0.001, max_retry_after=0.01),
+        "restart": RestartPolicy(base=0.001, intensity=100),
+        "timeout": TimeoutPolicy(attempt=5, ready=5, connect=5, shutdown=1),
+    }
+)
+
+
+class Net:
+    """Catches all that leaves a client, and looks for canaries in it."""
+
+    def __init__(self, log: Records) -> None:
+        self.log = log
+        self.exported = Telemetered()
+        self.caught: list[str] = []
+        self.events: list[Event] = []
+
+    def error(self, exc: BaseException) -> None:
+        self.caught += [str(exc), repr(exc), "".join(traceback.format_exception(exc))]
+        chain: list[Any] = [exc]
+        while chain:
+            one = chain.pop()
+            facts = {k: v for k, v in vars(one).items() if k not in {"request", "_request", "response"}}
+            self.caught += [str(one), repr(one), repr(facts), str(getattr(one, "error", ""))]
+            chain += [link for link in (one.__cause__, one.__context__) if link is not None]
+            chain += getattr(one, "exceptions", [])
+        assert str(exc)
+        if hasattr(exc, "to_tool_result"):
+            self.caught.append(exc.to_tool_result().model_dump_json())
+
+    def client(self, client: ResilientClient) -> None:
+        self.caught += [repr(client.stats()), repr(client.health()), client.name]
+
+    def holds_no_canary(self) -> None:
+        formatter = logging.Formatter("%(name)s %(levelname)s %(message)s")
+        caught = [*self.caught, *map(repr, self.events), *map(formatter.format, self.log.records)]
+        caught += [repr(vars(record)) for record in self.log.records]
+        for event in self.events:
+            evidence = getattr(event, "evidence", None)
+            caught.append(evidence.exit.stderr if evidence is not None and evidence.exit is not None else "")
+        spans = self.exported.exporter.get_finished_spans()
+        caught += [span.to_json() for span in spans]
+        data = self.exported.reader.get_metrics_data()
+        caught.append("" if data is None else data.to_json())
+        text = "\n".join(caught)
+        assert "k4n4ry" not in text, text[max(0, text.index("k4n4ry") - 300) : text.index("k4n4ry") + 60]
+
+
+@pytest.fixture
+def net(records: Records) -> Iterator[Net]:  # noqa: F811
+    yield Net(records)
+
+
+async def call(net: Net, client: ResilientClient, tool: str, **arguments: Any) -> Any:
+    try:
+        return await client.call_tool(tool, arguments, read_timeout_seconds=arguments.pop("limit", 5))
+    except Exception as exc:
+        net.error(exc)
+
+
+async def test_what_a_process_says(net: Net):
+    """Environment and arguments in stderr, errors, their data, results, garbage: none leaves but in a tool's result."""
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "tests.servers.leaky_server", "--api-key", CANARIES["flag"], f"--token={CANARIES['pair']}"],
+        env={"CANARY_TOKEN": CANARIES["env"]},
+        cwd=ROOT,
+    )
+    async with client_of(server, QUICKER, on_event=net.events.append, debug=True) as client:
+        for pad in (0, 170, 480, 1990, 2040):
+            await call(net, client, "unsafe", do="error", code=-32602, pad=pad)
+            await call(net, client, "unsafe", do="crash", pad=pad)
+        await call(net, client, "echo", text=CANARIES["env"])
+        for code in (-32603, -32000, 408):
+            await call(net, client, "error", code=code)
+        result = await call(net, client, "unsafe", do="refuse", pad=480)
+        assert "k4n4ry-env" in result.content[0].text  # the tool's answer is the caller's
+        await call(net, client, "unsafe", do="misshapen")
+        await call(net, client, "unsafe", do="garbage", pad=1990)
+        await call(net, client, "unsafe", do="unusable")
+        await call(net, client, "unsafe", do="crash", times=4000)  # more than the tail that is kept
+        await call(net, client, "unsafe", do="no_answer", limit=0.1)
+        await client.read_resource(f"raw://{CANARIES['env']}/{'x' * 80}{CANARIES['flag']}")
+        net.client(client)
+    assert len(net.caught) > 50
+    net.holds_no_canary()
+
+
+async def test_a_process_that_does_not_start(net: Net):
+    """What it wrote before it died is in the error, without the secrets."""
+    policy = QUICKER.model_copy(update={"restart": RestartPolicy(base=0.001, intensity=1)})
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "tests.servers.leaky_server", "--crash-at-start", "--api-key", CANARIES["flag"]],
+        env={"CANARY_TOKEN": CANARIES["env"]},
+        cwd=ROOT,
+    )
+    client = ResilientClient(server, policy=policy, on_event=net.events.append, debug=True)
+    with pytest.raises(_sdk.MCPError) as caught:
+        await client.start()
+    net.error(caught.value)
+    net.client(client)
+    assert "***" in str(caught.value)
+    net.holds_no_canary()
+
+
+LEAK = " | ".join(value for name, value in CANARIES.items() if name not in {"env", "flag", "pair"})
+DATA = {"issues": [{"path": ["a"], "message": LEAK}], "retryAfter": LEAK}
+
+
+def faults(server: ScriptedHttp) -> list[Any]:
+    """Each kind of failure over HTTP, with the secrets in it."""
+    text = json.dumps({"error": LEAK}).encode()
+    plain = [Faults.status(status, text) for status in (400, 401, 403, 405, 408, 429, 500, 502, 503, 418)]
+    padded = [Faults.status(500, b"x" * pad + text) for pad in (150, 180, 790)]
+    errors = [Faults.error(status, code, LEAK, DATA) for status in (200, 400, 429, 500) for code in (-32603, -32602)]
+    event = b"event: message\r\ndata: " + text + b"\r\n\r\n"
+    return [
+        *plain,
+        *padded,
+        *errors,
+        Faults.status(503, text, retry_after=LEAK),
+        Faults.status(
+            307, location=f"https://{CANARIES['user']}:{CANARIES['password']}@elsewhere/?q={CANARIES['query']}"
+        ),
+        Faults.body(text),
+        Faults.body(text, LEAK),
+        Faults.body(event, "text/event-stream"),
+        Faults.cut(event[:40], "text/event-stream", 9999),
+        Faults.reset(),
+        Faults.close(),
+    ]
+
+
+class TokenAuth(_sdk.http.Auth):  # type: ignore[misc]
+    """Puts a token on each request, as an OAuth provider does: below what the client was told."""
+
+    def auth_flow(self, request: Any) -> Iterator[Any]:
+        request.headers["Authorization"] = f"Bearer {CANARIES['oauth']}"
+        yield request
+
+
+@asynccontextmanager
+async def http_client_of(server: ScriptedHttp, net: Net, *, own: bool) -> AsyncIterator[ResilientClient]:
+    """A client that was given its secrets in URL and headers, and a token by the HTTP client's auth flow."""
+    userinfo = f"{CANARIES['user']}:{CANARIES['password']}@"
+    url = server.url.replace("://", f"://{userinfo}") + f"?key={CANARIES['query']}"
+    headers = {"X-Api-Key": CANARIES["header"]}
+    options: dict[str, Any] = {"policy": QUICKER, "on_event": net.events.append, "debug": True, **LEGACY}
+    if own:
+        async with _sdk.http.AsyncClient(headers=headers, auth=TokenAuth()) as http_client:
+            parameters = session_group.StreamableHttpParameters(url=url)
+            async with ResilientClient(parameters, http_client=http_client, **options) as client:
+                yield client
+        return
+    parameters = session_group.StreamableHttpParameters(
+        url=url, headers={**headers, "X-Auth": f"Bearer {CANARIES['oauth']}"}
+    )
+    async with ResilientClient(parameters, **options) as client:
+        yield client
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("own", [True, False], ids=["http_client", "headers"])
+async def test_what_an_http_server_says(net: Net, own: bool):
+    """URL, headers and an OAuth token in bodies, errors, redirects and headers of answers: none leaves."""
+    server = ScriptedHttp()
+    async with server.serve(), http_client_of(server, net, own=own) as client:
+        for fault in faults(server):
+            for tool in ("echo", "unsafe"):
+                server.faults = [fault] * 3
+                await call(net, client, tool, text="x")
+        server.faults = [Faults.hang(server)]
+        await call(net, client, "unsafe", text="x", limit=0.1)
+        server.release.set()
+        server.faults = []
+        await call(net, client, "echo", text="x")
+        net.client(client)
+    assert len(net.caught) > 100
+    net.holds_no_canary()
+
+
+@pytest.mark.parametrize("status", [401, 500])
+async def test_a_handshake_that_fails(net: Net, status: int):
+    """What the server says before there is a session, and that nobody listens there."""
+    policy = QUICKER.model_copy(update={"timeout": TimeoutPolicy(ready=0.5, connect=2, shutdown=1)})
+    server = ScriptedHttp()
+    async with server.serve():
+        server.handshake_faults = [Faults.status(status, LEAK.encode())] * 1000
+        url = server.url.replace("://", f"://{CANARIES['user']}:{CANARIES['password']}@") + f"?k={CANARIES['query']}"
+        parameters = session_group.StreamableHttpParameters(
+            url=url, headers={"X-A": CANARIES["header"], "X-B": CANARIES["oauth"]}
+        )
+        client = ResilientClient(parameters, policy=policy, on_event=net.events.append, debug=True, **LEGACY)
+        with pytest.raises(_sdk.MCPError) as caught:
+            await client.start()
+        net.error(caught.value)
+        net.client(client)
+    net.holds_no_canary()
+
+
+# --- a hostile server ---
+
+EVIL = "\x1b[2J\x1b]0;owned\x07\r\nINFO:resilient_mcp:forged\u2028\x85\x00"
+
+
+async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
+    """Escapes and line breaks in errors, data, results and HTTP bodies: one printable line a record, all the same."""
+    server = ScriptedHttp()
+    events: list[Event] = []
+    async with server.serve(), client_of(server.url, QUICKER, on_event=events.append, debug=True) as client:
+        text = json.dumps({"content": [{"type": "text", "text": EVIL}], "isError": True}).encode()
+
+        async def refuse(stream: Any, request_id: Any) -> bool:
+            return await Faults.body(b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (request_id, text))(stream, request_id)
+
+        errors = [Faults.error(200, -32603, EVIL, {"hint": EVIL}), Faults.error(429, -32000, EVIL, {"hint": EVIL})]
+        for fault in (*errors, Faults.status(500, EVIL.encode()), Faults.status(400, EVIL.encode()), refuse):
+            server.faults = [fault] * 3
+            for tool in ("echo", EVIL):
+                try:
+                    await client.call_tool(tool, {"text": EVIL})
+                except _sdk.MCPError as exc:
+                    advice = getattr(exc, "advice", "x")
+                    assert advice.isprintable()
+                    assert len(advice) < 3000
+        names = list(client.stats().tools)
+    assert all(name.isprintable() for name in names)
+    assert len(records.records) > 50
+    for record, line in zip(records.records, records.lines, strict=True):
+        assert line.isprintable(), line
+        assert all(v.isprintable() for k, v in vars(record).items() if k.startswith("mcp_") and isinstance(v, str))
+    for event in events:
+        assert getattr(event, "reason", "x").isprintable()
+
+
+async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
+    """The caller gets it; events, log and advice get a line of bounded length, and nothing else of it stays."""
+    server = ScriptedHttp()
+    huge = "x\n" * 5_000_000
+    events: list[Event] = []
+    async with server.serve(), client_of(server.url, QUICKER, on_event=events.append, debug=True) as client:
+        server.faults = [Faults.error(200, -32602, huge, {"hint": huge, "issues": [{"path": [huge], "message": huge}]})]
+        with pytest.raises(_sdk.MCPError) as caught:
+            await client.call_tool("unsafe", {"text": "x"})
+    assert len(str(caught.value)) == len(huge)
+    assert len(repr(caught.value.__notes__)) < 2000
+    assert all(len(line) < 12_000 for line in records.lines)
+    assert all(len(repr(event)) < 3000 for event in events)
+
+
+@pytest.mark.timeout(60)
+async def test_a_hundred_thousand_tools():
+    """However many names are called, the memory of statistics and metrics is bounded."""
+    from resilient_mcp.executor import Operation
+
+    exported = Telemetered()
+    client = ResilientClient("http://127.0.0.1:1/mcp")
+    observer = client._executor._observer
+
+    async def never(*_: Any) -> None: ...
+
+    def use(begin: int, end: int) -> None:
+        for n in range(begin, end):
+            with observer.call(Operation("tools/call", never, f"tool-{n}")) as watch:
+                watch.answered(None)
+            if n % 1000 == 0:
+                exported.exporter.clear()
+
+    use(0, 2000)
+    exported.exporter.clear()
+    tracemalloc.start()
+    use(2000, 20_000)
+    exported.exporter.clear()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 500_000
+    assert len(client.stats().tools) == 257
+    points = exported.points()["mcp.client.operation.duration"]
+    assert len(points) == 257
+    assert sum(point.count for point in points) == 20_000
+    await anyio.lowlevel.checkpoint()
+
+
+async def test_ten_thousand_events_for_nobody():
+    """A reader that never reads holds its buffer and no more."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url) as client:
+        stream = client.events(buffer=10)
+        for _ in range(30):
+            await client.call_tool("echo", {"text": "x"})
+    assert stream.dropped == 30 + 1 + 1 - 10
+    assert [type(event) async for event in stream].count(CallFinished) == 8

@@ -1,0 +1,375 @@
+"""Events, the log and statistics: in order, one line a record, the same id for all of a call, and nobody is harmed."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_mcp import (
+    AttemptFailed,
+    CallFinished,
+    Connected,
+    Delivery,
+    Disconnected,
+    Event,
+    Evidence,
+    ExitStatus,
+    Outcome,
+    ResilientClient,
+    RetryPolicy,
+    RetryScheduled,
+    ServerFailed,
+    State,
+    StateChanged,
+    _sdk,
+)
+from resilient_mcp.events import Hub
+from resilient_mcp.evidence import Kind
+from resilient_mcp.redact import Redactor
+from resilient_mcp.stats import MAX_TOOLS, Histogram, Recorder
+
+from .support import QUICK, Faults, ScriptedHttp, client_of, gone, raw_server, text_of
+from .support import Recorder as Listener
+
+
+def changed(new: State = State.READY, **facts: Any) -> StateChanged:
+    return StateChanged(server="s", old=State.CONNECTING, new=new, **facts)
+
+
+class Records(logging.Handler):
+    """Keeps what the library logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def at(self, level: int) -> list[logging.LogRecord]:
+        return [record for record in self.records if record.levelno == level]
+
+    @property
+    def lines(self) -> list[str]:
+        return [self.format(record) for record in self.records]
+
+
+@pytest.fixture
+def records() -> Iterator[Records]:
+    handler = Records()
+    logger = logging.getLogger("resilient_mcp")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+# --- the hub ---
+
+
+def test_an_event_that_a_listener_causes_comes_after_its_cause():
+    """Every listener sees the same order."""
+    seen: list[str] = []
+
+    def restless(event: Event) -> None:
+        assert isinstance(event, StateChanged)
+        if event.reason == "first":
+            hub.emit(changed(reason="second"))
+
+    hub = Hub("s", lambda event: seen.append(event.reason))  # type: ignore[attr-defined]
+    hub.add(restless)
+    hub.emit(changed(reason="first"))
+    assert seen == ["first", "second"]
+
+
+def test_a_listener_that_raises_or_is_slow_is_logged(records: Records, monkeypatch: pytest.MonkeyPatch):
+    """And never felt; a slow one is told of `events()`, once."""
+    monkeypatch.setattr("resilient_mcp.events._SLOW", -1)
+
+    def listener(event: Event) -> None:
+        raise ValueError("my mistake")
+
+    hub = Hub("s", listener)
+    hub.emit(changed())
+    hub.emit(changed())
+    assert [r.exc_info[1].args for r in records.at(logging.ERROR)] == [("my mistake",)] * 2  # type: ignore[index,union-attr]
+    assert ["client.events()" in r.getMessage() for r in records.at(logging.WARNING)] == [True]
+
+
+def test_a_listener_must_be_a_function():
+    """A coroutine function would never run; it is refused with the remedy."""
+
+    async def listener(event: Event) -> None: ...
+
+    with pytest.raises(TypeError, match=r"client\.events"):
+        ResilientClient("http://x/mcp", on_event=listener)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="takes an Event"):
+        ResilientClient("http://x/mcp", on_event=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_a_slow_reader_loses_the_oldest_and_knows_how_many():
+    """The buffer is bounded, and nobody else loses anything."""
+    hub = Hub("s")
+    slow, fast = hub.stream(2), hub.stream(100)
+    for n in range(5):
+        hub.emit(changed(reason=str(n)))
+    hub.emit(changed(State.CLOSED, reason="end"))
+    assert [event.reason async for event in slow] == ["4", "end"]  # type: ignore[attr-defined]
+    assert slow.dropped == 4
+    assert [event.reason async for event in fast] == ["0", "1", "2", "3", "4", "end"]  # type: ignore[attr-defined]
+    assert fast.dropped == 0
+    assert [event async for event in hub.stream(1)] == []  # the client is closed
+    with pytest.raises(ValueError, match="at least 1"):
+        hub.stream(0)
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_waits_gets_what_comes():
+    """And one that was thrown away costs nothing any more."""
+    hub = Hub("s")
+    stream = hub.stream(10)
+    got: list[Event] = []
+
+    async def read() -> None:
+        async for event in stream:
+            got.append(event)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        hub.emit(changed())
+        await anyio.wait_all_tasks_blocked()
+        assert len(got) == 1
+        hub.emit(changed(State.CLOSED))
+    assert len(got) == 2
+    logging.getLogger("resilient_mcp").setLevel(logging.WARNING)
+    try:
+        other = Hub("s")
+        forgotten = other.stream(1)
+        assert other.wants(CallFinished)
+        del forgotten
+        gc.collect()
+        assert not other.wants(CallFinished)
+    finally:
+        logging.getLogger("resilient_mcp").setLevel(logging.NOTSET)
+
+
+def test_levels_and_facts(records: Records):
+    """INFO for states, WARNING for retries that cost something, DEBUG else; facts in `extra`, plain and bounded."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Others(Event):
+        added: tuple[str, ...]
+        counts: dict[str, Any]
+
+    hub = Hub("s", redactor=Redactor(["s3cr3t"]))
+    hub.emit(changed())
+    retry: dict[str, Any] = {"server": "s", "operation": "ping", "attempt": 1, "delay": 0.5, "reason": "no\nanswer"}
+    hub.emit(RetryScheduled(transparent=False, **retry))
+    hub.emit(RetryScheduled(transparent=True, **retry))
+    died = Evidence(Kind.PROCESS, Delivery.UNKNOWN, "ended", exit=ExitStatus(1, code=3, stderr="s3cr3t"))
+    hub.emit(Disconnected(server="s", generation=1, reason="ended", evidence=died))
+    hub.emit(Others(server="s", added=("\x1b[31mred", "s3cr3t\n") * 100, counts={"a\nb": {"c": object()}}))
+    levels = [logging.INFO, logging.WARNING, logging.DEBUG, logging.DEBUG, logging.DEBUG]
+    assert [record.levelno for record in records.records] == levels
+    facts = [vars(record) for record in records.records]
+    assert (facts[0]["mcp_event"], facts[0]["mcp_new"], facts[0]["mcp_server"]) == ("StateChanged", "ready", "s")
+    assert (facts[1]["mcp_delay"], facts[1]["mcp_reason"]) == (0.5, "no answer")
+    assert facts[3]["mcp_evidence"]["exit"] == "exit status 3"
+    assert facts[4]["mcp_added"][:2] == ["red", "***"]
+    assert len(facts[4]["mcp_added"]) == 50
+    assert not any("\n" in line or "s3cr3t" in line or "\x1b" in line for line in records.lines)
+
+
+def test_debug_mode_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """`RESILIENT_MCP_DEBUG=1`; `0` and nothing mean no, and `debug=` says otherwise."""
+    for value, debug in {"1": True, "0": False, "": False}.items():
+        monkeypatch.setenv("RESILIENT_MCP_DEBUG", value)
+        assert Hub("s").debug is debug
+        assert Hub("s", debug=not debug).debug is not debug
+
+
+# --- a client ---
+
+
+@pytest.mark.anyio
+async def test_a_call_can_be_followed_through_retries_and_servers(records: Records):
+    """Every event and record of one call carries its operation id, and no other's; a good call says nothing aloud."""
+    events = Listener()
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"send_operation_id": True})
+    async with server.serve(), client_of(server.url, policy, on_event=events) as client:
+        server.faults = [Faults.status(500), Faults.status(503)]
+        await client.call_tool("echo", {"text": "x"})
+        await client.call_tool("echo", {"text": "y"})
+    first, second = events.of(CallFinished)[-2:]
+    assert first.operation_id != second.operation_id
+    assert (first.outcome, first.attempts, first.error) == (Outcome.RESULT, 3, None)
+    assert (second.outcome, second.attempts) == (Outcome.RESULT, 1)
+    assert {meta["resilient-mcp/operation-id"] for meta in server.metas[:3]} == {first.operation_id}
+    own = [type(event) for event in events.events if event.operation_id == first.operation_id]
+    assert own == [AttemptFailed, RetryScheduled] * 2 + [CallFinished]
+    assert [e.category for e in events.of(AttemptFailed)] == ["transient", "transient"]
+    stamped = [r for r in records.records if getattr(r, "mcp_operation_id", None) == first.operation_id]
+    assert [vars(r)["mcp_event"] for r in stamped] == [kind.__name__ for kind in own]
+    assert len(records.at(logging.WARNING)) == 2
+    states = [vars(r)["mcp_new"] for r in records.at(logging.INFO)]
+    assert states == ["connecting", "ready", "closed"]
+
+
+@pytest.mark.anyio
+async def test_outcomes():
+    """A result, an `isError`, an error of the server's, one of ours, and a caller that goes away."""
+    events = Listener()
+    async with client_of(raw_server(), QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})) as quiet:
+        await quiet.call_tool("echo", {"text": "x"})  # nobody listens
+        assert quiet.stats().calls == 1
+    async with client_of(raw_server(), on_event=events) as client:
+        with pytest.raises(_sdk.MCPError):
+            await client.call_tool("unsafe", {"do": "nonsense"})
+        with pytest.raises(TimeoutError):
+            await client.call_tool("unsafe", {"do": "no_answer"}, read_timeout_seconds=0.1)
+        with anyio.move_on_after(0.1):
+            await client.call_tool("no_answer")
+        await client.send_ping()
+    ended = [(e.operation, e.outcome, e.attempts, e.error) for e in events.of(CallFinished)]
+    cancelled = ended.pop(2)
+    assert ended == [
+        ("tools/call unsafe", Outcome.ERROR, 1, "-32602"),
+        ("tools/call unsafe", Outcome.ERROR, 1, "timeout"),
+        ("ping", Outcome.RESULT, 1, None),
+    ]
+    assert cancelled[1] is Outcome.CANCELLED
+    stats = client.stats()
+    assert stats.outcomes == {Outcome.RESULT: 1, Outcome.ERROR: 2, Outcome.CANCELLED: 1, Outcome.TOOL_ERROR: 0}
+    assert (stats.calls, stats.running) == (4, 0)
+    assert stats.tools["unsafe"].failed == 2
+    assert stats.failures["timeout"] == 1
+
+
+@pytest.mark.anyio
+async def test_stats_and_health_through_a_crash():
+    """Restarts, reconnects, the last error and the exit status are there when the server is back."""
+    async with client_of(raw_server()) as client:
+        health = client.health()
+        assert health.is_ready
+        assert (health.generation, health.last_error, health.exit_status, health.retry_in) == (1, None, None, None)
+        pid = int(text_of(await client.call_tool("pid")))
+        with pytest.raises(_sdk.MCPError):
+            await client.call_tool("unsafe", {"do": "exit", "code": 7})
+        await gone(pid)
+        await client.call_tool("echo", {"text": "x"})
+        health, stats = client.health(), client.stats()
+    assert health.server == client.name
+    assert health.generation == 2
+    assert health.protocol_version == "2025-11-25"
+    assert health.exit_status is not None
+    assert health.exit_status.code == 7
+    assert "the disk is full" in (health.last_error or "")
+    assert (stats.connections, stats.reconnects, stats.disconnects, stats.breaker) == (2, 1, 1, None)
+    assert stats.latency.count == 3
+    assert stats.latency.p50 is not None
+    assert client.health().state is State.CLOSED
+
+
+@pytest.mark.anyio
+async def test_a_client_that_failed_says_so():
+    """The reason is in the change of state and in `health()`; the events end with the client."""
+    client = ResilientClient(raw_server().model_copy(update={"command": "/no/such/program"}), policy=QUICK)
+    events = client.events()
+    with pytest.raises(ServerFailed):
+        await client.start()
+    seen = [event async for event in events]
+    [failed] = [e for e in seen if isinstance(e, StateChanged) and e.new is State.FAILED]
+    assert "cannot start /no/such/program" in failed.reason
+    assert failed.reason == client.health().last_error
+
+
+@pytest.mark.anyio
+async def test_detail_shows_in_debug_mode_only(records: Records):
+    """Arguments, results, errors in full and stderr: never in production, and without secrets in debug mode."""
+    for debug in (False, True):
+        records.records.clear()
+        server = raw_server(env={"TOKEN": "s3cr3t-t0k3n"})
+        async with client_of(server, debug=debug) as client:
+            await client.call_tool("echo", {"text": "my argument s3cr3t-t0k3n"})
+            for arguments in ({"do": "exit", "code": 1}, {"do": "nonsense"}):
+                with pytest.raises(_sdk.MCPError):
+                    await client.call_tool("unsafe", arguments)
+        text = "\n".join(records.lines)
+        assert ("my argument" in text) is debug
+        assert ("arguments of tools/call echo" in text) is debug
+        assert ("result of tools/call echo" in text) is debug
+        assert ("error of tools/call unsafe" in text) is debug
+        assert ("stderr server=" in text) is debug
+        assert "s3cr3t" not in text
+        assert not any("\n" in line for line in records.lines)
+
+
+@pytest.mark.anyio
+async def test_a_session_ends_as_expected_or_not():
+    """Closing and `restart()` are no loss; a crash is."""
+    events = Listener()
+    async with client_of(raw_server(), on_event=events) as client:
+        await client.restart()
+        with pytest.raises(_sdk.MCPError):
+            await client.call_tool("unsafe", {"do": "die"})
+        await events.wait_for(Connected, 3)
+    assert [event.expected for event in events.of(Disconnected)] == [True, False, True]
+    assert client.stats().disconnects == 1
+
+
+# --- statistics ---
+
+
+def test_percentiles_are_as_close_as_promised():
+    """Within 2.5 % from 10 µs to three hours; without values there are none."""
+    assert Histogram().percentile(0.5) is None
+    histogram = Histogram()
+    values = [1e-5 * 1.013**n for n in range(1600)]
+    for value in values:
+        histogram.add(Histogram.bucket(value))
+    for share in (0.01, 0.5, 0.95, 0.99, 1):
+        exact = values[max(0, round(share * len(values)) - 1)]
+        assert histogram.percentile(share) == pytest.approx(exact, rel=0.04)
+    for seconds in (2e-5, 0.0123, 1, 60, 9000):
+        one = Histogram()
+        one.add(Histogram.bucket(seconds))
+        assert one.percentile(0.5) == pytest.approx(seconds, rel=0.025)
+    for seconds in (0, 1e9):
+        one.add(Histogram.bucket(seconds))
+
+
+def test_a_hundred_thousand_tools_take_no_more_memory_than_a_few_hundred():
+    """Beyond the first 256 they are `other`, and so are names that are no names."""
+    stats = Recorder(Redactor(["s3cr3t"]))
+    assert stats.label(None) is None
+    assert stats.label("s3cr3t\n") == "***"
+    for n in range(100_000):
+        stats.finished(f"tool-{n}", Outcome.RESULT, 1, 0.1)
+    stats.finished("x" * 10_000, Outcome.TOOL_ERROR, 3, 0.1)
+    stats.finished("other", Outcome.CANCELLED, 1, 0.1)
+    snapshot = stats.snapshot()
+    assert len(snapshot.tools) == MAX_TOOLS + 1
+    other = snapshot.tools["other"]
+    assert (other.calls, other.errors, other.retries, other.latency.count) == (99_747, 1, 2, 99_746)
+
+
+def test_the_breaker_shows_when_there_is_one():
+    """Whatever the event's type calls its states."""
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class BreakerChanged(Event):
+        new: State
+
+    stats = Recorder(Redactor())
+    stats(BreakerChanged(server="s", new=State.FAILED))
+    assert stats.snapshot().breaker == "failed"
