@@ -106,12 +106,8 @@ async def test_no_fallback_for_what_may_have_run():
         return fallback
 
     names = ("unsafe", "echo", "chosen")
-    policy = QUICK.model_copy(
-        update={
-            "tools": {"chosen": ToolPolicy(repeatable=True)},
-            "retry": QUICK.retry.model_copy(update={"attempts": 1}),
-        }
-    )
+    once = QUICK.retry.model_copy(update={"attempts": 1})
+    policy = QUICK.model_copy(update={"tools": {"chosen": ToolPolicy(repeatable=True)}, "retry": once})
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy, fallbacks={name: remember(name) for name in names}) as client:
             await client._catalog.listed(anyio.current_time() + 5)
@@ -294,6 +290,7 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
 async def test_changes_at_once_cost_few_listings():
     """The list is made again after the last change, not once for each; `list_changed` during a listing is not lost."""
     async with place("stdio legacy") as at:
+        await at.client._catalog.listed(anyio.current_time() + 5)
         async with anyio.create_task_group() as tg:
             for n in range(20):
                 tg.start_soon(lambda n=n: at.client.call_tool("grow", {"name": f"new-{n}"}))

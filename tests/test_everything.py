@@ -15,7 +15,7 @@ import pytest
 from mcp import StdioServerParameters
 from pydantic import AnyUrl
 
-from resilient_mcp import Connected, ResilientClient
+from resilient_mcp import Change, Connected, ResilientClient, Restored
 
 from .support import QUICK, HttpServer, Recorder, children, text_of
 
@@ -145,4 +145,27 @@ async def test_callers_at_once_through_a_restart(everything: Path, transport: st
                 tg.start_soon(caller, n)
             await client.call_tool("echo", {"message": "under way"})
             await crash(transport, server, before)
+        assert len(events.of(Connected)) == 2
+
+
+@pytest.mark.timeout(60)  # an update every five seconds
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_subscription_through_a_restart(everything: Path, transport: str):
+    """The subscription is back without a word from the user, `missed` came, and so does the next real update."""
+    events = Recorder()
+    before = set(children())
+    async with client_on(transport, everything, events) as (client, server):
+        uri = str((await client.list_resources()).resources[0].uri)
+        async with client.watch([uri]) as changes:
+            await client.call_tool("toggle-subscriber-updates", {})
+            with anyio.fail_after(15):
+                assert await anext(changes) == Change("resource", uri)
+            await crash(transport, server, before)
+            with anyio.fail_after(15):
+                while not (await anext(changes)).missed:
+                    pass
+            assert (await events.wait_for(Restored)).restored == (f"resources/subscribe {uri}",)
+            await client.call_tool("toggle-subscriber-updates", {})
+            with anyio.fail_after(15):
+                assert await anext(changes) == Change("resource", uri)
         assert len(events.of(Connected)) == 2

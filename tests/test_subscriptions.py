@@ -16,6 +16,7 @@ from resilient_mcp import (
     ResilientClient,
     Restored,
     ServerUnavailable,
+    StateChanged,
     _sdk,
 )
 from resilient_mcp.connection import Failed

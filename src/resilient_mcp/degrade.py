@@ -223,7 +223,8 @@ class Degrade:
         try:
             result = await self.run(operation)
         except ResilienceError as error:
-            if _is_for_good(error) or (stale := self._stale(operation, key)) is None:
+            over = self._supervisor.state is State.CLOSED
+            if over or _is_for_good(error) or (stale := self._stale(operation, key)) is None:
                 raise
             return stale
         self._copies.keep(key, result, anyio.current_time())

@@ -1,0 +1,169 @@
+"""The stream on which a server up to 2025-11-25 says things unasked: the SDK gives it up, this library does not."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from typing import Any
+
+import anyio
+import pytest
+
+from resilient_mcp import Change, Connected, Disconnected, Restored
+
+from .support import Recorder, ScriptedHttp, client_of, reply, reset
+
+pytestmark = pytest.mark.anyio
+
+URI = "test://a"
+
+
+class Streaming(ScriptedHttp):
+    """A scripted server whose answers to GET a test writes: a status, or a stream until it is told how that ends."""
+
+    def __init__(self) -> None:
+        super().__init__(sessions=True)
+        self.statuses: list[int] = []
+        self.opened = 0
+        self._news = anyio.Event()
+        self._orders: deque[bytes | str] = deque()
+
+    async def _exchange(self, stream: Any, verb: str, path: str, headers: dict[str, str], body: bytes) -> bool:
+        message = json.loads(body) if body else {}
+        if verb == "GET":
+            self.requests[verb] += 1
+            return await self._stream(stream, headers)
+        if message.get("method") == "initialize":
+            self.session += 1
+            result = {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {"resources": {"subscribe": True}},
+                "serverInfo": {"name": "streaming", "version": "1"},
+            }
+            body = json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}).encode()
+            await reply(stream, 200, body, {"mcp-session-id": f"session-{self.session}"})
+            return True
+        if message.get("method") in ("resources/subscribe", "resources/unsubscribe"):
+            self.requests[message["method"]] += 1
+            await reply(stream, 200, json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}).encode())
+            return True
+        return await super()._exchange(stream, verb, path, headers, body)
+
+    async def _stream(self, stream: Any, headers: dict[str, str]) -> bool:
+        if self.statuses:
+            await reply(stream, self.statuses.pop(0))
+            return True
+        if headers["mcp-session-id"] != f"session-{self.session}":
+            await reply(stream, 404)
+            return True
+        self.opened += 1
+        self._tell()
+        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        await stream.send(head.encode())
+        while True:
+            while not self._orders:
+                await self._news.wait()
+            order = self._orders.popleft()
+            if isinstance(order, bytes):
+                await stream.send(b"%x\r\n%s\r\n" % (len(order), order))
+            elif order == "reset":
+                reset(stream)
+                return False
+            else:
+                await stream.send(b"0\r\n\r\n")
+                return True
+
+    def _tell(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    def order(self, what: bytes | str) -> None:
+        """Send these bytes on the stream, or let it end so."""
+        self._orders.append(what)
+        self._tell()
+
+    def update(self) -> None:
+        """The resource changed."""
+        body = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": URI}}
+        self.order(b"event: message\r\ndata: " + json.dumps(body).encode() + b"\r\n\r\n")
+
+    async def opened_times(self, count: int) -> None:
+        with anyio.fail_after(15):
+            while self.opened < count:
+                await self._news.wait()
+
+
+async def next_of(changes: Any) -> Change:
+    with anyio.fail_after(15):
+        return await anext(changes)
+
+
+async def test_it_is_opened_again_however_often_it_breaks():
+    """Reset, closed, cut in the middle of an event, four in a row: each time `missed`, and then the next update."""
+    server, events = Streaming(), Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
+        server.update()
+        assert await next_of(changes) == Change("resource", URI)
+        for n, how in enumerate(("reset", "end", "half", "reset"), start=2):
+            if how == "half":
+                server.order(b'data: {"jsonrpc": "2.0", "meth')
+            server.order("reset" if how == "half" else how)
+            await server.opened_times(n)
+            assert await next_of(changes) == Change("resource", URI, missed=True)
+            server.update()
+            assert await next_of(changes) == Change("resource", URI)
+        assert len(events.of(Connected)) == 1
+        assert server.requests["resources/subscribe"] == 1
+
+
+async def test_an_outage_is_waited_for():
+    """503 and a gateway's 502, more often than the SDK would ask."""
+    server = Streaming()
+    server.statuses = [503, 502, 503, 429, 500]
+    async with server.serve(), client_of(server.url) as client, client.watch([URI]) as changes:
+        await server.opened_times(1)
+        server.update()
+        while (await next_of(changes)).missed:
+            pass
+        assert server.requests["GET"] == 6
+
+
+async def test_a_lost_session_is_noticed_with_no_call_under_way():
+    """404 where the stream was open before: a new session, and what was subscribed to is there again."""
+    server, events = Streaming(), Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
+        await server.opened_times(1)
+        server.session += 100
+        server.order("end")
+        await events.wait_for(Disconnected)
+        assert (await events.wait_for(Restored)).restored == (f"resources/subscribe {URI}",)
+        assert await next_of(changes) == Change("resource", URI, missed=True)
+        server.update()
+        assert await next_of(changes) == Change("resource", URI)
+
+
+@pytest.mark.parametrize("status", [404, 405, 400])
+async def test_a_server_without_such_a_stream_is_left_alone(status: int):
+    """What it answers to the first GET says nothing of the session."""
+    server, events = Streaming(), Recorder()
+    server.statuses = [status] * 10
+    async with server.serve(), client_of(server.url, on_event=events) as client:
+        async with client.watch([URI]):
+            await client.send_ping()
+        with anyio.fail_after(10):
+            while server.requests["GET"] < 2:  # the SDK asks twice
+                await anyio.sleep(0.01)
+        await client.send_ping()
+        assert len(events.of(Connected)) == 1
+
+
+async def test_rubbish_on_it_ends_no_session():
+    """What is no JSON-RPC costs that stream alone."""
+    server, events = Streaming(), Recorder()
+    async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
+        await server.opened_times(1)
+        server.order(b"data: rubbish\n\n")
+        server.order("end")
+        await server.opened_times(2)
+        assert await next_of(changes) == Change("resource", URI, missed=True)
+        assert len(events.of(Connected)) == 1
