@@ -28,6 +28,7 @@ from resilient_mcp import (
     RateLimitExceeded,
     ResilienceError,
     ResilientClient,
+    RestartPolicy,
     RetryPolicy,
     ServerUnavailable,
     State,
@@ -244,6 +245,18 @@ async def test_one_crash_under_many_calls_is_one_failure():
             os.kill(pid, signal.SIGKILL)
         assert sorted(results, key=int) == [str(n) for n in range(20)]
         assert client.circuit is not None
+        assert client.circuit.state is BreakerState.CLOSED
+
+
+async def test_a_call_waits_for_the_connection_that_is_on_its_way():
+    """A circuit that a tool opened, by crashing the server each time, refuses no call while the process is replaced."""
+    patient = policy(restart=RestartPolicy(base=0.01, intensity=100))
+    async with client_of(raw_server(), patient) as client:
+        for _ in range(5):
+            await fails(client, ConnectionLost, "die")
+        assert client.circuit is not None
+        assert client.circuit.state is not BreakerState.CLOSED
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
         assert client.circuit.state is BreakerState.CLOSED
 
 

@@ -166,6 +166,8 @@ class Executor:
             ResilienceError: It was not let through, or there is no server.
         """
         operation, gate = call.operation, self._gate
+        if gate.is_open and self._supervisor.ready is None:
+            await self._borrow(call)  # a new connection half-opens the circuit
         admission = await gate.enter(operation, deadline=call.deadline, attempts=call.attempts)
         try:
             result = await self._deliver(call)

@@ -236,6 +236,11 @@ class Gate:
         return retry_in is None or retry_in > seconds
 
     @property
+    def is_open(self) -> bool:
+        """Whether calls are refused until the server shows a sign of life, or the breaker's time is up."""
+        return self._breaker is not None and self._breaker.state is BreakerState.OPEN
+
+    @property
     def openings(self) -> int:
         """How often in a row the circuit was opened."""
         return 0 if self._breaker is None else self._breaker.openings
