@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -91,6 +92,24 @@ def test_surviving_a_restart(tmp_path):
     answers = [match for line in lines if (match := re.fullmatch(r"(\w+): \d+ degrees \(from process (\d+), .*", line))]
     assert [match[1] for match in answers] == ["Oslo", "Bergen"]
     assert answers[0][2] != answers[1][2]
+
+
+def test_json_logs(tmp_path):
+    """Each line is JSON; the records of the call that was lost can be found by its id."""
+    records = [json.loads(line) for line in run_example("json_logs.py", tmp_path)]
+    assert {record["logger"] for record in records} == {"resilient_mcp"}
+    [lost] = [record for record in records if record.get("mcp_error") == "ConnectionLost"]
+    same = [r["mcp_event"] for r in records if r.get("mcp_operation_id") == lost["mcp_operation_id"]]
+    assert same == ["AttemptFailed", "CallFinished"]
+    assert [r["mcp_new"] for r in records if r["level"] == "INFO"][-2:] == ["ready", "closed"]
+
+
+def test_opentelemetry_console(tmp_path):
+    """Spans of the calls that worked and of the one that did not, and the histogram at the end."""
+    text = "\n".join(run_example("opentelemetry_console.py", tmp_path))
+    assert text.count("span: tools/call forecast CLIENT error=None") == 2
+    assert "span: tools/call place_order CLIENT error=ConnectionLost ['resilient_mcp.attempt_failed'" in text
+    assert "mcp.client.operation.duration" in text
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
