@@ -3,13 +3,13 @@
 from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
 from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
+from .event_stream import EventStream
 from .events import (
     AttemptFailed,
     CallFinished,
     Connected,
     Disconnected,
     Event,
-    EventStream,
     GarbageOnStdout,
     Outcome,
     RestartScheduled,

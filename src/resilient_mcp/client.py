@@ -24,7 +24,8 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector
-from .events import EventStream, Hub, Listener, State, check_listener
+from .event_stream import EventStream
+from .events import Hub, Listener, State, check_listener
 from .executor import Executor, Operation
 from .observer import Observer
 from .policy import Policy
