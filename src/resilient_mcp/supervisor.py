@@ -159,7 +159,7 @@ class Supervisor:
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
-        expected = self._closing.is_set() or reason is _RESTART_BY_CLIENT
+        expected = reason is _CLOSED_BY_CLIENT or reason is _RESTART_BY_CLIENT
         lost = Disconnected(
             server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
         )
