@@ -25,7 +25,7 @@ from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector
 from .event_stream import EventStream
-from .events import Hub, Listener, State, check_listener
+from .events import Hub, Listener, State, check_listener, current_call
 from .executor import Executor, Operation
 from .observer import Observer
 from .policy import Policy
@@ -204,6 +204,7 @@ class ResilientClient:
 
     async def _run(self) -> None:
         assert self._done is not None
+        current_call.set(None)  # whose call it was that started this client is not what it is for
         try:
             await self._supervisor.run()
         finally:

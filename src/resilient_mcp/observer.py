@@ -105,7 +105,10 @@ class ObservedCall(RunningCall):
         self._token = current_call.set(self)
         observer.stats.running += 1
         if observer.telemetry is not None:
-            observer.telemetry.begin(self)
+            try:
+                observer.telemetry.begin(self)
+            except Exception as exc:  # a user's sampler or exporter must not end a call
+                self.hub.log_exception("OpenTelemetry failed", exc)
         if self.hub.debug:
             self.hub.log_detail(f"arguments of {self.operation}", _text(self.operation.arguments))
         self._began = time.perf_counter()
@@ -152,7 +155,10 @@ class ObservedCall(RunningCall):
         observer.stats.running -= 1
         observer.stats.finished(self.tool, outcome, attempts, elapsed)
         if observer.telemetry is not None:
-            observer.telemetry.finish(self, outcome, error, exc, attempts=attempts, elapsed=elapsed)
+            try:
+                observer.telemetry.finish(self, outcome, error, exc, attempts=attempts, elapsed=elapsed)
+            except Exception as fault:
+                hub.log_exception("OpenTelemetry failed", fault)
         if hub.debug and exc is None:
             hub.log_detail(f"result of {self.operation}", _text(self._result))
         if hub.wants(CallFinished):

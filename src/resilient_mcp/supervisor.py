@@ -97,6 +97,7 @@ class Supervisor:
             self._hub.log_exception("the supervisor ended", exc)
         finally:
             self.connection = None
+            self._next_try = math.inf
             self._enter(State.CLOSED)
 
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
@@ -112,7 +113,9 @@ class Supervisor:
                 failure = outcome
             if self._closing.is_set():
                 return
-            self._failure = self.last_failure = failure
+            self._failure = failure
+            if failure.evidence is not _RESTART_BY_CLIENT:
+                self.last_failure = failure
             await self._pause(failure, was_ready=isinstance(outcome, Connection))
 
     async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | Failed]) -> None:
