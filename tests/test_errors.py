@@ -94,7 +94,7 @@ async def test_data_is_kept_and_used():
     assert error.verdict is not None
     assert error.verdict.delivery is Delivery.REJECTED
     assert "was not run" in error.advice
-    assert "tried again in 30 s; do not call it before." in error.advice
+    assert "Try again in 30 s; do not call it before." in error.advice
     assert error.advice.endswith("The server says: retryAfter: 30; city: is no city.")
     assert refused.value.error.data == data
     assert refused.value.__notes__ == ["the server says: retryAfter: 30; city: is no city"]

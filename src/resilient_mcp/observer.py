@@ -148,7 +148,8 @@ class ObservedCall(RunningCall):
             outcome, error = (Outcome.TOOL_ERROR, "tool_error") if refused else (Outcome.RESULT, None)
             attempts += self._judged is None or self._judged is not self._result
         elif isinstance(exc, Exception):
-            hub.redactor.clean_error(exc)
+            if self.attempt is not None:  # else no server had a word in it, and a call that fails fast is to fail fast
+                hub.redactor.clean_error(exc)
             outcome, error = Outcome.ERROR, error_type(exc)
         else:
             outcome, error = Outcome.CANCELLED, error_type(exc)
