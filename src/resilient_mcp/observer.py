@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .classifier import Verdict
 
 
+_ANSWERED: tuple[Outcome, str | None] = (Outcome.RESULT, None)
+_REFUSED: tuple[Outcome, str | None] = (Outcome.TOOL_ERROR, "tool_error")
+
+
 class Described(Protocol):
     """What an operation says of itself; `str()` of it is one printable line."""
 
@@ -145,7 +149,7 @@ class ObservedCall(RunningCall):
         attempts = self.failed
         if exc is None:
             refused = self.tool is not None and _sdk.is_error_result(self._result)
-            outcome, error = (Outcome.TOOL_ERROR, "tool_error") if refused else (Outcome.RESULT, None)
+            outcome, error = _REFUSED if refused else _ANSWERED
             attempts += self._judged is None or self._judged is not self._result
         elif isinstance(exc, Exception):
             if self.attempt is not None:  # else no server had a word in it, and a call that fails fast is to fail fast
