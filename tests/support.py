@@ -197,7 +197,7 @@ def is_alive(pid: int) -> bool:
         return False
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -107,6 +108,25 @@ def test_circuit_breaker(tmp_path):
     ]
     assert "CircuitOpen after 0.0 s" in lines
     assert lines[-3:-1] == ["circuit open -> half-open", "circuit half-open -> closed"]
+
+
+def test_json_logs(tmp_path):
+    """Each line is JSON; the records of the call that was lost can be found by its id."""
+    records = [json.loads(line) for line in run_example("json_logs.py", tmp_path)]
+    assert {record["logger"] for record in records} == {"resilient_mcp"}
+    [lost] = [record for record in records if record.get("mcp_error") == "ConnectionLost"]
+    same = [r["mcp_event"] for r in records if r.get("mcp_operation_id") == lost["mcp_operation_id"]]
+    assert same == ["AttemptFailed", "CallFinished"]
+    assert [r["mcp_new"] for r in records if r["level"] == "INFO"][-2:] == ["ready", "closed"]
+
+
+def test_opentelemetry_console(tmp_path):
+    """Spans of the calls that worked and of the one that did not, and the histogram at the end."""
+    text = "\n".join(run_example("opentelemetry_console.py", tmp_path))
+    assert text.count("span: tools/call forecast CLIENT error=None") == 2
+    [lost] = re.findall("span: tools/call place_order CLIENT error=ConnectionLost (.*)", text)
+    assert "'resilient_mcp.attempt_failed'" in lost
+    assert "mcp.client.operation.duration" in text
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

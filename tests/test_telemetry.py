@@ -299,3 +299,17 @@ def test_an_sdk_that_is_configured_late_is_used_from_then_on():
         after="[span] = late.spans(); assert span.name == 'tools/call echo';"
         "assert [p.count for p in late.points()['mcp.client.operation.duration']] == [1]",
     )
+
+
+async def test_a_telemetry_that_breaks_ends_no_call(telemetry: Telemetered, monkeypatch: pytest.MonkeyPatch):
+    """A user's sampler, processor or exporter may raise: it is logged, never felt."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(Telemetry, "_describe", broken)
+    monkeypatch.setattr(Telemetry, "_ending", broken)
+    monkeypatch.setattr(Telemetry, "_measured_as", broken)
+    async with client_of(raw_server()) as client:
+        await client.call_tool("echo", {"text": "x"})
+        assert client.stats().calls == 1

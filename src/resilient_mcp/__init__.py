@@ -13,6 +13,7 @@ from .errors import (
     ServerFailed,
     ServerUnavailable,
 )
+from .event_stream import EventStream
 from .events import (
     AttemptFailed,
     BreakerChanged,
@@ -21,7 +22,6 @@ from .events import (
     Connected,
     Disconnected,
     Event,
-    EventStream,
     GarbageOnStdout,
     Outcome,
     RestartScheduled,

@@ -26,7 +26,8 @@ from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector, Invoke
 from .degrade import Degrade, Fallback
-from .events import EventStream, Hub, Listener, State, check_listener
+from .event_stream import EventStream
+from .events import Hub, Listener, State, check_listener, current_call
 from .executor import Executor
 from .gate import Circuit, Gate
 from .health import HealthCheck
@@ -236,6 +237,7 @@ class ResilientClient:
 
     async def _run(self) -> None:
         assert self._done is not None
+        current_call.set(None)  # whose call it was that started this client is not what it is for
         try:
             await self._supervisor.run()
         finally:

@@ -416,7 +416,7 @@ class Executor:
             text = f"{was} refused: {verdict.reason}. It was not run, and repeating it as it is will not help."
             return ResilienceError(text, advice=text, **context)
         wait = verdict.retry_after
-        when = "Try again later." if wait is None else f"It may be tried again in {wait:.0f} s; do not call it before."
+        when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it before."
         text = f"{was} not run: {verdict.reason}. {sent}. {when}"
         error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
         return error(text, advice=text, retry_in=wait, **context)

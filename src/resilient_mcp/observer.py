@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .classifier import Verdict
 
 
+_ANSWERED: tuple[Outcome, str | None] = (Outcome.RESULT, None)
+_REFUSED: tuple[Outcome, str | None] = (Outcome.TOOL_ERROR, "tool_error")
+
+
 class Described(Protocol):
     """What an operation says of itself; `str()` of it is one printable line."""
 
@@ -105,7 +109,10 @@ class ObservedCall(RunningCall):
         self._token = current_call.set(self)
         observer.stats.running += 1
         if observer.telemetry is not None:
-            observer.telemetry.begin(self)
+            try:
+                observer.telemetry.begin(self)
+            except Exception as exc:  # a user's sampler or exporter must not end a call
+                self.hub.log_exception("OpenTelemetry failed", exc)
         if self.hub.debug:
             self.hub.log_detail(f"arguments of {self.operation}", _text(self.operation.arguments))
         self._began = time.perf_counter()
@@ -142,17 +149,21 @@ class ObservedCall(RunningCall):
         attempts = self.failed
         if exc is None:
             refused = self.tool is not None and _sdk.is_error_result(self._result)
-            outcome, error = (Outcome.TOOL_ERROR, "tool_error") if refused else (Outcome.RESULT, None)
+            outcome, error = _REFUSED if refused else _ANSWERED
             attempts += self._judged is None or self._judged is not self._result
         elif isinstance(exc, Exception):
-            hub.redactor.clean_error(exc)
+            if self.attempt is not None:  # else no server had a word in it, and a call that fails fast is to fail fast
+                hub.redactor.clean_error(exc)
             outcome, error = Outcome.ERROR, error_type(exc)
         else:
             outcome, error = Outcome.CANCELLED, error_type(exc)
         observer.stats.running -= 1
         observer.stats.finished(self.tool, outcome, attempts, elapsed)
         if observer.telemetry is not None:
-            observer.telemetry.finish(self, outcome, error, exc, attempts=attempts, elapsed=elapsed)
+            try:
+                observer.telemetry.finish(self, outcome, error, exc, attempts=attempts, elapsed=elapsed)
+            except Exception as fault:
+                hub.log_exception("OpenTelemetry failed", fault)
         if hub.debug and exc is None:
             hub.log_detail(f"result of {self.operation}", _text(self._result))
         if hub.wants(CallFinished):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +37,11 @@ _PATTERNS_READ = 64 * 1024
 long reaches an event, a log or an advice."""
 _LINE_OF_KEY = 16
 """From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line."""
+_WORDS = frozenset({"true", "false", "none", "null", "auto", "basic", "bearer"})
+"""What flags and headers with the name of a credential may say without being one."""
 _MAX_DEPTH = 32
+_MAX_VALUES = 10_000
+"""Values within one value that are looked at: more is no error that a server means."""
 _MAX_CHAIN = 64
 
 _NAMES = (
@@ -135,33 +140,39 @@ class Redactor:
 
     # --- whatever holds text ---
 
-    def cleaned(self, value: T, *, depth: int = 0) -> T:
-        """`value` without secrets: a string, or containers and dataclasses of them; itself when there are none."""
-        return self._cleaned(value, depth)  # type: ignore[no-any-return]
+    def cleaned(self, value: T) -> T:
+        """`value` without secrets: a string, or containers and dataclasses of them; itself when there are none.
 
-    def _cleaned(self, value: Any, depth: int) -> Any:
-        if type(value) is str:
-            return self.clean(value)
-        if depth > _MAX_DEPTH:
+        Of what is too deep or too much to look at, nothing is left.
+        """
+        return self._cleaned(value, 0, itertools.count())  # type: ignore[no-any-return]
+
+    def _cleaned(self, value: Any, depth: int, seen: Iterator[int]) -> Any:
+        if value is None or isinstance(value, int | float):
+            return value
+        if depth > _MAX_DEPTH or next(seen) > _MAX_VALUES:
             return MASK
         new = value
-        if isinstance(value, Mapping):
-            new = {self._cleaned(key, depth + 1): self._cleaned(item, depth + 1) for key, item in value.items()}
+        if type(value) is str:
+            new = self.clean(value)
+        elif isinstance(value, Mapping):
+            pairs = value.items()
+            new = {self._cleaned(key, depth + 1, seen): self._cleaned(item, depth + 1, seen) for key, item in pairs}
         elif type(value) in {list, tuple, set, frozenset}:
-            new = type(value)(self._cleaned(item, depth + 1) for item in value)
+            new = type(value)(self._cleaned(item, depth + 1, seen) for item in value)
         elif isinstance(value, ErrorData):
-            said = {"message": self.clean(value.message), "data": self._cleaned(value.data, depth + 1)}
+            said = {"message": self.clean(value.message), "data": self._cleaned(value.data, depth + 1, seen)}
             new = value.model_copy(update=said)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return self._cleaned_fields(value, depth)
+            return self._cleaned_fields(value, depth, seen)
         return value if new == value else new
 
-    def _cleaned_fields(self, value: Any, depth: int) -> Any:
+    def _cleaned_fields(self, value: Any, depth: int, seen: Iterator[int]) -> Any:
         changed = {}
         for field in dataclasses.fields(value):
             if field.init and field.metadata.get("redact", True):
                 old = getattr(value, field.name)
-                if (new := self._cleaned(old, depth + 1)) is not old and new != old:
+                if (new := self._cleaned(old, depth + 1, seen)) is not old and new != old:
                     changed[field.name] = new
         return dataclasses.replace(value, **changed) if changed else value
 
@@ -188,14 +199,15 @@ class Redactor:
         return result  # type: ignore[no-any-return]
 
     def _clean_in_place(self, error: BaseException) -> None:
-        args = self._cleaned(error.args, 0)
+        args = self.cleaned(error.args)
         if args is not error.args:
             error.args = args
-        for name, value in list(vars(error).items()):
-            if (new := self._cleaned(value, 0)) is not value:
-                setattr(error, name, new)
+        facts = vars(error)  # written directly: some exceptions refuse `setattr`
+        for name, value in list(facts.items()):
+            if (new := self.cleaned(value)) is not value:
+                facts[name] = new
         if isinstance(error, OSError):
-            error.strerror, error.filename = self._cleaned((error.strerror, error.filename), 0)
+            error.strerror, error.filename = self.cleaned((error.strerror, error.filename))
 
     def _rebuilt(self, error: Any) -> Any:
         """Pydantic's errors quote what they refuse, and cannot be changed."""
@@ -204,8 +216,8 @@ class Redactor:
         details = [
             InitErrorDetails(
                 type=PydanticCustomError(fault["type"], "{said}", {"said": self.clean(fault["msg"])}),
-                loc=self._cleaned(fault["loc"], 0),
-                input=self._cleaned(fault["input"], 0),
+                loc=self.cleaned(fault["loc"]),
+                input=self.cleaned(fault["input"]),
             )
             for fault in error.errors(include_url=False, include_context=False)
         ]
@@ -235,7 +247,7 @@ def _forms(secret: str) -> set[str]:
             quote(value, safe="", errors="replace"),
             quote_plus(value, errors="replace"),
         }
-    return {form for form in plain | spelled if len(form) >= _SHORTEST_NAMED}
+    return {form for form in plain | spelled if len(form) >= _SHORTEST_NAMED and form.lower() not in _WORDS}
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -22,6 +22,8 @@ MAX_TOOLS = 256
 OTHER = "other"
 _NAME_LENGTH = 100
 
+_RESULT, _TOOL_ERROR, _ERROR, _CANCELLED = Outcome  # to find a member in its class takes longer than to count it
+
 _SHORTEST = 1e-5
 _GROWTH = math.log(1.05)
 _BUCKETS = 1 + math.ceil(math.log(1e4 / _SHORTEST) / _GROWTH)
@@ -214,7 +216,7 @@ class Recorder:
     def finished(self, tool: str | None, outcome: Outcome, attempts: int, elapsed: float) -> None:
         """A call ended."""
         self._outcomes[outcome] += 1
-        is_sent = attempts > 0 and outcome is not Outcome.CANCELLED
+        is_sent = attempts > 0 and outcome is not _CANCELLED
         bucket = Histogram.bucket(elapsed)
         if is_sent:
             self._histogram.add(bucket)
@@ -222,8 +224,9 @@ class Recorder:
             return
         tally = self._tally(tool)
         tally.calls += 1
-        tally.errors += outcome is Outcome.TOOL_ERROR
-        tally.failed += outcome is Outcome.ERROR
+        if outcome is not _RESULT:
+            tally.errors += outcome is _TOOL_ERROR
+            tally.failed += outcome is _ERROR
         if attempts > 1:
             tally.retries += attempts - 1
         if is_sent:

@@ -102,6 +102,7 @@ class Supervisor:
             self._hub.log_exception("the supervisor ended", exc)
         finally:
             self.connection = None
+            self._next_try = math.inf
             self._enter(State.CLOSED)
 
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
@@ -117,7 +118,9 @@ class Supervisor:
                 failure = outcome
             if self._closing.is_set():
                 return
-            self._failure = self.last_failure = failure
+            self._failure = failure
+            if failure.evidence is not _RESTART_BY_CLIENT:
+                self.last_failure = failure
             await self._pause(failure, was_ready=isinstance(outcome, Connection))
 
     async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | Failed]) -> None:
@@ -168,7 +171,7 @@ class Supervisor:
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
-        expected = self._closing.is_set() or reason is _RESTART_BY_CLIENT
+        expected = reason is _CLOSED_BY_CLIENT or reason is _RESTART_BY_CLIENT
         lost = Disconnected(
             server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
         )

@@ -1,0 +1,100 @@
+"""The errors of this library: never empty, documented, and useful to a model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from resilient_mcp import Delivery, ResilienceError, ServerUnavailable, _sdk
+from resilient_mcp.errors import describe, hints
+
+from .support import QUICK, Faults, ScriptedHttp, client_of, text_of
+from .test_readme import README, subclasses
+
+
+def kinds(base: type = ResilienceError) -> list[type]:
+    return [base, *(kind for sub in base.__subclasses__() for kind in kinds(sub))]
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_no_error_is_empty(kind: Any):
+    """Whatever it was made of, it has words, an advice, and a tool result with both."""
+    required = {
+        name: 1.0
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is parameter.empty and name not in {"message", "advice", "context"}
+    }
+    error = kind("", advice="", **required)
+    assert str(error)
+    assert repr(error)
+    assert text_of(error.to_tool_result()) == error.advice
+    assert error.advice
+    assert isinstance(error, _sdk.MCPError)
+
+
+@pytest.mark.parametrize("name", sorted(subclasses(ResilienceError) - {"ResilienceError"}))
+def test_every_error_has_its_remedy(name: str):
+    """In the README's table: when it is raised, and what to do."""
+    [row] = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+    _, _, when, remedy, _ = (cell.strip() for cell in row.split("|"))
+    assert len(when) > 20
+    assert len(remedy) > 20
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (None, ""),
+        (5, ""),
+        ({}, ""),
+        ("read the manual", "read the manual"),
+        ({"retryAfter": 30, "hint": "use fewer."}, "hint: use fewer; retryAfter: 30"),
+        ({"issues": [{"path": ["a", 0, "b"], "message": "must be a number"}]}, "a.0.b: must be a number"),
+        ({"errors": [{"field": "city", "reason": "unknown"}, "too long", 5]}, "city: unknown; too long"),
+        ([{"loc": "x"}, {"msg": "bad"}], "x; bad"),
+        ({"details": "x", "hint": {"not": "text"}}, ""),
+        ({"hint": "\x1b[31mred\nline"}, "hint: red line"),
+    ],
+)
+def test_what_a_servers_data_says(data: Any, said: str):
+    """Issues with their paths and hints, printable; of anything else nothing."""
+    assert hints(data) == said
+
+
+def test_what_a_servers_data_says_is_bounded():
+    """However much there is."""
+    data = {"issues": [{"path": ["x" * 10_000] * 1000, "message": "y" * 10_000}] * 1000, "hint": "z" * 100_000}
+    assert len(hints(data)) < 5000
+
+
+def test_a_description_is_never_empty():
+    """Not of an exception without words, and not of a group."""
+    assert describe(ValueError()) == "ValueError"
+    assert describe(ValueError("x\n")) == "ValueError: x"
+
+
+@pytest.mark.anyio
+async def test_data_is_kept_and_used():
+    """On the error, in its advice, and in a note to the server's own error."""
+    server = ScriptedHttp()
+    data = {"retryAfter": 30, "issues": [{"path": ["city"], "message": "is no city"}]}
+    policy = QUICK.model_copy(update={"retry": QUICK.retry.model_copy(update={"attempts": 1})})
+    async with server.serve(), client_of(server.url, policy) as client:
+        server.faults = [Faults.error(429, -32000, "slow down", data, retry_after="30")]
+        with pytest.raises(ServerUnavailable) as caught:
+            await client.call_tool("unsafe", {"text": "x"})
+        server.faults = [Faults.error(200, -32602, "bad arguments", data)]
+        with pytest.raises(_sdk.MCPError) as refused:
+            await client.call_tool("unsafe", {"text": "x"})
+    error = caught.value
+    assert error.data == data
+    assert error.retry_in == 30
+    assert error.verdict is not None
+    assert error.verdict.delivery is Delivery.REJECTED
+    assert "was not run" in error.advice
+    assert "Try again in 30 s; do not call it before." in error.advice
+    assert error.advice.endswith("The server says: retryAfter: 30; city: is no city.")
+    assert refused.value.error.data == data
+    assert refused.value.__notes__ == ["the server says: retryAfter: 30; city: is no city"]
