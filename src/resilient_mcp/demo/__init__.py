@@ -1,5 +1,6 @@
 """What `resilient-mcp demo` plays, and the server that it and the examples play it against."""
 
-from .processes import HttpServer, stdio_server
+from .notes import NOTES
+from .processes import HttpServer, notes_server, stdio_server
 
-__all__ = ["HttpServer", "stdio_server"]
+__all__ = ["NOTES", "HttpServer", "notes_server", "stdio_server"]
