@@ -14,7 +14,8 @@ import time
 from itertools import count
 from typing import Any
 
-NOTES = ("notes://shopping", "notes://travel")
+from .processes import NOTES
+
 _EVERY = 0.2
 """Seconds between two changes."""
 _NOT_FOUND = {"code": -32601, "message": "Method not found"}

@@ -17,7 +17,9 @@ from mcp import StdioServerParameters
 from typing_extensions import Self
 
 _MODULE = "resilient_mcp.demo.server"
-_NOTES = "resilient_mcp.demo.notes"
+_NOTES_MODULE = "resilient_mcp.demo.notes"
+NOTES = ("notes://shopping", "notes://travel")
+"""The resources of `notes_server()`."""
 
 
 def stdio_server(orders: Path | None = None) -> StdioServerParameters:
@@ -31,7 +33,7 @@ def stdio_server(orders: Path | None = None) -> StdioServerParameters:
 
 def notes_server() -> StdioServerParameters:
     """A server over stdio with two notes that change."""
-    return StdioServerParameters(command=sys.executable, args=["-m", _NOTES])
+    return StdioServerParameters(command=sys.executable, args=["-m", _NOTES_MODULE])
 
 
 class HttpServer:
