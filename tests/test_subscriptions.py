@@ -291,6 +291,7 @@ async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
         await at.subscribed(A, B)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", LEGACY_PLACES)
 async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
     """In one go: calls are answered while they are under way."""
@@ -306,6 +307,7 @@ async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
         await at.subscribed(*uris)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", LEGACY_PLACES)
 async def test_a_replay_dies_with_its_connection(where: str):
     """Killed again and again in the middle of it: the last one restores all, and nothing is left behind."""

@@ -42,7 +42,8 @@ class Desk:
         carried: What was wanted before the newest connection was there.
         opened: The SDK's newest stream of each filter.
         proven: Capabilities that a server has shown by its answer, whatever it declares.
-        changed: Set, and replaced, when something is to be done or was done.
+        work: Set, and replaced, when there may be something to do.
+        done: Set, and replaced, when something was done.
     """
 
     def __init__(self) -> None:
@@ -52,13 +53,19 @@ class Desk:
         self.carried: set[Key] = set()
         self.opened: dict[Key, Any] = {}
         self.proven: set[str] = set()
-        self.changed = anyio.Event()
+        self.work = anyio.Event()
+        self.done = anyio.Event()
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
 
     def tell(self) -> None:
-        """Let everyone look who waits for a change."""
-        changed, self.changed = self.changed, anyio.Event()
-        changed.set()
+        """Let the replay look whether there is something to do."""
+        work, self.work = self.work, anyio.Event()
+        work.set()
+
+    def tell_done(self) -> None:
+        """Let everyone look who waits for something to be in force."""
+        done, self.done = self.done, anyio.Event()
+        done.set()
 
     def is_busy(self, key: Key) -> bool:
         """Whether a request about `key` is under way."""
@@ -76,7 +83,9 @@ class Desk:
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = lock, users - 1
-            self.tell()
+            if self.ledger.differs(key):  # only then: with hundreds of keys the look costs more than the rest
+                self.tell()
+            self.tell_done()
 
     def missed(self, key: Key) -> None:
         """Changes of what `key` is for may have been missed."""
@@ -91,6 +100,7 @@ class Desk:
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
         self.tell()
+        self.tell_done()
 
 
 class Replay:
@@ -143,13 +153,13 @@ class Replay:
         self._first = desk.carried.intersection(ledger.due(anyio.current_time()))
         self._report_first()
         while True:
-            changed, now = desk.changed, anyio.current_time()
+            work, now = desk.work, anyio.current_time()
             for key in ledger.due(now):
                 if key not in self._working and not desk.is_busy(key):
                     self._working.add(key)
                     tg.start_soon(self._settle, key, tg)
             with anyio.move_on_after(ledger.next_due(now) - now):
-                await changed.wait()
+                await work.wait()
 
     # --- one part ---
 
@@ -175,7 +185,8 @@ class Replay:
             if self._first is not None:
                 self._first.discard(key)
                 self._report_first()
-            desk.tell()
+            if ledger.differs(key):
+                desk.tell()
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
         """Send what makes `key` be `value`.
