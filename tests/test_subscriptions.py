@@ -374,6 +374,20 @@ async def test_listen_is_refused_as_the_sdk_refuses(where: str):
                 raise AssertionError
 
 
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+async def test_an_in_process_server_is_watched_too():
+    """A server object of this process, which has no wire."""
+    from .servers.changing_server import build
+
+    async with nothing_left():
+        async with ResilientClient(build(None), policy=QUICK) as client, client.watch([A], tools=True) as changes:
+            await client.call_tool("touch", {"uri": A})
+            assert await next_of(changes) == Change("resource", A)
+            await client.restart()
+            missed = {await next_of(changes), await next_of(changes)}
+            assert missed == {Change("resource", A, missed=True), Change("tools", None, missed=True)}
+
+
 # --- the watcher alone ---
 
 

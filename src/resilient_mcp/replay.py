@@ -175,7 +175,8 @@ class Replay:
                 try:
                     await self._ask(key, value, tg)
                 except Failed as failed:
-                    desk.failed(self._generation, key, failed, gone=is_refusal(failed))
+                    gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
+                    desk.failed(self._generation, key, failed, gone=gone)
                     self._judge(key, failed)
                 else:
                     came = ledger.settled(self._generation, key, value, anyio.current_time())
@@ -196,7 +197,8 @@ class Replay:
         """
         if isinstance(key, Listen):
             if value is None:
-                self._streams.pop(key).cancel()
+                if (stream := self._streams.pop(key, None)) is not None:
+                    stream.cancel()
             else:
                 failed: Failed | None = await tg.start(self._listen, key)
                 if failed is not None:
@@ -319,7 +321,8 @@ class Replay:
             finally:
                 await manager.__aexit__(None, None, None)
                 self._connection.in_flight.forget(attempt)
-            del self._desk.opened[key]
+            if self._desk.opened.get(key) is stream:
+                del self._desk.opened[key]
         if self._streams.get(key) is scope:  # the server ended it, or the network
             del self._streams[key]
             evidence = attempt.evidence or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
