@@ -29,7 +29,7 @@ from resilient_mcp.events import Hub, State
 from .changing import place
 from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, sdk_server, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
 SUSPENDING = QUICK.model_copy(update={"restart": RestartPolicy(intensity=1, suspend=60)})
 

@@ -26,7 +26,7 @@ from resilient_mcp.watch import Watcher
 from .changing import PLACES, next_of, place
 from .support import LEGACY, QUICK, nothing_left, raw_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
 A, B = "test://a", "test://b"
 LEGACY_PLACES = [where for where in PLACES if "legacy" in where]
@@ -150,6 +150,19 @@ async def test_watching_while_the_server_is_down(where: str):
                 with anyio.CancelScope(shield=True), anyio.fail_after(15):
                     assert await anext(changes) == Change("resource", A, missed=True)
                     await at.subscribed(A)
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_closing_is_quiet(where: str, caplog: pytest.LogCaptureFixture):
+    """Streams that are open when a watcher leaves, or the client is closed, end without an error in any log."""
+    async with place(where) as at:
+        async with at.client.watch([A]):
+            pass
+        await at.subscribed()
+        async with at.client.watch([B]):
+            await at.subscribed(B)
+            await at.client.aclose()
+    assert [record.getMessage() for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
 async def test_what_cannot_work_is_said_on_entering():
@@ -291,7 +304,6 @@ async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
         await at.subscribed(A, B)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", LEGACY_PLACES)
 async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
     """In one go: calls are answered while they are under way."""
@@ -307,7 +319,6 @@ async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
         await at.subscribed(*uris)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", LEGACY_PLACES)
 async def test_a_replay_dies_with_its_connection(where: str):
     """Killed again and again in the middle of it: the last one restores all, and nothing is left behind."""
@@ -324,7 +335,7 @@ async def test_a_replay_dies_with_its_connection(where: str):
 
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("where", [where for where in PLACES if "modern" in where])
 async def test_listen_through_ten_kills(where: str):
     """`listen()` gives the SDK's own events, one for each thing after each kill, and then the real ones."""

@@ -298,8 +298,9 @@ class Replay:
             with anyio.fail_after(self._timeout):
                 stream = await manager.__aenter__()
         except Exception as exc:
-            self._connection.in_flight.forget(attempt)
-            task_status.started(Failed(exc, _seen(exc, attempt)))
+            failed = Failed(exc, _seen(exc, attempt))
+            self._leave(attempt)
+            task_status.started(failed)
             return
         finally:
             current_attempt.reset(token)
@@ -320,13 +321,18 @@ class Replay:
                 ended = exc
             finally:
                 await manager.__aexit__(None, None, None)
-                self._connection.in_flight.forget(attempt)
+                self._leave(attempt)
             if self._desk.opened.get(key) is stream:
                 del self._desk.opened[key]
         if self._streams.get(key) is scope:  # the server ended it, or the network
             del self._streams[key]
             evidence = attempt.evidence or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
             self._desk.failed(self._generation, key, Failed(ended, evidence), gone=True)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The stream is over, and the SDK itself has told the server."""
+        attempt.answered = True
+        self._connection.in_flight.forget(attempt)
 
 
 def is_refusal(failed: Failed) -> bool:
