@@ -329,6 +329,9 @@ async def test_a_replay_dies_with_its_connection(where: str):
                 await at.kill()
                 await at.ask("pid")
             await at.subscribed(*uris)
+            await at.events.wait_for(Restored, generation=at.client.generation)
+            for event in at.events.of(Restored) if at.server is None else ():  # an abandoned replay tells nothing
+                assert (len(event.restored), event.failed) == (200, ())
 
 
 # --- 2026-07-28 ---

@@ -149,7 +149,8 @@ class Replay:
             await connection.hearing.wait()
         if connection.session.is_legacy:
             for watcher in self._watchers:
-                watcher.missed_lists()
+                if not watcher.internal:  # the catalog is listed for each connection anyway
+                    watcher.missed_lists()
         self._first = desk.carried.intersection(ledger.due(anyio.current_time()))
         self._report_first()
         while True:
@@ -165,29 +166,31 @@ class Replay:
 
     async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """Make the server have `key` as it is wanted, or find out that it will not."""
-        desk, ledger = self._desk, self._ledger
         try:
-            async with desk.alone(key), self._turns:
-                if not ledger.differs(key):
-                    return
-                value = ledger.wanted(key)
-                ledger.sending(self._generation, key, value)
-                try:
-                    await self._ask(key, value, tg)
-                except Failed as failed:
-                    gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
-                    desk.failed(self._generation, key, failed, gone=gone)
-                    self._judge(key, failed)
-                else:
-                    came = ledger.settled(self._generation, key, value, anyio.current_time())
-                    self._came(key, tg) if came else desk.failures.pop(key, None)
+            async with self._desk.alone(key), self._turns:
+                if self._ledger.differs(key):
+                    await self._try(key, tg)
         finally:
             self._working.discard(key)
-            if self._first is not None:
-                self._first.discard(key)
-                self._report_first()
-            if ledger.differs(key):
-                desk.tell()
+        if self._first is not None:
+            self._first.discard(key)
+            self._report_first()
+        if self._ledger.differs(key):
+            self._desk.tell()
+
+    async def _try(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        desk, ledger = self._desk, self._ledger
+        value = ledger.wanted(key)
+        ledger.sending(self._generation, key, value)
+        try:
+            await self._ask(key, value, tg)
+        except Failed as failed:
+            gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
+            desk.failed(self._generation, key, failed, gone=gone)
+            self._judge(key, failed)
+        else:
+            came = ledger.settled(self._generation, key, value, anyio.current_time())
+            self._came(key, tg) if came else desk.failures.pop(key, None)
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
         """Send what makes `key` be `value`.
@@ -225,7 +228,8 @@ class Replay:
     def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """`key` is in force: what changed before that may have been missed."""
         had_failed = self._desk.failures.pop(key, None) is not None
-        self._desk.missed(key)
+        if had_failed or self._is_shown(key):
+            self._desk.missed(key)
         self._tell_handler([key], tg)
         if self._is_first(key):
             self._restored.append(key)
@@ -234,7 +238,7 @@ class Replay:
 
     def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
         """The stream of notifications was away: nobody knows what it would have carried."""
-        if self._connection.session.is_legacy:
+        if self._connection.reason is None and self._connection.session.is_legacy:
             for watcher in list(self._desk.watchers):
                 watcher.missed()
             self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
@@ -259,7 +263,7 @@ class Replay:
 
     def _report_first(self) -> None:
         """Tell what became of the first round, when the last of it is done."""
-        if self._first:
+        if self._first or self._connection.reason is not None:
             return
         self._first = None
         failed = [*self._desk.failures, *self._ledger.lacking()]
