@@ -29,7 +29,7 @@ from resilient_mcp.events import Hub, State
 from .changing import place
 from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, sdk_server, text_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
 SUSPENDING = QUICK.model_copy(update={"restart": RestartPolicy(intensity=1, suspend=60)})
 
@@ -307,5 +307,7 @@ async def test_nothing_is_listed_that_is_not_declared():
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
             await client._catalog.listed(anyio.current_time() + 5)
+            await client.send_ping()
+            await anyio.wait_all_tasks_blocked()
             assert server.requests["tools/list"] == 1
             assert server.requests["resources/list"] == server.requests["prompts/list"] == 0

@@ -129,6 +129,20 @@ def test_opentelemetry_console(tmp_path):
     assert "mcp.client.operation.duration" in text
 
 
+def test_watching_resources(tmp_path):
+    """Both notes are read again after the kill, from the new process, and the changes go on."""
+    lines = run_example("watching_resources.py", tmp_path)
+    read = [
+        match for line in lines if (match := re.fullmatch(r"(notes://\w+) (.*): revision \d+ .*process (\d+)\)", line))
+    ]
+    missed = [match for match in read if "may have changed" in match[2]]
+    assert {match[1] for match in missed} == {"notes://shopping", "notes://travel"}
+    assert read[0][3] not in {match[3] for match in missed}
+    assert read[-1][2] == "changed"
+    assert read[-1][3] == missed[0][3]
+    assert any(line.startswith("restored: resources/subscribe") for line in lines)
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_is_short_and_tested(path):
     """Each says what it shows, fits on a screen, and has a test above."""

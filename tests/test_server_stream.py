@@ -13,7 +13,7 @@ from resilient_mcp import Change, Connected, Disconnected, Restored
 
 from .support import Recorder, ScriptedHttp, client_of, reply, reset
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
 URI = "test://a"
 

@@ -26,7 +26,7 @@ from resilient_mcp.watch import Watcher
 from .changing import PLACES, next_of, place
 from .support import LEGACY, QUICK, nothing_left, raw_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
 A, B = "test://a", "test://b"
 LEGACY_PLACES = [where for where in PLACES if "legacy" in where]
@@ -150,6 +150,19 @@ async def test_watching_while_the_server_is_down(where: str):
                 with anyio.CancelScope(shield=True), anyio.fail_after(15):
                     assert await anext(changes) == Change("resource", A, missed=True)
                     await at.subscribed(A)
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_closing_is_quiet(where: str, caplog: pytest.LogCaptureFixture):
+    """Streams that are open when a watcher leaves, or the client is closed, end without an error in any log."""
+    async with place(where) as at:
+        async with at.client.watch([A]):
+            pass
+        await at.subscribed()
+        async with at.client.watch([B]):
+            await at.subscribed(B)
+            await at.client.aclose()
+    assert [record.getMessage() for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
 async def test_what_cannot_work_is_said_on_entering():
@@ -316,13 +329,16 @@ async def test_a_replay_dies_with_its_connection(where: str):
                 await at.kill()
                 await at.ask("pid")
             await at.subscribed(*uris)
+            await at.events.wait_for(Restored, generation=at.client.generation)
+            for event in at.events.of(Restored) if at.server is None else ():  # an abandoned replay tells nothing
+                assert (len(event.restored), event.failed) == (200, ())
 
 
 # --- 2026-07-28 ---
 
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("where", [where for where in PLACES if "modern" in where])
 async def test_listen_through_ten_kills(where: str):
     """`listen()` gives the SDK's own events, one for each thing after each kill, and then the real ones."""
@@ -370,6 +386,20 @@ async def test_listen_is_refused_as_the_sdk_refuses(where: str):
         with pytest.raises(ListenNotSupportedError):
             async with at.client.listen(tools_list_changed=True):
                 raise AssertionError
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+async def test_an_in_process_server_is_watched_too():
+    """A server object of this process, which has no wire."""
+    from .servers.changing_server import build
+
+    async with nothing_left():
+        async with ResilientClient(build(None), policy=QUICK) as client, client.watch([A], tools=True) as changes:
+            await client.call_tool("touch", {"uri": A})
+            assert await next_of(changes) == Change("resource", A)
+            await client.restart()
+            missed = {await next_of(changes), await next_of(changes)}
+            assert missed == {Change("resource", A, missed=True), Change("tools", None, missed=True)}
 
 
 # --- the watcher alone ---

@@ -42,7 +42,8 @@ class Desk:
         carried: What was wanted before the newest connection was there.
         opened: The SDK's newest stream of each filter.
         proven: Capabilities that a server has shown by its answer, whatever it declares.
-        changed: Set, and replaced, when something is to be done or was done.
+        work: Set, and replaced, when there may be something to do.
+        done: Set, and replaced, when something was done.
     """
 
     def __init__(self) -> None:
@@ -52,13 +53,19 @@ class Desk:
         self.carried: set[Key] = set()
         self.opened: dict[Key, Any] = {}
         self.proven: set[str] = set()
-        self.changed = anyio.Event()
+        self.work = anyio.Event()
+        self.done = anyio.Event()
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
 
     def tell(self) -> None:
-        """Let everyone look who waits for a change."""
-        changed, self.changed = self.changed, anyio.Event()
-        changed.set()
+        """Let the replay look whether there is something to do."""
+        work, self.work = self.work, anyio.Event()
+        work.set()
+
+    def tell_done(self) -> None:
+        """Let everyone look who waits for something to be in force."""
+        done, self.done = self.done, anyio.Event()
+        done.set()
 
     def is_busy(self, key: Key) -> bool:
         """Whether a request about `key` is under way."""
@@ -76,7 +83,9 @@ class Desk:
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = lock, users - 1
-            self.tell()
+            if self.ledger.differs(key):  # only then: with hundreds of keys the look costs more than the rest
+                self.tell()
+            self.tell_done()
 
     def missed(self, key: Key) -> None:
         """Changes of what `key` is for may have been missed."""
@@ -91,6 +100,7 @@ class Desk:
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
         self.tell()
+        self.tell_done()
 
 
 class Replay:
@@ -139,43 +149,48 @@ class Replay:
             await connection.hearing.wait()
         if connection.session.is_legacy:
             for watcher in self._watchers:
-                watcher.missed_lists()
+                if not watcher.internal:  # the catalog is listed for each connection anyway
+                    watcher.missed_lists()
         self._first = desk.carried.intersection(ledger.due(anyio.current_time()))
         self._report_first()
         while True:
-            changed, now = desk.changed, anyio.current_time()
+            work, now = desk.work, anyio.current_time()
             for key in ledger.due(now):
                 if key not in self._working and not desk.is_busy(key):
                     self._working.add(key)
                     tg.start_soon(self._settle, key, tg)
             with anyio.move_on_after(ledger.next_due(now) - now):
-                await changed.wait()
+                await work.wait()
 
     # --- one part ---
 
     async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """Make the server have `key` as it is wanted, or find out that it will not."""
-        desk, ledger = self._desk, self._ledger
         try:
-            async with desk.alone(key), self._turns:
-                if not ledger.differs(key):
-                    return
-                value = ledger.wanted(key)
-                ledger.sending(self._generation, key, value)
-                try:
-                    await self._ask(key, value, tg)
-                except Failed as failed:
-                    desk.failed(self._generation, key, failed, gone=is_refusal(failed))
-                    self._judge(key, failed)
-                else:
-                    came = ledger.settled(self._generation, key, value, anyio.current_time())
-                    self._came(key, tg) if came else desk.failures.pop(key, None)
+            async with self._desk.alone(key), self._turns:
+                if self._ledger.differs(key):
+                    await self._try(key, tg)
         finally:
             self._working.discard(key)
-            if self._first is not None:
-                self._first.discard(key)
-                self._report_first()
-            desk.tell()
+        if self._first is not None:
+            self._first.discard(key)
+            self._report_first()
+        if self._ledger.differs(key):
+            self._desk.tell()
+
+    async def _try(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        desk, ledger = self._desk, self._ledger
+        value = ledger.wanted(key)
+        ledger.sending(self._generation, key, value)
+        try:
+            await self._ask(key, value, tg)
+        except Failed as failed:
+            gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
+            desk.failed(self._generation, key, failed, gone=gone)
+            self._judge(key, failed)
+        else:
+            came = ledger.settled(self._generation, key, value, anyio.current_time())
+            self._came(key, tg) if came else desk.failures.pop(key, None)
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
         """Send what makes `key` be `value`.
@@ -185,7 +200,8 @@ class Replay:
         """
         if isinstance(key, Listen):
             if value is None:
-                self._streams.pop(key).cancel()
+                if (stream := self._streams.pop(key, None)) is not None:
+                    stream.cancel()
             else:
                 failed: Failed | None = await tg.start(self._listen, key)
                 if failed is not None:
@@ -212,7 +228,8 @@ class Replay:
     def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """`key` is in force: what changed before that may have been missed."""
         had_failed = self._desk.failures.pop(key, None) is not None
-        self._desk.missed(key)
+        if had_failed or self._is_shown(key):
+            self._desk.missed(key)
         self._tell_handler([key], tg)
         if self._is_first(key):
             self._restored.append(key)
@@ -221,7 +238,7 @@ class Replay:
 
     def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
         """The stream of notifications was away: nobody knows what it would have carried."""
-        if self._connection.session.is_legacy:
+        if self._connection.reason is None and self._connection.session.is_legacy:
             for watcher in list(self._desk.watchers):
                 watcher.missed()
             self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
@@ -246,7 +263,7 @@ class Replay:
 
     def _report_first(self) -> None:
         """Tell what became of the first round, when the last of it is done."""
-        if self._first:
+        if self._first or self._connection.reason is not None:
             return
         self._first = None
         failed = [*self._desk.failures, *self._ledger.lacking()]
@@ -285,8 +302,9 @@ class Replay:
             with anyio.fail_after(self._timeout):
                 stream = await manager.__aenter__()
         except Exception as exc:
-            self._connection.in_flight.forget(attempt)
-            task_status.started(Failed(exc, _seen(exc, attempt)))
+            failed = Failed(exc, _seen(exc, attempt))
+            self._leave(attempt)
+            task_status.started(failed)
             return
         finally:
             current_attempt.reset(token)
@@ -307,12 +325,18 @@ class Replay:
                 ended = exc
             finally:
                 await manager.__aexit__(None, None, None)
-                self._connection.in_flight.forget(attempt)
-            del self._desk.opened[key]
+                self._leave(attempt)
+            if self._desk.opened.get(key) is stream:
+                del self._desk.opened[key]
         if self._streams.get(key) is scope:  # the server ended it, or the network
             del self._streams[key]
             evidence = attempt.evidence or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
             self._desk.failed(self._generation, key, Failed(ended, evidence), gone=True)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The stream is over, and the SDK itself has told the server."""
+        attempt.answered = True
+        self._connection.in_flight.forget(attempt)
 
 
 def is_refusal(failed: Failed) -> bool:

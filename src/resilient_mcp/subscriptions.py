@@ -207,16 +207,18 @@ class Subscriptions:
 
     async def _in_force(self, keys: list[Key], connection: Connection, *, patient: bool) -> None:
         """Wait until the server has all of `keys`; who is not patient leaves what the network refuses to the replay."""
-        desk = self._desk
+        desk, left = self._desk, list(keys)
         while patient or connection.reason is None:
-            changed = desk.changed
-            failures = [desk.failures[key] for key in keys if key in desk.failures]
+            done = desk.done
+            failures = [desk.failures[key] for key in left if key in desk.failures] if desk.failures else []
             for failed in failures:
                 if failed.cause is not None and is_refusal(failed):
                     raise failed.cause
-            if all(desk.ledger.in_force(key) for key in keys) or (failures and not patient):
+            while left and desk.ledger.in_force(left[-1]):
+                left.pop()
+            if not left or (failures and not patient):
                 return
-            await changed.wait()
+            await done.wait()
 
     def close(self) -> None:
         """The client is closed: there is nothing more to watch."""
@@ -257,4 +259,4 @@ class Subscriptions:
             async with anyio.create_task_group() as tg:
                 await replay.run(tg)
         finally:
-            self._desk.tell()
+            self._desk.tell_done()

@@ -17,6 +17,9 @@ from mcp import StdioServerParameters
 from typing_extensions import Self
 
 _MODULE = "resilient_mcp.demo.server"
+_NOTES_MODULE = "resilient_mcp.demo.notes"
+NOTES = ("notes://shopping", "notes://travel")
+"""The resources of `notes_server()`."""
 
 
 def stdio_server(orders: Path | None = None) -> StdioServerParameters:
@@ -26,6 +29,11 @@ def stdio_server(orders: Path | None = None) -> StdioServerParameters:
         orders: Where its tool `place_order` writes; None to write nowhere.
     """
     return StdioServerParameters(command=sys.executable, args=["-m", _MODULE, *_orders(orders)])
+
+
+def notes_server() -> StdioServerParameters:
+    """A server over stdio with two notes that change."""
+    return StdioServerParameters(command=sys.executable, args=["-m", _NOTES_MODULE])
 
 
 class HttpServer:
