@@ -257,7 +257,7 @@ async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
                     assert len(advice) < 3000
         names = list(client.stats().tools)
     assert all(name.isprintable() for name in names)
-    assert len(records.records) > 50
+    assert len(records.records) > 40
     for record, line in zip(records.records, records.lines, strict=True):
         assert line.isprintable(), line
         assert all(v.isprintable() for k, v in vars(record).items() if k.startswith("mcp_") and isinstance(v, str))
@@ -283,11 +283,11 @@ async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
 @pytest.mark.timeout(60)
 async def test_a_hundred_thousand_tools():
     """However many names are called, the memory of statistics and metrics is bounded."""
-    from resilient_mcp.executor import Operation
+    from resilient_mcp.operation import Operation
 
     exported = Telemetered()
     client = ResilientClient("http://127.0.0.1:1/mcp")
-    observer = client._executor._observer
+    observer = client._degrade._executor._observer
 
     async def never(*_: Any) -> None: ...
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from resilient_mcp import Delivery, ResilienceError, ServerUnavailable, _sdk
+from resilient_mcp import (
+    Delivery,
+    RateLimitExceeded,
+    ResilienceError,
+    _sdk,
+)
 from resilient_mcp.errors import describe, hints
 
 from .support import QUICK, Faults, ScriptedHttp, client_of, text_of
@@ -83,8 +88,9 @@ async def test_data_is_kept_and_used():
     policy = QUICK.model_copy(update={"retry": QUICK.retry.model_copy(update={"attempts": 1})})
     async with server.serve(), client_of(server.url, policy) as client:
         server.faults = [Faults.error(429, -32000, "slow down", data, retry_after="30")]
-        with pytest.raises(ServerUnavailable) as caught:
+        with pytest.raises(RateLimitExceeded) as caught:
             await client.call_tool("unsafe", {"text": "x"})
+    async with server.serve(), client_of(server.url, policy) as client:
         server.faults = [Faults.error(200, -32602, "bad arguments", data)]
         with pytest.raises(_sdk.MCPError) as refused:
             await client.call_tool("unsafe", {"text": "x"})

@@ -13,6 +13,8 @@ import pytest
 
 from resilient_mcp import (
     AttemptFailed,
+    BreakerChanged,
+    BreakerState,
     CallFinished,
     Connected,
     Delivery,
@@ -363,13 +365,9 @@ def test_a_hundred_thousand_tools_take_no_more_memory_than_a_few_hundred():
     assert (other.calls, other.errors, other.retries, other.latency.count) == (99_747, 1, 2, 99_746)
 
 
-def test_the_breaker_shows_when_there_is_one():
-    """Whatever the event's type calls its states."""
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class BreakerChanged(Event):
-        new: State
-
+def test_the_breaker_shows():
+    """From its first move on."""
     stats = Recorder(Redactor())
-    stats(BreakerChanged(server="s", new=State.FAILED))
-    assert stats.snapshot().breaker == "failed"
+    assert stats.snapshot().breaker is None
+    stats(BreakerChanged(server="s", old=BreakerState.CLOSED, new=BreakerState.OPEN, reason="x", retry_in=60))
+    assert stats.snapshot().breaker == "open"

@@ -620,7 +620,7 @@ def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | N
         supervisor = Supervisor(play, policy, hub)  # type: ignore[arg-type]
         judge = Classifier(policy)
         gate = Gate(policy, hub)
-        executor = Executor(supervisor, gate, catalog=Catalog(judge), policy=policy, hub=hub, classifier=judge)
+        executor = Executor(supervisor, gate, catalog=Catalog(judge, hub), policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()
             tg.start_soon(supervisor.run)

@@ -252,5 +252,5 @@ class Journey(RuleBasedStateMachine):
         assert set(self.ledger._parts) == wanted
 
 
-Journey.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Journey.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestJourney = Journey.TestCase

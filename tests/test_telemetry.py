@@ -16,7 +16,17 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from resilient_mcp import CallFinished, Connected, Event, ResilientClient, RetryPolicy, ServerUnavailable, State, _sdk
+from resilient_mcp import (
+    BreakerChanged,
+    BreakerState,
+    CallFinished,
+    Connected,
+    ResilientClient,
+    RetryPolicy,
+    ServerUnavailable,
+    Throttled,
+    _sdk,
+)
 from resilient_mcp.events import Hub
 from resilient_mcp.stats import Recorder
 from resilient_mcp.telemetry import BUCKETS, Telemetry
@@ -228,36 +238,26 @@ async def test_the_number_of_time_series_is_bounded(telemetry: Telemetered):
 
 async def test_moves_of_a_breaker_show_in_every_running_call(telemetry: Telemetered):
     """As span events, and in a counter; so do waits for a limit, in the span of the call that waits."""
-    from dataclasses import dataclass
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class BreakerChanged(Event):
-        old: State
-        new: State
-        reason: str
-
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Throttled(Event):
-        delay: float
-
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
 
         async def seen(stream: Any, request_id: Any) -> bool:
-            client._hub.emit(BreakerChanged(server="s", old=State.READY, new=State.FAILED, reason="5 failures"))
-            client._hub.emit(Throttled(server="s", delay=1.5, operation_id=next(iter(one._running))))
+            old, new = BreakerState.CLOSED, BreakerState.OPEN
+            client._hub.emit(BreakerChanged(server="s", old=old, new=new, reason="5 failures", retry_in=60))
+            running = next(iter(one._running))
+            client._hub.emit(Throttled(server="s", delay=1.5, reason="429", operation_id=running))
             return await Faults.body(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[]}}' % request_id)(
                 stream, request_id
             )
 
-        one: Any = client._executor._observer.telemetry
+        one: Any = client._degrade._executor._observer.telemetry
         server.faults = [seen]
         await client.call_tool("echo", {"text": "x"})
         points = telemetry.points()
         span = telemetry.spans()[-1]
     moved, held = span.events
     assert (moved.name, held.name) == ("resilient_mcp.breaker_changed", "resilient_mcp.throttled")
-    assert moved.attributes["resilient_mcp.new"] == "failed"
+    assert moved.attributes["resilient_mcp.new"] == "open"
     assert held.attributes["resilient_mcp.delay"] == 1.5
     assert points["resilient_mcp.breaker.changes"][0].value == points["resilient_mcp.throttled"][0].value == 1
 

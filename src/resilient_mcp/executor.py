@@ -166,7 +166,7 @@ class Executor:
             ResilienceError: It was not let through, or there is no server.
         """
         operation, gate = call.operation, self._gate
-        if gate.is_open and self._supervisor.ready is None:
+        if gate.is_open and self._supervisor.is_on_its_way:
             await self._borrow(call)  # a new connection half-opens the circuit
         admission = await gate.enter(operation, deadline=call.deadline, attempts=call.attempts)
         try:

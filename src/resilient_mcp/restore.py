@@ -66,10 +66,15 @@ Value: TypeAlias = str | bool
 
 @dataclass(slots=True)
 class _Part:
-    """What the newest connection has of one key; `value` is None when it has nothing of it."""
+    """What the newest connection has of one key; `value` is None when it has nothing of it.
+
+    `certain` says whether that was known when `asked` was last asked for: a refusal leaves things as they were.
+    """
 
     value: Value | None = None
     known: bool = True
+    certain: bool = True
+    asked: Value | None = None
     since: float = math.inf
     failures: int = 0
     not_before: float = -math.inf
@@ -179,6 +184,7 @@ class Ledger:
         """A request to make `key` be `value` is about to leave: until its answer, nobody knows what is in force."""
         if generation == self.generation:
             part = self._parts.setdefault(key, _Part())
+            part.certain, part.asked = part.known, value
             part.known = part.known and part.value == value
 
     def settled(self, generation: int, key: Key, value: Value | None, now: float) -> bool:
@@ -190,7 +196,8 @@ class Ledger:
         if came:
             part.since = now
             part.failures = min(part.failures, _MEMORY)
-        part.known, part.value = True, value
+        part.known = part.certain = True
+        part.value = value
         self._tidy(key)
         return came
 
@@ -212,7 +219,7 @@ class Ledger:
         part.not_before = now + half_jitter(part.failures, base=BASE, cap=CAP, random=random)
         part.failures += 1
         part.since = math.inf
-        part.known = gone
+        part.known = gone and (part.certain or part.asked is None)
         part.value = None
         self._tidy(key)
 

@@ -75,6 +75,7 @@ class Supervisor:
         self.last_failure: Failed | None = None
         self._next_try = math.inf
         self._unproven = False
+        self._failed_tries = 0
         self._closed = anyio.Event()
         self.state = State.IDLE
         self.connection: Connection | None = None
@@ -111,6 +112,7 @@ class Supervisor:
             self._closed = anyio.Event()
             began = anyio.current_time()
             outcome = await tg.start(self._live, self.generation)
+            self._failed_tries = 0 if isinstance(outcome, Connection) else self._failed_tries + 1
             if isinstance(outcome, Connection):
                 await self._ready(outcome, anyio.current_time() - began)
                 failure = Failed(None, outcome.reason)
@@ -229,6 +231,11 @@ class Supervisor:
     def is_awaited(self) -> bool:
         """Whether a call waits for the connection; else it fails at once."""
         return self.state in _WAITING
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether a connection is being made, and nothing says yet that it cannot be."""
+        return self.ready is None and self.is_awaited and not self._failed_tries
 
     async def lend(self, deadline: float) -> Connection:
         """The ready connection; waits for it until `deadline`.
