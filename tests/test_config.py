@@ -1,4 +1,4 @@
-"""Files of servers: what other hosts write is read as they mean it, and what is wrong is told at once, without secrets."""
+"""Files of servers: what other hosts write is read as they mean it; what is wrong is told at once, without secrets."""
 
 from __future__ import annotations
 

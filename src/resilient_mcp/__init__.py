@@ -2,6 +2,7 @@
 
 from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
+from .config import ConfigError
 from .errors import ConnectionLost, DeadlineExceeded, ResilienceError, ServerFailed, ServerUnavailable
 from .events import (
     Connected,
@@ -14,10 +15,12 @@ from .events import (
     StateChanged,
 )
 from .evidence import Delivery, Evidence, ExitStatus
+from .group import ResilientClientGroup, ServerHealth
 from .policy import Policy, RestartPolicy, RetryPolicy, TimeoutPolicy, ToolPolicy
 
 __all__ = [
     "Category",
+    "ConfigError",
     "Connected",
     "ConnectionLost",
     "DeadlineExceeded",
@@ -31,11 +34,13 @@ __all__ = [
     "Policy",
     "ResilienceError",
     "ResilientClient",
+    "ResilientClientGroup",
     "RestartPolicy",
     "RestartScheduled",
     "RetryPolicy",
     "RetryScheduled",
     "ServerFailed",
+    "ServerHealth",
     "ServerUnavailable",
     "State",
     "StateChanged",

@@ -307,6 +307,34 @@ LISTS = {
 """The SDK's list methods and their JSON-RPC methods."""
 
 
+_LISTED: dict[str, tuple[str, str, Any]] = {
+    "list_tools": ("tools", "tools", types.ListToolsResult),
+    "list_resources": ("resources", "resources", types.ListResourcesResult),
+    "list_resource_templates": ("resourceTemplates", "resources", types.ListResourceTemplatesResult),
+    "list_prompts": ("prompts", "prompts", types.ListPromptsResult),
+}
+"""Per list method: the items' key on the wire, the server capability it needs, the result type."""
+
+
+def has_list(capabilities: Any, method: str) -> bool:
+    """Whether a server with `capabilities` answers a list method."""
+    return getattr(capabilities, _LISTED[method][1], None) is not None
+
+
+def listed(method: str, page: Any) -> list[Any]:
+    """The items of one page of a list."""
+    key = _LISTED[method][0]
+    return cast(
+        "list[Any]", page.resource_templates if MAJOR != 1 and key == "resourceTemplates" else getattr(page, key)
+    )
+
+
+def listing(method: str, items: list[Any], meta: Mapping[str, Any] | None) -> Any:
+    """A list result with `items`, all on one page."""
+    key, _, kind = _LISTED[method]
+    return kind.model_validate({key: items, "_meta": meta})
+
+
 class Session:
     """One negotiated session: an SDK `ClientSession`, on 2.x inside the `mcp.Client` that negotiated it.
 

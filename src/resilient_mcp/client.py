@@ -24,6 +24,7 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector
+from .errors import ServerUnavailable
 from .events import Hub, Listener, State
 from .executor import Executor, Operation
 from .policy import Policy
@@ -136,8 +137,11 @@ class ResilientClient:
         """Counts the connections made or tried so far, from 1."""
         return self._supervisor.generation
 
-    async def start(self) -> None:
+    async def start(self, *, wait: bool = True) -> None:
         """Connect, and wait until the server is ready.
+
+        Args:
+            wait: False to begin in the background: a start that fails is tried again, as a lost connection is.
 
         Raises:
             ServerFailed: It cannot work as configured: command not found, refused credentials, no shared version.
@@ -149,6 +153,8 @@ class ResilientClient:
         self._done = anyio.Event()
         self._supervisor.begin()
         self._task = _spawn(self._run)
+        if not wait:
+            return
         try:
             await self.wait_ready()
         except BaseException:
@@ -196,6 +202,15 @@ class ResilientClient:
         if limit is None:
             limit = self.policy.timeout.ready
         await self._supervisor.lend(anyio.current_time() + limit)
+
+    async def wait_tried(self) -> None:
+        """Wait until the first try to connect ended, well or not; a server that hangs has `policy.timeout.connect`."""
+        await self._supervisor.wait_tried()
+
+    @property
+    def error(self) -> ServerUnavailable | None:
+        """Why there is no connection, as a call would be told; None while there is one."""
+        return None if self._supervisor.ready is not None else self._supervisor.unavailable()
 
     async def restart(self) -> None:
         """Replace the connection now, restarting the process; wakes a suspended or failed server.

@@ -221,6 +221,11 @@ class Supervisor:
             raise self.unavailable()
         return connection
 
+    async def wait_tried(self) -> None:
+        """Wait until the first try to connect ended, well or not."""
+        while self.state in {State.IDLE, State.CONNECTING}:
+            await self._changed.wait()
+
     def lost(self, connection: Connection, evidence: Evidence) -> None:
         """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""
         connection.lose(evidence)

@@ -1,6 +1,6 @@
 """A stdio server in plain Python: it starts in an instant, speaks up to 2025-11-25, and misbehaves when it is told to.
 
-`python -m tests.servers.raw_server [--die-at-start CODE] [--mute]`
+`python -m tests.servers.raw_server [--die-at-start CODE] [--mute] [--no-listing]`
 """
 
 from __future__ import annotations
@@ -123,6 +123,8 @@ def main() -> None:
                 "instructions": "hi",
             }
             write({"id": request_id, "result": result})
+        elif method == "tools/list" and "--no-listing" in sys.argv:
+            write({"id": request_id, "error": {"code": -32602, "message": "no listing today"}})
         elif method == "tools/list":
             schema = {"type": "object"}
             tools = [{"name": name, "inputSchema": schema, "annotations": READ_ONLY} for name in TOOLS]
