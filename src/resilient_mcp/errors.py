@@ -88,6 +88,7 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
         stderr: The last of what the process wrote to stderr; untrusted text.
         retry_in: Seconds until the next try to connect is due, or None when none is planned.
+        reason: What happened, in a few words, without server and state.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         exit_status: int | None = None,
         stderr: str = "",
         retry_in: float | None = None,
+        reason: str = "",
         **context: object,
     ) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.exit_status = exit_status
         self.stderr = stderr
         self.retry_in = retry_in
+        self.reason = reason or message
 
 
 class ServerFailed(ServerUnavailable):

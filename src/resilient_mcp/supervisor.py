@@ -260,7 +260,7 @@ class Supervisor:
             return ServerUnavailable(text, advice=text, server=name, **context)
         reason = _reason(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
-        facts: dict[str, Any] = {"server": name, **context}
+        facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
             code = exit_status.code
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code

@@ -1,0 +1,106 @@
+"""The command `resilient-mcp`. It needs the extra `cli`: typer and rich are imported when it runs, not before."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    import typer
+
+    from ..config import ServerConfig
+
+_EXTRA = frozenset({"typer", "rich"})
+
+
+def main() -> None:
+    """Run the command; the entry point `resilient-mcp`."""
+    try:
+        app = create_app()
+    except ModuleNotFoundError as exc:
+        if exc.name not in _EXTRA:
+            raise
+        sys.exit(f"resilient-mcp: {exc.name} is not installed: pip install 'resilient-mcp[cli]'")
+    app()
+
+
+def create_app() -> "typer.Typer":
+    """The typer app with all commands. Another one is another function in here.
+
+    Raises:
+        ModuleNotFoundError: The extra `cli` is not installed.
+    """
+    import rich  # noqa: F401, PLC0415 - missing, it must be missed here
+    import typer  # noqa: PLC0415 - optional
+
+    # Pretty tracebacks show local variables, and those may be secrets.
+    app = typer.Typer(name="resilient-mcp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            from importlib.metadata import version  # noqa: PLC0415
+
+            typer.echo(f"resilient-mcp {version('resilient-mcp')} (mcp {version('mcp')})")
+            raise typer.Exit
+
+    @app.callback()
+    def common(
+        *,
+        version: Annotated[
+            bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit.")
+        ] = False,
+    ) -> None:
+        """A client for MCP servers that survives crashes, lost sessions and overload."""
+
+    @app.command()
+    def demo() -> None:
+        """Watch a plain ClientSession and ResilientClient meet the same faults, side by side (20 seconds, offline)."""
+        from ..demo.screen import show  # noqa: PLC0415 - needs the extra
+
+        raise typer.Exit(0 if show() else 1)
+
+    config_file = typer.Argument(metavar="CONFIG", help="An mcpServers file: JSON, as MCP hosts keep it.")
+
+    @app.command()
+    def check(
+        config: Annotated[Path, config_file],
+        *,
+        server: Annotated[list[str] | None, typer.Option(help="Only this server; may be given again.")] = None,
+        timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that each server gets.")] = 30,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ) -> None:
+        """Connect to every server of a file, side by side, and say how each one is.
+
+        Exit status 0 if all are well, 1 if any is not, 2 if the file cannot be used.
+        """
+        from .check import run  # noqa: PLC0415 - needs the extra
+
+        raise typer.Exit(run(_load(config, server or []), timeout=timeout, as_json=as_json))
+
+    @app.command()
+    def schema() -> None:
+        """Print the JSON schema of an mcpServers file with this library's additions."""
+        from ..config import json_schema  # noqa: PLC0415 - quick to start without it
+
+        typer.echo(json.dumps(json_schema(), indent=2))
+
+    return app
+
+
+def _load(path: Path, names: list[str]) -> "dict[str, ServerConfig]":
+    """The servers of a file, or those of `names`; ends the command with status 2 if that cannot be."""
+    import typer  # noqa: PLC0415 - optional
+
+    from ..config import ConfigError, load  # noqa: PLC0415 - quick to start without it
+
+    try:
+        servers = load(path)
+    except ConfigError as exc:
+        typer.echo(exc, err=True)
+        raise typer.Exit(2) from None
+    for name in names:
+        if name not in servers:
+            known = ", ".join(map(repr, servers)) or "none"
+            typer.echo(f"{path}: there is no server {name!r}; there is {known}", err=True)
+            raise typer.Exit(2)
+    return {name: server for name, server in servers.items() if not names or name in names}
