@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 from mcp import types
 from typing_extensions import Self
 
@@ -31,9 +32,14 @@ from .policy import Policy
 from .supervisor import Supervisor
 from .transports.http import safe_url
 
+if TYPE_CHECKING:
+    from .bridge import BridgeTransport
+
 Timeout: TypeAlias = float | timedelta | None
 
 
+_TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""Requests that name what they are for."""
 _MARGIN = 1.0
 """Seconds beyond its own limits that closing may take."""
 
@@ -116,7 +122,10 @@ class ResilientClient:
         }
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
         hub = Hub(self.name, on_event)
-        connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
+        self._handler = message_handler
+        self._relays: list[Callable[[Any], Awaitable[None]]] = []
+        self._options = {**callbacks, **session_options, "message_handler": self._on_message}
+        connector = Connector(server, policy, self._options, http_client, hub)
         judge = Classifier(policy, classifier)
         self._catalog = Catalog(judge)
         self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
@@ -152,7 +161,7 @@ class ResilientClient:
             raise RuntimeError(f"the client of {self.name!r} was started before: make a new ResilientClient")
         self._done = anyio.Event()
         self._supervisor.begin()
-        self._task = _spawn(self._run)
+        self._task = spawn(self._run)
         if not wait:
             return
         try:
@@ -220,6 +229,29 @@ class ResilientClient:
         """
         self._supervisor.restart()
         await self.wait_ready()
+
+    async def _on_message(self, message: Any) -> None:
+        """What the session hands to a `message_handler` goes to the user's and to every host in front."""
+        if self._handler is not None:
+            await self._handler(message)
+        else:
+            await anyio.lowlevel.checkpoint()
+        for relay in list(self._relays):
+            await relay(message)
+
+    def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
+        """Hand the session's other messages to `on_message`, too."""
+        self._relays.append(on_message)
+
+    def unrelay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
+        """Take back `relay`."""
+        self._relays.remove(on_message)
+
+    def adopt(self, options: dict[str, Any]) -> None:
+        """Take session options for what was not given; they hold from the next connection on."""
+        for name, value in options.items():
+            if self._options.get(name) is None:
+                self._options[name] = value
 
     async def _on_ready(self, connection: Connection) -> None:
         self._last = connection.session
@@ -448,6 +480,45 @@ class ResilientClient:
             target=target,
         )
 
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, progress_callback: Any = None
+    ) -> dict[str, Any]:
+        """Send any request as it is on the wire, and get its result as it came: nothing validated or left out.
+
+        Args:
+            method: The JSON-RPC method. What is no `tools/call` is taken to be repeatable.
+            params: Its params, as JSON.
+            progress_callback: As on `call_tool`.
+
+        Raises:
+            ResilienceError: As `call_tool`.
+            MCPError: The server's own error.
+        """
+        key = "uri" if method.startswith("resources/") else "name"
+        target = (params or {}).get(key) if method in _TARGETED else None
+        result = await self._run_operation(
+            method,
+            lambda session, progress: session.request(method, params, progress),
+            target=target if isinstance(target, str) else None,
+            progress=progress_callback,
+        )
+        return _sdk.as_json(result)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send any notification as it is on the wire."""
+        await self._run_operation(method, lambda session, _: session.notify(method, params))
+
+    def as_transport(self) -> BridgeTransport:
+        """A transport whose other end is an MCP server in front of this client.
+
+        For frameworks that insist on building the session themselves: `mcp.Client(client.as_transport())`, or
+        `async with client.as_transport() as (read, write), ClientSession(read, write) as session`. A client that was
+        not started is started by the session's `initialize`, with that session's callbacks, and closed with it.
+        """
+        from .bridge import BridgeTransport  # noqa: PLC0415 - it stands above this module
+
+        return BridgeTransport(self)
+
     async def send_notification(self, notification: Any, *args: Any, **options: Any) -> None:
         """Send any notification, as on `ClientSession`."""
         body = getattr(notification, "root", notification)
@@ -528,7 +599,7 @@ def _seconds(what: str, value: Timeout) -> float | None:
     return seconds
 
 
-def _spawn(function: Callable[[], Any]) -> object:
+def spawn(function: Callable[[], Any]) -> object:
     """Run `function` in a task that belongs to nobody's scope, so that it can be closed from any task."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
