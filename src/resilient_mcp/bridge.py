@@ -109,7 +109,7 @@ class Bridge:
             except _sdk.MCPError as exc:
                 reply = {"error": _sdk.dump(exc.error)}
             except Exception as exc:
-                logger.exception("%s could not be passed on", method)
+                logger.warning("%s could not be passed on: %s", method, describe(exc))
                 reply = _error(_sdk.INTERNAL_ERROR, describe(exc))
         if self._scopes.get(request_id) is scope:
             del self._scopes[request_id]

@@ -102,6 +102,19 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+def expand(text: str) -> str:
+    """`text` with its `${VAR}` and `${VAR:-default}` in place.
+
+    Raises:
+        ValueError: A variable is not set, or is none.
+    """
+    complaints: list[str] = []
+    expanded = _expanded(text, complaints.append)
+    if complaints:
+        raise ValueError("; ".join(complaints))
+    return expanded
+
+
 # --- the shape of a file ---
 
 

@@ -27,6 +27,8 @@ _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 """States in which a call waits for the connection; in all others it fails at once."""
 
 
+CLIENT_CLOSED = "the client was closed"
+"""Why the last connection of a client ended."""
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
 """Seconds a process that seems to hang gets to answer a ping."""
@@ -84,7 +86,7 @@ class Supervisor:
                 tg.start_soon(self._cycle, tg)
                 await self._closing.wait()
                 if self.connection is not None:
-                    self.connection.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the client was closed"))
+                    self.connection.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED))
                     with anyio.move_on_after(self._policy.timeout.shutdown):
                         await self._closed.wait()
                 tg.cancel_scope.cancel()

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from ._plain import VERSION
 from .measures import COMPARISONS, Row
+from .wrapping import wrapping
+
+COMPARISONS = {**COMPARISONS, "wrapping": wrapping}
 
 
 def _cells(row: Row) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 if TYPE_CHECKING:
     import typer
@@ -78,6 +78,48 @@ def create_app() -> "typer.Typer":
         raise typer.Exit(run(_load(config, server or []), timeout=timeout, as_json=as_json))
 
     @app.command()
+    def call(
+        config: Annotated[Path, config_file],
+        server: Annotated[str, typer.Argument(help="The server's name in the file.")],
+        tool: Annotated[str, typer.Argument(help="The tool's name.")],
+        arguments: Annotated[str, typer.Argument(metavar="[JSON]", help="Its arguments, as a JSON object.")] = "{}",
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
+    ) -> None:
+        """Call one tool of one server; what was retried is told on stderr.
+
+        Exit status 0 with an answer, 1 with an error or none, 2 if the file or the arguments cannot be used.
+        """
+        from .call import run  # noqa: PLC0415 - quick to start without it
+
+        found = _load(config, [server])[server]
+        raise typer.Exit(run(server, found, tool, _object(arguments, "the arguments"), as_json=as_json))
+
+    @app.command(context_settings={"ignore_unknown_options": True})
+    def wrap(
+        command: Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND", help="Starts the server.")] = None,
+        *,
+        url: Annotated[str | None, typer.Option(help="The server's URL, instead of a command.")] = None,
+        header: Annotated[
+            list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="An HTTP header; ${VAR} is expanded.")
+        ] = None,
+        policy: Annotated[str, typer.Option(metavar="JSON", help="The policy, as 'resilience' in a file.")] = "{}",
+    ) -> None:
+        """Be an MCP server on stdin and stdout, in front of a real one that may crash, hang or lose its session.
+
+        In a host's configuration, write this command in front of the server's own:
+
+        "command": "resilient-mcp", "args": ["wrap", "--", "npx", "-y", "some-mcp-server"]
+        """
+        from .wrap import client_of, run  # noqa: PLC0415 - quick to start without it
+
+        try:
+            client = client_of(command or [], url, header or [], _object(policy, "the policy"))
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from None
+        raise typer.Exit(run(client))
+
+    @app.command()
     def schema() -> None:
         """Print the JSON schema of an mcpServers file with this library's additions."""
         from ..config import json_schema  # noqa: PLC0415 - quick to start without it
@@ -104,3 +146,18 @@ def _load(path: Path, names: list[str]) -> "dict[str, ServerConfig]":
             typer.echo(f"{path}: there is no server {name!r}; there is {known}", err=True)
             raise typer.Exit(2)
     return {name: server for name, server in servers.items() if not names or name in names}
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    """`text` as a JSON object; ends the command with status 2 if it is none."""
+    import typer  # noqa: PLC0415 - optional
+
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise typer.BadParameter(
+            f'{what} are no JSON ({exc}): write an object such as \'{{"city": "Oslo"}}\''
+        ) from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'{what} are {text[:50]!r}: write a JSON object such as \'{{"city": "Oslo"}}\'')
+    return value
