@@ -10,6 +10,7 @@ any such server, and goes on with `initialize`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ from .events import State, logger
 
 _BUFFER = 64
 """Messages that may wait for the other end of an in-process transport."""
+_HELD = 256
+"""Notifications that wait for the host to say that it is initialized; of more, the first are dropped."""
 _CLOSING = 1.0
 """Seconds to tell the host what it need not answer any more."""
 
@@ -49,12 +52,16 @@ class Bridge:
         self._asked: dict[int, _Question] = {}
         self._questions = 0
         self._owned = client.state is State.IDLE
+        self._tg: anyio.abc.TaskGroup | None = None
+        self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)
+        self.capabilities: dict[str, Any] = {}
 
     async def serve(self, messages: AsyncIterator[dict[str, Any]]) -> None:
         """Serve until `messages` ends."""
         self._client.relay(self._on_message)
         try:
             async with anyio.create_task_group() as tg:
+                self._tg = tg
                 async for message in messages:
                     self._take(tg, message)
                 tg.cancel_scope.cancel()
@@ -87,7 +94,9 @@ class Bridge:
             scope = self._scopes.get((params or {}).get("requestId"))
             if scope is not None:
                 scope.cancel()
-        elif method != "notifications/initialized":  # the client's own session has said that
+        elif method == "notifications/initialized":  # the client's own session has said that to the server
+            tg.start_soon(self._release)
+        else:
             tg.start_soon(self._pass_on, method, params)
 
     async def _pass_on(self, method: str, params: Any) -> None:
@@ -149,7 +158,8 @@ class Bridge:
         client = self._client
         if client.state is State.IDLE:
             client.adopt(_sdk.LEGACY_SESSION)
-            client.adopt(_sdk.asking(self._ask, params.get("capabilities") or {}))
+            self.capabilities = params.get("capabilities") or {}
+            client.adopt({"link": self})
             if (info := params.get("clientInfo")) is not None:
                 client.adopt({"client_info": _sdk.implementation(info)})
             await client.start(wait=False)
@@ -164,7 +174,16 @@ class Bridge:
     async def _on_message(self, message: Any) -> None:
         """A notification of the server. Progress goes to the host under the host's own token, see `_progress`."""
         notification = _sdk.notification_as_json(message)
-        if notification is not None and notification["method"] != "notifications/progress":
+        if notification is None or notification["method"] == "notifications/progress":
+            return
+        if self._held is not None:  # the host does not know yet that it is connected
+            self._held.append(notification)
+            return
+        await self._send({"jsonrpc": "2.0", **notification})
+
+    async def _release(self) -> None:
+        held, self._held = self._held, None
+        for notification in held or ():
             await self._send({"jsonrpc": "2.0", **notification})
 
     def _progress(self, token: Any) -> Callable[[float, float | None, str | None], Awaitable[None]]:
@@ -175,18 +194,28 @@ class Bridge:
 
         return report
 
-    async def _ask(self, method: str, params: dict[str, Any] | None) -> dict[str, Any]:
-        """Ask the host what the server asks the client.
+    def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
+        """Let the host answer a request of the server; what is returned gives it up."""
+        scope = anyio.CancelScope()
 
-        Raises:
-            MCPError: The host's error.
-        """
+        async def ask() -> None:
+            answer: dict[str, Any] = {}
+            with scope:
+                answer = await self._ask({key: request[key] for key in ("method", "params") if key in request})
+            if answer:
+                await reply({**answer, "id": request["id"]})
+
+        assert self._tg is not None
+        self._tg.start_soon(ask)
+        return scope.cancel
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The host's answer to a request, as it came."""
         self._questions += 1
         number = self._questions
         question = self._asked[number] = _Question()
-        request = {"jsonrpc": "2.0", "id": number, "method": method}
         try:
-            await self._send(request if params is None else {**request, "params": params})
+            await self._send({"jsonrpc": "2.0", "id": number, **request})
             await question.answered.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_CLOSING, shield=True):
@@ -195,10 +224,7 @@ class Bridge:
             raise
         finally:
             del self._asked[number]
-        if (fault := question.answer.get("error")) is not None:
-            raise _sdk.error(fault.get("code", _sdk.INTERNAL_ERROR), str(fault.get("message")), fault.get("data"))
-        answered = question.answer.get("result")
-        return answered if isinstance(answered, dict) else {}
+        return question.answer
 
 
 class _Question:
