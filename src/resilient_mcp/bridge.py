@@ -250,19 +250,25 @@ class BridgeTransport:
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()
         self._task: object = None
+        self._ends: list[Any] = []
 
     async def __aenter__(self) -> tuple[Any, Any]:
         if self._task is not None:
             raise RuntimeError("this transport was used before: call as_transport() again")
         to_host, read = anyio.create_memory_object_stream[Any](_BUFFER)
         write, from_host = anyio.create_memory_object_stream[Any](_BUFFER)
+        self._ends = [to_host, read, write, from_host]
         self._task = spawn(lambda: self._run(to_host, from_host))
         return read, write
 
     async def _run(self, to_host: Any, from_host: Any) -> None:
         async def send(message: dict[str, Any]) -> None:
             try:
-                await to_host.send(_sdk.message_from_json(message))
+                item = _sdk.message_from_json(message)
+                try:
+                    to_host.send_nowait(item)
+                except anyio.WouldBlock:
+                    await to_host.send(item)
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._scope.cancel()  # the host is gone
                 await anyio.lowlevel.checkpoint()
@@ -286,6 +292,8 @@ class BridgeTransport:
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._done.wait()
+        for end in self._ends:
+            end.close()
 
 
 __all__ = ["Bridge", "BridgeTransport"]

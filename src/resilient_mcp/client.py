@@ -232,12 +232,12 @@ class ResilientClient:
 
     async def _on_message(self, message: Any) -> None:
         """What the session hands to a `message_handler` goes to the user's and to every host in front."""
+        for relay in list(self._relays):  # first, lest an answer overtakes what came before it
+            await relay(message)
         if self._handler is not None:
             await self._handler(message)
         else:
             await anyio.lowlevel.checkpoint()
-        for relay in list(self._relays):
-            await relay(message)
 
     def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
         """Hand the session's other messages to `on_message`, too."""

@@ -19,6 +19,9 @@ TOOLS = [
 ]  # fmt: skip
 
 
+CLIENT: dict = {}
+
+
 def write(message: dict) -> None:
     sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
     sys.stdout.buffer.flush()
@@ -82,6 +85,17 @@ def call(request_id: object, tool: str, arguments: dict) -> None:
         time.sleep(3600)
     elif tool == "no_answer":
         pass
+    elif tool == "who":  # what the client said of itself
+        answer(request_id, json.dumps(CLIENT))
+    elif tool == "result":  # an answer of the test's own making
+        write({"id": request_id, **arguments})
+    elif tool == "send":  # messages of the test's own making, and then what came for the last of them
+        for message in arguments["messages"]:
+            write(message)
+        if "id" in message:
+            answer(request_id, sys.stdin.buffer.readline().decode())
+        else:
+            answer(request_id, text)
     else:
         write({"id": request_id, "error": {"code": -32602, "message": f"Unknown tool: {tool}"}})
 
@@ -100,6 +114,7 @@ def main() -> None:
         method, request_id = message.get("method"), message.get("id")
         params = message.get("params", {})
         if method == "initialize":
+            CLIENT.update(params)
             version = params["protocolVersion"]
             if "--old-protocol" in sys.argv:
                 version = "1999-01-01"
@@ -150,6 +165,9 @@ def main() -> None:
             write({"id": request_id, "result": {"completion": {"values": ["done"]}}})
         elif method in ("ping", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"):
             write({"id": request_id, "result": {}})
+        elif method == "notifications/cancelled" and "--journal" in sys.argv:
+            with open(sys.argv[sys.argv.index("--journal") + 1], "a") as file:
+                file.write(line.decode())
         elif request_id is not None and method is not None:
             write({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
 
