@@ -152,12 +152,11 @@ def _object(text: str, what: str) -> dict[str, Any]:
     """`text` as a JSON object; ends the command with status 2 if it is none."""
     import typer  # noqa: PLC0415 - optional
 
+    remedy = """write a JSON object such as '{"city": "Oslo"}'"""
     try:
         value = json.loads(text)
     except ValueError as exc:
-        raise typer.BadParameter(
-            f'{what} are no JSON ({exc}): write an object such as \'{{"city": "Oslo"}}\''
-        ) from None
+        raise typer.BadParameter(f"{what}: not JSON ({exc}): {remedy}") from None
     if not isinstance(value, dict):
-        raise typer.BadParameter(f'{what} are {text[:50]!r}: write a JSON object such as \'{{"city": "Oslo"}}\'')
+        raise typer.BadParameter(f"{what}: {text[:50]!r} is no object: {remedy}")
     return value
