@@ -47,7 +47,7 @@ def test_all_well(tmp_path: Path):
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "1 of 1 servers are well" in done.stdout
-    assert "19 tools" in done.stdout
+    assert "16 tools" in done.stdout
     assert "MCP 2025-11-25" in done.stdout
 
 
@@ -57,7 +57,7 @@ def test_one_server_as_json(tmp_path: Path):
     done = run_alone(*COMMAND, "check", path, "--server", "one", "--json", home=tmp_path)
     assert done.returncode == 0
     (report,) = json.loads(done.stdout)
-    assert (report["server"], report["ok"], report["state"], report["tools"]) == ("one", True, "ready", 19)
+    assert (report["server"], report["ok"], report["state"], report["tools"]) == ("one", True, "ready", 16)
     assert report["start_seconds"] > 0
     assert report["latency_seconds"] > 0
     assert report["error"] is None
@@ -116,7 +116,7 @@ def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "│"]
-    states = {name: state for name, state, _ in rows if state}
+    states = {name: state for name, state, _ in rows[1:] if state}
     assert states == {name: "failed" if name in {"absent", "dying", "mute"} else "ready" for name in servers}
     text = " ".join(cell for *_, cell in rows)
     assert "exit status 3" in text
