@@ -51,6 +51,13 @@ def test_all_well(tmp_path: Path):
     assert "MCP 2025-11-25" in done.stdout
 
 
+def test_the_example(tmp_path: Path):
+    """The file that is shipped is read, and what is enabled in it works."""
+    example = str(ROOT / "examples/mcp.json")
+    done = run_alone(*COMMAND, "check", example, home=tmp_path, PYTHON=sys.executable)
+    assert "1 of 1 servers are well" in done.stdout
+
+
 def test_one_server_as_json(tmp_path: Path):
     """What a script reads; what was not asked for is not started."""
     path = write(tmp_path, {"one": GOOD, "dying": DYING})

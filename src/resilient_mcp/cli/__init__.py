@@ -65,8 +65,10 @@ def create_app() -> "typer.Typer":
     def check(
         config: Annotated[Path, config_file],
         *,
-        server: Annotated[list[str] | None, typer.Option(help="Only this server; may be given again.")] = None,
-        timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that each server gets.")] = 30,
+        server: Annotated[
+            list[str] | None, typer.Option(metavar="NAME", help="Only this server; may be given again.")
+        ] = None,
+        timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long each server may take.")] = 30,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
         """Connect to every server of a file, side by side, and say how each one is.
@@ -80,9 +82,9 @@ def create_app() -> "typer.Typer":
     @app.command()
     def call(
         config: Annotated[Path, config_file],
-        server: Annotated[str, typer.Argument(help="The server's name in the file.")],
-        tool: Annotated[str, typer.Argument(help="The tool's name.")],
-        arguments: Annotated[str, typer.Argument(metavar="[JSON]", help="Its arguments, as a JSON object.")] = "{}",
+        server: Annotated[str, typer.Argument(metavar="SERVER", help="Its name in the file.")],
+        tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name.")],
+        arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, as a JSON object.")] = "{}",
         *,
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
     ) -> None:
@@ -101,7 +103,7 @@ def create_app() -> "typer.Typer":
         *,
         url: Annotated[str | None, typer.Option(help="The server's URL, instead of a command.")] = None,
         header: Annotated[
-            list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="An HTTP header; ${VAR} is expanded.")
+            list[str] | None, typer.Option(metavar="HEADER", help="An HTTP header, 'Name: value'; ${VAR} is expanded.")
         ] = None,
         policy: Annotated[str, typer.Option(metavar="JSON", help="The policy, as 'resilience' in a file.")] = "{}",
     ) -> None:
