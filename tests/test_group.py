@@ -26,7 +26,8 @@ from resilient_mcp import (
     _sdk,
 )
 
-from .support import LEGACY, QUICK, ROOT, gone, is_alive, nothing_left, raw_server, sdk_server, text_of
+from .npm import NODE, needs_npm, program
+from .support import LEGACY, QUICK, ROOT, gone, http_server, is_alive, nothing_left, raw_server, sdk_server, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -201,3 +202,31 @@ async def test_from_a_file(tmp_path: Path):
         assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (300, 7)
         assert text_of(await group.call_tool("b__echo", {"text": "hi"})) == "hi"
         assert group["b"].name == "b"
+
+
+@needs_npm
+@pytest.mark.timeout(60)
+async def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
+    """Three that work are used while one does not exist, one dies and one hangs for longer than this test may take."""
+    command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]
+    server = {"command": sys.executable, "cwd": str(ROOT)}
+    async with http_server(command=command) as http:
+        servers = {
+            "everything": {"command": NODE, "args": [program(everything), "stdio"]},
+            "everything-http": {"url": http.url},
+            "sdk": {**server, "args": ["-m", "tests.servers.sdk_server", "stdio"]},
+            "absent": {"command": "no-such-command-here"},
+            "dying": {**server, "args": ["-m", "tests.servers.raw_server", "--die-at-start", "3"]},
+            "mute": {**server, "args": ["-m", "tests.servers.raw_server", "--mute"]},
+        }
+        path = tmp_path / "mcp.json"
+        limits = {"timeout": {"connect": 120, "ready": 120, "shutdown": 2}}
+        path.write_text(json.dumps({"resilience": limits, "mcpServers": servers}))
+        async with ResilientClientGroup.from_config(path, patience=8, **LEGACY) as group:
+            listed = await group.list_tools()
+            assert {tool.meta[SERVER] for tool in listed.tools} == {"everything", "everything-http", "sdk"}
+            assert set(listed.meta[MISSING]) == {"absent", "dying", "mute"}
+            for name in ("everything", "everything-http"):
+                assert text_of(await group.call_tool(f"{name}__echo", {"message": "hi"})) == "Echo: hi"
+            assert text_of(await group.call_tool("sdk__echo", {"text": "hi"})) == "hi"
+            assert len((await group.list_prompts()).prompts) > 2

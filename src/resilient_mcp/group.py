@@ -71,7 +71,8 @@ class ResilientClientGroup:
             stays yours to close.
         policy: The policy of the servers that bring none.
         name_hook: Makes the names of tools, prompts and resources; by default `server__name`.
-        patience: Seconds that entering, and each listing, waits on after the latest server that was ready or answered.
+        patience: Seconds that entering waits on after the latest server that was ready, and that each listing waits
+            on, for servers that were ready before, after the latest that answered.
         on_event: Gets the events of all clients made here.
         **options: For each client made here, as on `ResilientClient`.
 
@@ -332,6 +333,8 @@ class ResilientClientGroup:
 
 async def _all_pages(client: ResilientClient, method: str) -> list[Any]:
     """Every item of one server; none where it has no such thing."""
+    if client.error is not None and client.get_server_capabilities() is None:
+        raise client.error  # it never was ready, and entering gave it its time: what it has is not missed yet
     await client.wait_ready()
     items: list[Any] = []
     if not _sdk.has_list(client.server_capabilities, method):
