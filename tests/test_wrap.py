@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from .npm import NODE, needs_npm, program
-from .support import ROOT, gone, text_of
+from .support import ROOT, HttpServer, gone, text_of
 from .test_everything import use
 from .test_examples import clean_environment, marked, wait_until_alone
 
@@ -121,6 +122,10 @@ def test_rubbish_from_the_host(tmp_path: Path):
         assert [host.receive()["result"] for _ in range(2)] == [{}, {}]
         host.write(b'{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"\\ud83d"}}\n')
         assert host.receive()["error"]["code"] == -32603
+        host.write(b'{"jsonrpc":"2.0","id":[1],"method":"ping"}\n')
+        assert host.receive()["error"]["code"] == -32600
+        host.send(method="notifications/cancelled", params={"requestId": {}})
+        host.send(method="notifications/cancelled", params=[1])
         host.write(b'{"id":4}\n{}\n{"jsonrpc":"2.0","id":5,"method":"ping","params":[1]}\n')
         assert host.receive()["id"] == 5
         assert host.end()[0] == 0
@@ -153,6 +158,37 @@ def test_it_takes_its_server_with_it(number: signal.Signals, tmp_path: Path):
         assert host.process.wait() == 128 + number
         assert host.stdout.read() == b""
         assert pid not in marked(tmp_path)
+
+
+def test_a_server_over_http(tmp_path: Path):
+    """One that is reached by its URL, restarted in the middle: the host notices a pause."""
+    server = HttpServer()
+    server.start()
+    try:
+        asyncio.run(server.listening())
+        with Driver(tmp_path, "--url", server.url, "--header", "X-Some: ${USER:-x}") as host:
+            assert host.greet()["result"]["serverInfo"]["name"] == "test server"
+            pid = host.call(1, "pid")
+            server.kill()
+            server.start()
+            assert host.call(2, "pid") != pid
+            assert host.end()[0] == 0
+    finally:
+        server.kill()
+
+
+def test_a_server_that_freezes(tmp_path: Path):
+    """The host gets advice in the policy's time, and then a server that works."""
+    limits = {"retry": {"attempts": 1}, "timeout": {"attempt": 0.5, "shutdown": 1}}
+    with Driver(tmp_path, "--policy", json.dumps(limits), "--", *RAW) as host:
+        host.greet()
+        pid = int(host.call(1, "pid"))
+        os.kill(pid, signal.SIGSTOP)
+        assert "given up after 0.5 s" in host.call(2, "echo", text="hi")
+        for number in range(3, 20):
+            if host.call(number, "pid").isdecimal():
+                break
+        assert int(host.call(20, "pid")) != pid
 
 
 def test_a_host_that_is_gone(tmp_path: Path):

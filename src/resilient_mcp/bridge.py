@@ -11,9 +11,9 @@ any such server, and goes on with `initialize`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.abc
@@ -33,7 +33,8 @@ _CLOSING = 1.0
 
 _LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Params: TypeAlias = dict[str, Any] | None
+Send: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class Bridge:
@@ -74,11 +75,14 @@ class Bridge:
 
     def _take(self, tg: anyio.abc.TaskGroup, message: dict[str, Any]) -> None:
         method, request_id = message.get("method"), message.get("id")
-        params = message.get("params")
+        params = message["params"] if isinstance(message.get("params"), dict) else None
         if not isinstance(method, str):
             self._take_answer(request_id, message)
         elif request_id is None:
             self._take_notification(tg, method, params)
+        elif not isinstance(request_id, str | int):
+            text = "Invalid request: its id is neither a string nor a number"
+            tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(_sdk.INVALID_REQUEST, text)})
         else:
             scope = self._scopes[request_id] = anyio.CancelScope()
             tg.start_soon(self._answer, scope, request_id, method, params)
@@ -89,23 +93,23 @@ class Bridge:
             question.answer = message
             question.answered.set()
 
-    def _take_notification(self, tg: anyio.abc.TaskGroup, method: str, params: Any) -> None:
+    def _take_notification(self, tg: anyio.abc.TaskGroup, method: str, params: Params) -> None:
         if method == "notifications/cancelled":
-            scope = self._scopes.get((params or {}).get("requestId"))
-            if scope is not None:
-                scope.cancel()
+            cancelled = (params or {}).get("requestId")
+            if isinstance(cancelled, str | int) and cancelled in self._scopes:
+                self._scopes[cancelled].cancel()
         elif method == "notifications/initialized":  # the client's own session has said that to the server
             tg.start_soon(self._release)
         else:
             tg.start_soon(self._pass_on, method, params)
 
-    async def _pass_on(self, method: str, params: Any) -> None:
+    async def _pass_on(self, method: str, params: Params) -> None:
         try:
             await self._client.notify(method, params)
         except _sdk.MCPError as exc:
             logger.debug("%s was not passed on: %s", method, exc)
 
-    async def _answer(self, scope: anyio.CancelScope, request_id: Any, method: str, params: Any) -> None:
+    async def _answer(self, scope: anyio.CancelScope, request_id: str | int, method: str, params: Params) -> None:
         reply: dict[str, Any] = {}
         with scope:
             try:
@@ -125,19 +129,20 @@ class Bridge:
         if reply:  # nobody waits for the answer to what was cancelled
             await self._send({"jsonrpc": "2.0", "id": request_id, **reply})
 
-    async def _result(self, method: str, params: Any) -> dict[str, Any]:
-        params = params if isinstance(params, dict) else {}
+    async def _result(self, method: str, params: Params) -> dict[str, Any]:
+        given = params or {}
         if method == "initialize":
-            return await self._initialize(params)
+            return await self._initialize(given)
         if method == "server/discover":
             raise _sdk.error(_sdk.METHOD_NOT_FOUND, "Method not found")
         if method == "ping":
             return {}
-        if (kept := self._kept(method, params)) is not None:
+        if (kept := self._kept(method, given)) is not None:
             return _sdk.as_json(await kept)
-        token = (params.get("_meta") or {}).get("progressToken")
+        meta = given.get("_meta")
+        token = meta.get("progressToken") if isinstance(meta, dict) else None
         progress = None if token is None else self._progress(token)
-        result = await self._client.request(method, params or None, progress_callback=progress)
+        result = await self._client.request(method, params, progress_callback=progress)
         if progress is not None:
             await anyio.lowlevel.checkpoint()  # 2.x runs the callbacks in tasks: the last one goes first
         return result

@@ -22,8 +22,9 @@ def run(main: Coroutine[Any, Any, int]) -> int:
         assert task is not None
 
         def end(number: int) -> None:
+            if not ended_by:  # a second one must not interrupt the cleaning up, which is bounded
+                task.cancel()
             ended_by.append(number)
-            task.cancel()
 
         with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt, and asyncio cancels
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -110,7 +110,7 @@ class HostPipe:
         self._at_once = os.name == "posix" and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind))
         if self._at_once:
             os.set_blocking(stdout, False)
-        self.blocked = False
+        self.blocked = os.name != "posix"
         self.on_gone: Any = None
 
     # --- in ---
@@ -130,7 +130,7 @@ class HostPipe:
             try:
                 await anyio.wait_readable(self._stdin)
                 return os.read(self._stdin, _CHUNK)
-            except (OSError, NotImplementedError):  # a file, or Windows: nothing tells when it is readable
+            except OSError:  # a file: nothing tells when it is readable
                 self.blocked = True
         try:
             return await anyio.to_thread.run_sync(os.read, self._stdin, _CHUNK, abandon_on_cancel=True)
