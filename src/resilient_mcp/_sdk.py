@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import anyio
 import mcp
@@ -161,6 +161,12 @@ def add_meta(item: SessionMessage, meta: Mapping[str, object] | None) -> None:
         params = dict(message.params or {})
         params["_meta"] = {**(params.get("_meta") or {}), **meta}
         message.params = params
+
+
+def declare(item: SessionMessage, capabilities: Mapping[str, Any]) -> None:
+    """Let an outgoing `initialize` declare `capabilities`, as they are."""
+    message = _body(item)
+    message.params = {**(message.params or {}), "capabilities": capabilities}
 
 
 def cancelled_id(item: SessionMessage) -> Any:
@@ -374,16 +380,11 @@ class Session:
             options: Callbacks and options for the SDK's session.
             legacy: On 2.x, go straight to `initialize` (the era found at an earlier generation).
         """
-        options = dict(options)
-        link = options.pop("link", None)
-        if link is not None and not is_in_process_server(streams):
-            streams = _linked(streams, link)
         if MAJOR == 1:
             async with streams as (read, write), ClientSession(read, write, **options) as raw:
                 yield cls(raw, raw, await raw.initialize())
             return
-        if legacy:
-            options["mode"] = "legacy"
+        options = {**options, "mode": "legacy"} if legacy else dict(options)
         async with _mcp.Client(streams, **options) as client:
             yield cls(client, client.session, _as_initialize_result(client.session))
 
@@ -613,108 +614,6 @@ def _input_request(wanted: Mapping[str, Any]) -> Any:
         "roots/list": _types.ListRootsRequest,
     }[str(wanted.get("method"))]
     return kind.model_validate(wanted)
-
-
-class Link(Protocol):
-    """What stands in front of a session and answers what its server asks, in the place of callbacks.
-
-    Attributes:
-        capabilities: Declared to the server as they are, at `initialize`.
-    """
-
-    capabilities: dict[str, Any]
-
-    def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
-        """Answer a request of the server in the background; what is returned gives it up."""
-        ...
-
-
-class _LinkedReader:
-    """A read stream that hands the server's requests to a link; a `ping` stays with the session."""
-
-    def __init__(self, inner: Any, link: Link, write: Any) -> None:
-        self._inner = inner
-        self._link = link
-        self._write = write
-        self._open: dict[Any, Callable[[], object]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        try:
-            while True:
-                item = await self._inner.__anext__()
-                if isinstance(item, Exception) or not self._took(item):
-                    return item
-        except BaseException:
-            self._give_up()
-            raise
-
-    def _took(self, item: SessionMessage) -> bool:
-        method, request_id = describe(item)
-        if method == "notifications/cancelled":
-            give_up = self._open.pop(cancelled_id(item), None)
-            if give_up is not None:
-                give_up()
-            return give_up is not None
-        if method is None or request_id is None or method == "ping":
-            return False
-
-        async def reply(answer: dict[str, Any]) -> None:
-            self._open.pop(request_id, None)
-            try:
-                await self._write.send(message_from_json(answer))
-            except (ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                return  # the host answered rubbish, or the server is gone
-
-        self._open[request_id] = self._link.take(message_as_json(item), reply)
-        return True
-
-    def _give_up(self) -> None:
-        while self._open:
-            self._open.popitem()[1]()
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> Any:
-        self._give_up()
-        return await self._inner.__aexit__(*exc_info)
-
-
-class _LinkedWriter:
-    """A write stream whose `initialize` declares a link's capabilities."""
-
-    def __init__(self, inner: Any, link: Link) -> None:
-        self._inner = inner
-        self._link = link
-
-    async def send(self, item: SessionMessage) -> None:
-        if describe(item)[0] == "initialize":
-            message = _body(item)
-            message.params = {**(message.params or {}), "capabilities": self._link.capabilities}
-        await self._inner.send(item)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._inner.__aexit__(*exc_info)
-
-
-@asynccontextmanager
-async def _linked(streams: Any, link: Link) -> AsyncIterator[Streams]:
-    async with streams as (read, write):
-        yield _LinkedReader(read, link, write), _LinkedWriter(write, link)
 
 
 class _Validators:

@@ -44,6 +44,9 @@ class Bridge:
         client: What to serve. One that was not started is started by the host's `initialize`, with what the host can
             answer (sampling, elicitation, roots), and closed at the end.
         send: Sends the host one JSON-RPC message; called by several tasks.
+
+    Attributes:
+        capabilities: What the host said that it can, in its `initialize`.
     """
 
     def __init__(self, client: ResilientClient, send: Send) -> None:
@@ -162,11 +165,9 @@ class Bridge:
         """Start the client if it is ours to start, and answer as the real server did."""
         client = self._client
         if client.state is State.IDLE:
-            client.adopt(_sdk.LEGACY_SESSION)
-            self.capabilities = params.get("capabilities") or {}
-            client.adopt({"link": self})
-            if (info := params.get("clientInfo")) is not None:
-                client.adopt({"client_info": _sdk.implementation(info)})
+            capabilities, info = params.get("capabilities"), params.get("clientInfo")
+            self.capabilities = capabilities if isinstance(capabilities, dict) else {}
+            client.link(self, {**_sdk.LEGACY_SESSION, "client_info": info and _sdk.implementation(info)})
             await client.start(wait=False)
         result = _sdk.dump(await client.initialize())
         latest = min(str(result["protocolVersion"]), _sdk.LATEST_LEGACY_VERSION)

@@ -31,6 +31,7 @@ from .executor import Executor, Operation
 from .policy import Policy
 from .supervisor import Supervisor
 from .transports.http import safe_url
+from .transports.linked import Link
 
 if TYPE_CHECKING:
     from .bridge import BridgeTransport
@@ -125,10 +126,10 @@ class ResilientClient:
         self._handler = message_handler
         self._relays: list[Callable[[Any], Awaitable[None]]] = []
         self._options = {**callbacks, **session_options, "message_handler": self._on_message}
-        connector = Connector(server, policy, self._options, http_client, hub)
+        self._connector = Connector(server, policy, self._options, http_client, hub)
         judge = Classifier(policy, classifier)
         self._catalog = Catalog(judge)
-        self._supervisor = Supervisor(connector, policy, hub, self._on_ready)
+        self._supervisor = Supervisor(self._connector, policy, hub, self._on_ready)
         self._executor = Executor(self._supervisor, self._catalog, policy, hub, judge)
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
@@ -239,6 +240,8 @@ class ResilientClient:
         else:
             await anyio.lowlevel.checkpoint()
 
+    # --- what the bridge needs ---
+
     def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
         """Hand the session's other messages to `on_message`, too."""
         self._relays.append(on_message)
@@ -247,8 +250,9 @@ class ResilientClient:
         """Take back `relay`."""
         self._relays.remove(on_message)
 
-    def adopt(self, options: dict[str, Any]) -> None:
-        """Take session options for what was not given; they hold from the next connection on."""
+    def link(self, link: Link, options: dict[str, Any]) -> None:
+        """Let `link` answer what the server asks, and take `options` for what was not given, from the start on."""
+        self._connector.link = link
         for name, value in options.items():
             if self._options.get(name) is None:
                 self._options[name] = value
