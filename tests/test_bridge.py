@@ -230,6 +230,32 @@ async def test_a_server_that_cannot_be_started():
         assert "cannot be used" in result["content"][0]["text"]
 
 
+async def test_a_client_with_callbacks_of_its_own():
+    """They answer what the server asks; the host is not bothered."""
+
+    async def list_roots(_: Any) -> Any:
+        return _sdk.types.ListRootsResult.model_validate({"roots": [{"uri": "file:///a"}, {"uri": "file:///b"}]})
+
+    client = ResilientClient(sdk_server(), policy=QUICK, list_roots_callback=list_roots)
+    async with client.as_transport() as (read, write):
+        host = Host(read, write)
+        await host.greet()
+        assert (await host.call("count_roots"))["result"]["content"][0]["text"] == "2"
+        assert host.questions == []
+
+
+async def test_a_server_in_this_process():
+    """An SDK server object is served as any other."""
+    server = _sdk.HighLevelServer("inner")
+
+    @server.tool()
+    def echo(text: str) -> str:
+        return text
+
+    async with host_of(server) as host:
+        assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+
+
 async def test_a_client_that_runs_already():
     """It serves several hosts at the same time, stays open, and its server sees the client, not the hosts."""
     async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:

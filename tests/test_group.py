@@ -175,6 +175,8 @@ async def test_closing_is_bounded():
         assert not any(map(is_alive, pids))
         with pytest.raises(ServerUnavailable, match="the client is closed"):
             await group.call_tool("a__echo")
+        with pytest.raises(RuntimeError, match="the group is closed"):
+            await group.add("l", raw_server())
 
 
 async def test_a_cancelled_start_leaves_nothing():

@@ -41,6 +41,8 @@ Timeout: TypeAlias = float | timedelta | None
 
 _TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests that name what they are for."""
+_ASKED = ("sampling_callback", "elicitation_callback", "list_roots_callback")
+"""The callbacks that answer what a server asks."""
 _MARGIN = 1.0
 """Seconds beyond its own limits that closing may take."""
 
@@ -251,8 +253,12 @@ class ResilientClient:
         self._relays.remove(on_message)
 
     def link(self, link: Link, options: dict[str, Any]) -> None:
-        """Let `link` answer what the server asks, and take `options` for what was not given, from the start on."""
-        self._connector.link = link
+        """Let `link` answer what the server asks, and take `options` for what was not given, from the start on.
+
+        A client that was given callbacks of its own for that keeps them.
+        """
+        if not any(self._options.get(name) for name in _ASKED):
+            self._connector.link = link
         for name, value in options.items():
             if self._options.get(name) is None:
                 self._options[name] = value
@@ -517,7 +523,8 @@ class ResilientClient:
 
         For frameworks that insist on building the session themselves: `mcp.Client(client.as_transport())`, or
         `async with client.as_transport() as (read, write), ClientSession(read, write) as session`. A client that was
-        not started is started by the session's `initialize`, with that session's callbacks, and closed with it.
+        not started is started by the session's `initialize`, with that session's callbacks unless it was given its own
+        for sampling, elicitation or roots, and closed with it.
         """
         from .bridge import BridgeTransport  # noqa: PLC0415 - it stands above this module
 

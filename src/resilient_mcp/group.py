@@ -98,6 +98,7 @@ class ResilientClientGroup:
         self._options = {"on_event": on_event, **options}
         self._members: dict[str, _Member] = {}
         self._started = False
+        self._closed = False
         for name, server in (servers or {}).items():
             self._members[name] = self._member(name, server)
 
@@ -142,6 +143,7 @@ class ResilientClientGroup:
 
     async def aclose(self) -> None:
         """Close all servers side by side; takes no longer than the slowest of them may take alone."""
+        self._closed = True
         clients = [member.client for member in self._members.values() if member.owned]
         await _side_by_side(ResilientClient.aclose, clients)
 
@@ -175,7 +177,10 @@ class ResilientClientGroup:
 
         Raises:
             ValueError: The name is taken.
+            RuntimeError: The group is closed.
         """
+        if self._closed:
+            raise RuntimeError("the group is closed: make a new ResilientClientGroup")
         if name in self._members:
             raise ValueError(f"the group has a server {name!r}: remove it first, or choose another name")
         member = self._members[name] = self._member(name, server, policy)
