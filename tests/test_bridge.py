@@ -256,6 +256,41 @@ async def test_a_server_in_this_process():
         assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
 
 
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="2026-07-28 is spoken by mcp 2.x")
+async def test_a_server_that_asks_by_its_result():
+    """In front of a session at 2026-07-28 the client's callbacks give what a result asks for, round by round."""
+    server = _sdk.HighLevelServer("inner")
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    wanted = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": schema}}
+
+    async def greet(ctx):
+        given = (ctx.input_responses or {}).get("name")
+        if given is not None:
+            return f"hello {given.content['name']}"
+        result = {"inputRequests": {"name": wanted}} if ctx.request_state else {"requestState": "once more"}
+        return _sdk.types.InputRequiredResult.model_validate(result)
+
+    from mcp.server.mcpserver import Context
+
+    greet.__annotations__ = {"ctx": Context, "return": _sdk.types.InputRequiredResult | str}
+    server.tool(structured_output=False)(greet)
+    actions = ["decline", "accept"]
+
+    async def elicit(_: Any, params: Any) -> Any:
+        action = actions.pop()
+        if action == "decline":
+            return _sdk.types.ErrorData(code=-32042, message="nobody is here")
+        return _sdk.types.ElicitResult(action=action, content={"name": "Ada"})
+
+    async with ResilientClient(server, policy=QUICK, elicitation_callback=elicit) as client:
+        assert client.protocol_version == "2026-07-28"
+        async with client.as_transport() as (read, write):
+            host = Host(read, write)
+            assert (await host.greet())["result"]["protocolVersion"] == "2025-06-18"
+            assert (await host.call("greet"))["result"]["content"][0]["text"] == "hello Ada"
+            assert (await host.call("greet"))["error"]["message"] == "nobody is here"
+
+
 async def test_a_client_that_runs_already():
     """It serves several hosts at the same time, stays open, and its server sees the client, not the hosts."""
     async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:

@@ -469,7 +469,9 @@ class Session:
         for _ in range(_MAX_ROUNDS):
             if answered.get("resultType") != "input_required" or self.is_legacy:
                 break
-            responses = {key: await self._input(wanted) for key, wanted in answered.get("inputRequests", {}).items()}
+            responses = {
+                key: await self._input(wanted) for key, wanted in (answered.get("inputRequests") or {}).items()
+            }
             if not responses:
                 await anyio.sleep(_ROUND_PAUSE)
             again = {"inputResponses": responses or None, "requestState": answered.get("requestState")}
