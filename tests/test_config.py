@@ -107,7 +107,7 @@ def test_all_problems_at_once(tmp_path: Path):
     assert problems(tmp_path, text) == [
         "resilience: Policy has no key 'retri' (value {}): did you mean 'retry'?",
         "server 'a': has neither 'command' nor 'url': did 'comand' mean 'command'?",
-        "server 'a': args.1: input should be a valid string",
+        "server 'a': args.1: must be a string: put it in quotes",
         "server 'b': type: input should be 'stdio', 'http', 'streamable-http', 'streamableHttp' or 'sse' (value 'htp')",
         "server 'c': resilience.retry.attempts: input should be greater than or equal to 1 (value 0)",
         'server \'d\': must be an object: write {"command": "..."} or {"url": "..."}',
@@ -128,6 +128,9 @@ def test_all_problems_at_once(tmp_path: Path):
         ({"type": "stdio", "url": "http://x"}, "type: is 'stdio', which needs 'command': add it, or leave 'type' out"),
         ({"type": "http", "command": "x"}, "type: is 'http', which needs 'url': add it, or leave 'type' out"),
         ({"command": "x", "headers": {"a": "b"}}, "headers: says nothing to a server with 'command': remove it"),
+        ({"command": "x", "args": "y"}, 'args: must be a list: write ["one", "two"]'),
+        ({"command": "x", "env": ["Y=1"]}, 'env: must be an object: write {"NAME": "value"}'),
+        ({"command": "x", "disabled": "no"}, "disabled: must be true or false, without quotes (value 'no')"),
         ({"command": "x", "envFile": ".env"}, "envFile: is not read here: put its variables into 'env', or export"),
         ({"command": "x", "resilience": 5}, 'resilience: must be an object: write {"retry": {"attempts": 6}}'),
         (

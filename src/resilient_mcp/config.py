@@ -171,6 +171,13 @@ _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = frozenset({"env", "headers", "args"})
 """Keys whose values are never shown."""
+_REMEDIES = {
+    "string_type": "must be a string: put it in quotes",
+    "list_type": 'must be a list: write ["one", "two"]',
+    "dict_type": 'must be an object: write {"NAME": "value"}',
+    "bool_type": "must be true or false, without quotes",
+}
+"""By pydantic's type of error: what is wrong, and what to write."""
 _HTTP = frozenset({"http", "streamable-http", "streamableHttp"})
 _NEEDLESS = {"command": ("headers",), "url": ("args", "env", "cwd")}
 """The two ways to reach a server, and the keys that say nothing to it."""
@@ -271,7 +278,8 @@ class _Reader:
             return _Entry.model_validate(value)
         except ValidationError as exc:
             for error in exc.errors(include_url=False):
-                key, message = ".".join(map(str, error["loc"])), _said(error["msg"])
+                key = ".".join(map(str, error["loc"]))
+                message = _REMEDIES.get(error["type"]) or _said(error["msg"])
                 shown = "" if error["loc"][0] in _SECRET else f" (value {_shown(str(error['loc'][0]), error['input'])})"
                 self._add(name, key, f"{message}{shown}")
         return None
