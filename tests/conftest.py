@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from .npm import everything
+
+__all__ = ["everything"]
+
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,47 +15,21 @@ from pydantic import AnyUrl
 
 from resilient_mcp import Change, Connected, ResilientClient, Restored
 
+from .npm import NODE, needs_npm, program
 from .support import QUICK, HttpServer, Recorder, children, text_of
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(
-        shutil.which("npm") is None and "CI" not in os.environ, reason="needs npm, which this machine has not"
-    ),
-]
-
-PACKAGE = "@modelcontextprotocol/server-everything@2026.8.31"
-LOOPBACK_ONLY = """
-process.stdin.resume().on("end", () => process.exit());  // it ends with its test, however that ends
-const net = require("net");
-const listen = net.Server.prototype.listen;
-net.Server.prototype.listen = function (port, ...rest) {
-  return listen.call(this, port, "127.0.0.1", ...rest.filter((x) => typeof x === "function"));
-};
-"""
-
-
-@pytest.fixture(scope="session")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The server's program, installed once per run."""
-    folder = tmp_path_factory.mktemp("everything")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), PACKAGE]
-    subprocess.run(command, check=True, capture_output=True, timeout=180)
-    (folder / "loopback.cjs").write_text(LOOPBACK_ONLY)
-    return folder
+pytestmark = [pytest.mark.anyio, needs_npm]
 
 
 @asynccontextmanager
 async def client_on(
     transport: str, folder: Path, events: Recorder
 ) -> AsyncIterator[tuple[ResilientClient, HttpServer]]:
-    program = str(folder / "node_modules/@modelcontextprotocol/server-everything/dist/index.js")
-    node = shutil.which("node") or "node"
-    command = [node, "--require", str(folder / "loopback.cjs"), program, "streamableHttp"]
+    command = [NODE, "--require", str(folder / "loopback.cjs"), program(folder), "streamableHttp"]
     server = HttpServer(command=command)
     try:
         if transport == "stdio":
-            parameters = StdioServerParameters(command=node, args=[program, "stdio"])
+            parameters = StdioServerParameters(command=NODE, args=[program(folder), "stdio"])
             async with ResilientClient(parameters, policy=QUICK, on_event=events) as client:
                 yield client, server
             return
@@ -81,7 +53,7 @@ async def crash(transport: str, server: HttpServer, before: set[int]) -> None:
 @pytest.mark.timeout(200)  # the first use installs the package
 def test_the_package_is_there(everything: Path):
     """npm installs the server."""
-    assert (everything / "node_modules/@modelcontextprotocol/server-everything/dist/index.js").exists()
+    assert Path(program(everything)).exists()
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])

@@ -78,7 +78,7 @@ def test_every_event_is_named():
 def test_every_example_is_linked():
     """And every link leads somewhere."""
     linked = set(re.findall(r"\]\((examples/[\w.]+)\)", README))
-    assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+    assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")}
 
 
 def test_the_docstrings_examples_run():
@@ -86,7 +86,7 @@ def test_the_docstrings_examples_run():
     import doctest
     import importlib
 
-    for module in ("classifier", "client", "policy"):
+    for module in ("classifier", "client", "group", "policy"):
         result = doctest.testmod(importlib.import_module(f"resilient_mcp.{module}"))
         assert result.attempted
         assert not result.failed

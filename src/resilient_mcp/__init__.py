@@ -2,6 +2,7 @@
 
 from .classifier import Category, Failure, Verdict, explain
 from .client import ResilientClient
+from .config import ConfigError
 from .errors import (
     CircuitOpen,
     ConnectionLost,
@@ -34,6 +35,7 @@ from .events import (
 )
 from .evidence import Delivery, Evidence, ExitStatus
 from .gate import Circuit
+from .group import ResilientClientGroup, ServerHealth
 from .policy import (
     BreakerPolicy,
     BudgetPolicy,
@@ -64,6 +66,7 @@ __all__ = [
     "Circuit",
     "CircuitOpen",
     "Concurrency",
+    "ConfigError",
     "Connected",
     "ConnectionLost",
     "DeadlineExceeded",
@@ -87,6 +90,7 @@ __all__ = [
     "RateLimitExceeded",
     "ResilienceError",
     "ResilientClient",
+    "ResilientClientGroup",
     "RestartPolicy",
     "RestartScheduled",
     "Restored",
@@ -94,6 +98,7 @@ __all__ = [
     "RetryScheduled",
     "ServedStale",
     "ServerFailed",
+    "ServerHealth",
     "ServerUnavailable",
     "State",
     "StateChanged",

@@ -25,7 +25,7 @@ from mcp.server import Server
 from mcp.shared._httpx_utils import create_mcp_http_client, next_request_within_origin
 from mcp.shared.memory import create_client_server_memory_streams
 from mcp.shared.message import SessionMessage
-from pydantic import AnyUrl
+from pydantic import AnyUrl, PrivateAttr
 from referencing import Registry
 from typing_extensions import Self
 
@@ -67,6 +67,7 @@ TransportFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Any
 INTERNAL_ERROR = -32603
 CONNECTION_CLOSED = -32000
 PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 UNSUPPORTED_PROTOCOL_VERSION = -32022
@@ -106,6 +107,21 @@ class ErrorBase(_ErrorBase):
 
     def __str__(self) -> str:
         return self.message
+
+
+def error(code: int, message: str, data: Any = None) -> Exception:
+    """An error as the installed SDK raises a server's."""
+    return cast(
+        "Exception",
+        MCPError(types.ErrorData(code=code, message=message, data=data))
+        if MAJOR == 1
+        else MCPError(code, message, data),
+    )
+
+
+def implementation(value: Mapping[str, Any]) -> types.Implementation:
+    """A client's or server's name and version, from JSON."""
+    return types.Implementation.model_validate(value)
 
 
 def error_result(text: str) -> types.CallToolResult:
@@ -155,6 +171,12 @@ def add_meta(item: SessionMessage, meta: Mapping[str, object] | None) -> None:
         params = dict(message.params or {})
         params["_meta"] = {**(params.get("_meta") or {}), **meta}
         message.params = params
+
+
+def declare(item: SessionMessage, capabilities: Mapping[str, Any]) -> None:
+    """Let an outgoing `initialize` declare `capabilities`, as they are."""
+    message = _body(item)
+    message.params = {**(message.params or {}), "capabilities": capabilities}
 
 
 def cancelled_id(item: SessionMessage) -> Any:
@@ -327,6 +349,34 @@ LISTS = {
 """The SDK's list methods and their JSON-RPC methods."""
 
 
+_LISTED: dict[str, tuple[str, str, Any]] = {
+    "list_tools": ("tools", "tools", types.ListToolsResult),
+    "list_resources": ("resources", "resources", types.ListResourcesResult),
+    "list_resource_templates": ("resourceTemplates", "resources", types.ListResourceTemplatesResult),
+    "list_prompts": ("prompts", "prompts", types.ListPromptsResult),
+}
+"""Per list method: the items' key on the wire, the server capability it needs, the result type."""
+
+
+def has_list(capabilities: Any, method: str) -> bool:
+    """Whether a server with `capabilities` answers a list method."""
+    return getattr(capabilities, _LISTED[method][1], None) is not None
+
+
+def listed(method: str, page: Any) -> list[Any]:
+    """The items of one page of a list."""
+    key = _LISTED[method][0]
+    return cast(
+        "list[Any]", page.resource_templates if MAJOR != 1 and key == "resourceTemplates" else getattr(page, key)
+    )
+
+
+def listing(method: str, items: list[Any], meta: Mapping[str, Any] | None) -> Any:
+    """A list result with `items`, all on one page."""
+    key, _, kind = _LISTED[method]
+    return kind.model_validate({key: items, "_meta": meta})
+
+
 class Session:
     """One negotiated session: an SDK `ClientSession`, on 2.x inside the `mcp.Client` that negotiated it.
 
@@ -436,12 +486,162 @@ class Session:
         method = "subscribe_resource" if subscribed else "unsubscribe_resource"
         return await self.invoke(method, uri if MAJOR == 1 else str(uri), **options)
 
+    async def request(self, method: str, params: Mapping[str, Any] | None, progress: Any) -> Any:
+        """Any request, as it is on the wire; the result as it came, nothing validated or left out.
+
+        On 2.x, where a server asks for input by its result (2026-07-28), the session's callbacks give it.
+        """
+        answered = await self._exchange(method, params, progress)
+        for _ in range(_MAX_ROUNDS):
+            if answered.get("resultType") != "input_required" or self.is_legacy:
+                break
+            responses = {
+                key: await self._input(wanted) for key, wanted in (answered.get("inputRequests") or {}).items()
+            }
+            if not responses:
+                await anyio.sleep(_ROUND_PAUSE)
+            again = {"inputResponses": responses or None, "requestState": answered.get("requestState")}
+            more = {key: value for key, value in again.items() if value is not None}
+            answered = await self._exchange(method, {**(params or {}), **more}, progress)
+        return ToolAnswer.of(answered) if method == "tools/call" else answered
+
+    async def _exchange(self, method: str, params: Mapping[str, Any] | None, progress: Any) -> dict[str, Any]:
+        """One request and its result, both as JSON."""
+        data = _Json({"method": method, **({} if params is None else {"params": _copied(params)})})
+        if MAJOR == 1:
+            answered = await self.raw.send_request(data, _Json, progress_callback=progress)
+        else:  # `send_request` drops what it does not know, and refuses what does not conform
+            options: dict[str, Any] = {} if progress is None else {"on_progress": progress}
+            self.raw._stamp(data, options)  # noqa: SLF001
+            answered = await self.raw._dispatcher.send_raw_request(method, data.get("params"), options)  # noqa: SLF001
+        return cast("dict[str, Any]", answered)
+
+    async def _input(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """What the session's callbacks answer to one embedded request of the server."""
+        request = _input_request(wanted)
+        context = import_module("mcp.client.session").ClientRequestContext(session=self.raw, request_id="input")
+        answered = await self.raw.dispatch_input_request(context, request)
+        if isinstance(answered, types.ErrorData):
+            raise MCPError.from_error_data(answered)
+        return dump(answered)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
+        """Any notification, as it is on the wire."""
+        data = _Json({"method": method, **({} if params is None else {"params": _copied(params)})})
+        await self.raw.send_notification(data)
+
     async def cancel(self, request_id: Any, reason: str) -> None:
         """Tell the server that nobody waits for `request_id` any more. 2.x does that by itself."""
         if MAJOR == 1:
             params = _types.CancelledNotificationParams(requestId=request_id, reason=reason)
             notification = _types.CancelledNotification(method="notifications/cancelled", params=params)
             await self.raw.send_notification(_types.ClientNotification(notification))
+
+
+# --- What passes as it is on the wire -------------------------------------------------------------------------------
+
+_MAX_ROUNDS = 10
+"""Rounds of input that one request may take (the SDK's own limit)."""
+_ROUND_PAUSE = 0.25
+"""Seconds before the next round when a server only asks to be asked again."""
+
+
+class _Json(dict[str, Any]):
+    """JSON in the place of a pydantic model: what the SDK calls on its models gives the JSON itself."""
+
+    name_param = None
+
+    def model_dump(self, **_: object) -> dict[str, Any]:
+        return self
+
+    @staticmethod
+    def model_validate(value: dict[str, Any], **_: object) -> dict[str, Any]:
+        return value
+
+
+def _copied(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` with a `_meta` of its own, for the SDK writes into both."""
+    copied = dict(params)
+    if isinstance(copied.get("_meta"), dict):
+        copied["_meta"] = dict(copied["_meta"])
+    return copied
+
+
+class ToolAnswer(types.CallToolResult):
+    """A tool result that also keeps the JSON that it came as."""
+
+    _json: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _owner: int = PrivateAttr(default=0)
+
+    @classmethod
+    def of(cls, answered: dict[str, Any]) -> ToolAnswer:
+        """A result from its JSON; one that does not conform has no content but in its JSON."""
+        try:
+            result = cls.model_validate(answered)
+        except ValueError:
+            result = cls.model_validate({"content": [], "isError": answered.get("isError") is True})
+        result.keep(answered)
+        return result
+
+    def keep(self, answered: dict[str, Any]) -> None:
+        """Remember what it came as."""
+        self._json, self._owner = answered, id(self)
+
+    def as_it_came(self) -> dict[str, Any]:
+        """The JSON; of a copy that was changed since, the JSON of what it is now."""
+        return self._json if self._owner == id(self) else dump(self)
+
+
+def dump(model: Any) -> dict[str, Any]:
+    """A model of the SDK as JSON, the way the SDK sends it."""
+    return cast("dict[str, Any]", model.model_dump(by_alias=True, mode="json", exclude_none=True))
+
+
+def as_json(result: Any) -> dict[str, Any]:
+    """A result as JSON: as it came if it came as JSON."""
+    if isinstance(result, dict):
+        return result
+    return result.as_it_came() if isinstance(result, ToolAnswer) else dump(result)
+
+
+def notification_as_json(message: Any) -> dict[str, Any] | None:
+    """What a `message_handler` got as JSON: method and params; None when it is no notification."""
+    body = getattr(message, "root", message)
+    method = getattr(body, "method", None)
+    return dump(body) if isinstance(method, str) and method.startswith("notifications/") else None
+
+
+def message_as_json(item: SessionMessage) -> dict[str, Any]:
+    """A JSON-RPC message of a stream as JSON."""
+    unset = MAJOR != 1
+    message = _body(item).model_dump(by_alias=True, mode="json", exclude_none=not unset, exclude_unset=unset)
+    return cast("dict[str, Any]", message)
+
+
+def message_from_json(message: dict[str, Any]) -> SessionMessage:
+    """JSON as a JSON-RPC message for a stream.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if MAJOR == 1:
+        return SessionMessage(_types.JSONRPCMessage.model_validate(message))
+    return SessionMessage(_types.jsonrpc_message_adapter.validate_python(message, by_name=False))
+
+
+LEGACY_SESSION: dict[str, Any] = {} if MAJOR == 1 else {"mode": "legacy"}
+"""Session options for a session negotiated by `initialize`."""
+LATEST_LEGACY_VERSION = "2025-11-25"
+"""The latest protocol version that is negotiated by `initialize`."""
+
+
+def _input_request(wanted: Mapping[str, Any]) -> Any:
+    kind = {
+        "sampling/createMessage": _types.CreateMessageRequest,
+        "elicitation/create": _types.ElicitRequest,
+        "roots/list": _types.ListRootsRequest,
+    }[str(wanted.get("method"))]
+    return kind.model_validate(wanted)
 
 
 class _Validators:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import math
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 from mcp import types
 from typing_extensions import Self
 
@@ -26,6 +27,7 @@ from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector, Invoke
 from .degrade import Degrade, Fallback
+from .errors import ServerUnavailable
 from .event_stream import EventStream
 from .events import Hub, Listener, State, check_listener, current_call
 from .executor import Executor
@@ -41,11 +43,19 @@ from .subscriptions import Subscriptions
 from .supervisor import Supervisor, reason_of
 from .telemetry import IS_INSTALLED, Telemetry
 from .transports.http import safe_url
+from .transports.linked import Link
 from .watch import Change, ListenWatcher, Watcher
+
+if TYPE_CHECKING:
+    from .bridge import BridgeTransport
 
 Timeout: TypeAlias = float | timedelta | None
 
 
+_TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
+"""Requests that name what they are for."""
+_ASKED = ("sampling_callback", "elicitation_callback", "list_roots_callback")
+"""The callbacks that answer what a server asks."""
 _MARGIN = 1.0
 """Seconds beyond its own limits that closing may take."""
 
@@ -129,7 +139,9 @@ class ResilientClient:
         self._redactor = Redactor.of(server, http_client)
         self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
         judge = Classifier(policy, classifier, self._redactor)
-        self._subscriptions = Subscriptions(policy, hub, judge, lambda: self._supervisor.ready, message_handler)
+        self._handler = message_handler
+        self._relays: list[Callable[[Any], Awaitable[None]]] = []
+        self._subscriptions = Subscriptions(policy, hub, judge, lambda: self._supervisor.ready, self._on_message)
         callbacks = {
             "sampling_callback": sampling_callback,
             "elicitation_callback": elicitation_callback,
@@ -139,7 +151,8 @@ class ResilientClient:
             "client_info": client_info,
         }
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
-        connector = Connector(server, policy, {**callbacks, **session_options}, http_client, hub)
+        self._options = {**callbacks, **session_options}
+        self._connector = connector = Connector(server, policy, self._options, http_client, hub)
         self._catalog = Catalog(judge, hub)
         self._subscriptions.feed(self._catalog.changed)
         self._gate = Gate(policy, hub)
@@ -216,8 +229,11 @@ class ResilientClient:
             exit_status=None if evidence is None else evidence.exit,
         )
 
-    async def start(self) -> None:
+    async def start(self, *, wait: bool = True) -> None:
         """Connect, and wait until the server is ready.
+
+        Args:
+            wait: False to begin in the background: a start that fails is tried again, as a lost connection is.
 
         Raises:
             ServerFailed: It cannot work as configured: command not found, refused credentials, no shared version.
@@ -228,7 +244,9 @@ class ResilientClient:
             raise RuntimeError(f"the client of {self.name!r} was started before: make a new ResilientClient")
         self._done = anyio.Event()
         self._supervisor.begin()
-        self._task = _spawn(self._run)
+        self._task = spawn(self._run)
+        if not wait:
+            return
         try:
             await self.wait_ready()
         except BaseException:
@@ -279,6 +297,15 @@ class ResilientClient:
             limit = self.policy.timeout.ready
         await self._supervisor.lend(anyio.current_time() + limit)
 
+    async def wait_tried(self) -> None:
+        """Wait until the first try to connect ended, well or not; a server that hangs has `policy.timeout.connect`."""
+        await self._supervisor.wait_tried()
+
+    @property
+    def error(self) -> ServerUnavailable | None:
+        """Why there is no connection, as a call would be told; None while there is one."""
+        return None if self._supervisor.ready is not None else self._supervisor.unavailable()
+
     async def restart(self) -> None:
         """Replace the connection now, restarting the process; wakes a suspended or failed server.
 
@@ -287,6 +314,36 @@ class ResilientClient:
         """
         self._supervisor.restart()
         await self.wait_ready()
+
+    async def _on_message(self, message: Any) -> None:
+        """What the session hands to a `message_handler` goes to the user's and to every host in front."""
+        for relay in list(self._relays):  # first, lest an answer overtakes what came before it
+            await relay(message)
+        if self._handler is not None:
+            await self._handler(message)
+        else:
+            await anyio.lowlevel.checkpoint()
+
+    # --- what the bridge needs ---
+
+    def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
+        """Hand the session's other messages to `on_message`, too."""
+        self._relays.append(on_message)
+
+    def unrelay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
+        """Take back `relay`."""
+        self._relays.remove(on_message)
+
+    def link(self, link: Link, options: dict[str, Any]) -> None:
+        """Let `link` answer what the server asks, and take `options` for what was not given, from the start on.
+
+        A client that was given callbacks of its own for that keeps them.
+        """
+        if not any(self._options.get(name) for name in _ASKED):
+            self._connector.link = link
+        for name, value in options.items():
+            if self._options.get(name) is None:
+                self._options[name] = value
 
     async def _on_ready(self, connection: Connection) -> None:
         self._last = connection.session
@@ -592,6 +649,51 @@ class ResilientClient:
             target=target,
         )
 
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, progress_callback: Any = None
+    ) -> dict[str, Any]:
+        """Send any request as it is on the wire, and get its result as it came: nothing validated or left out.
+
+        Args:
+            method: The JSON-RPC method. What is no `tools/call` is taken to be repeatable.
+            params: Its params, as JSON.
+            progress_callback: As on `call_tool`.
+
+        Raises:
+            ResilienceError: As `call_tool`.
+            MCPError: The server's own error.
+        """
+        key = "uri" if method.startswith("resources/") else "name"
+        target = (params or {}).get(key) if method in _TARGETED else None
+        arguments = (params or {}).get("arguments")
+        operation = self._operation(
+            method,
+            lambda session, progress: session.request(method, params, progress),
+            target=target if isinstance(target, str) else None,
+            progress=progress_callback,
+            arguments=arguments,
+        )
+        if operation.tool is None:
+            return _sdk.as_json(await self._degrade.run(operation))
+        arguments = arguments if isinstance(arguments, dict) else None
+        return _sdk.as_json(await self._degrade.call_tool(operation, operation.tool, arguments))
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
+        """Send any notification as it is on the wire."""
+        await self._run_operation(method, lambda session, _: session.notify(method, params))
+
+    def as_transport(self) -> BridgeTransport:
+        """A transport whose other end is an MCP server in front of this client.
+
+        For frameworks that insist on building the session themselves: `mcp.Client(client.as_transport())`, or
+        `async with client.as_transport() as (read, write), ClientSession(read, write) as session`. A client that was
+        not started is started by the session's `initialize`, with that session's callbacks unless it was given its own
+        for sampling, elicitation or roots, and closed with it.
+        """
+        from .bridge import BridgeTransport  # noqa: PLC0415 - it stands above this module
+
+        return BridgeTransport(self)
+
     async def send_notification(self, notification: Any, *args: Any, **options: Any) -> None:
         """Send any notification, as on `ClientSession`."""
         body = getattr(notification, "root", notification)
@@ -695,7 +797,7 @@ def _seconds(what: str, value: Timeout) -> float | None:
     return seconds
 
 
-def _spawn(function: Callable[[], Any]) -> object:
+def spawn(function: Callable[[], Any]) -> object:
     """Run `function` in a task that belongs to nobody's scope, so that it can be closed from any task."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():

@@ -23,6 +23,7 @@ from .policy import Policy
 from .redact import Redactor
 from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of
+from .transports.linked import Link, linked
 from .transports.stdio import stdio
 
 _END_PATIENCE = 2.0
@@ -264,6 +265,10 @@ class Connector:
         options: Callbacks and options for the SDK's session.
         http_client: The user's HTTP client, which stays the user's to close; None to make one when it is needed.
         hub: Where to report garbage.
+
+    Attributes:
+        link: Answers what the server asks, from the next connection on, or None; a server in this process that is
+            called without a wire (mcp 2.x) does not ask it.
     """
 
     def __init__(self, server: Any, policy: Policy, options: Mapping[str, Any], http_client: Any, hub: Hub) -> None:
@@ -274,6 +279,7 @@ class Connector:
         self._own_client: Any = None
         self._hub = hub
         self._legacy = False
+        self.link: Link | None = None
         self.is_process = isinstance(server, _sdk.StdioServerParameters)
 
     async def __aenter__(self) -> Self:
@@ -301,6 +307,8 @@ class Connector:
         try:
             with handshake.scope:
                 target = self._target(opening)
+                if self.link is not None and opening.wired:
+                    target = linked(target, self.link)
                 token = current_attempt.set(handshake)
                 async with _sdk.Session.open(target, self._options, legacy=self._legacy) as session:
                     current_attempt.reset(token)

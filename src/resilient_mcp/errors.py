@@ -100,6 +100,7 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
     Attributes:
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
         stderr: The last of what the process wrote to stderr; untrusted text.
+        reason: What happened, in a few words, without server and state.
     """
 
     def __init__(
@@ -109,11 +110,13 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         advice: str,
         exit_status: int | None = None,
         stderr: str = "",
+        reason: str = "",
         **context: object,
     ) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.exit_status = exit_status
         self.stderr = stderr
+        self.reason = reason or message
 
 
 class ServerFailed(ServerUnavailable):

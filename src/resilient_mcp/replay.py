@@ -112,7 +112,7 @@ class Replay:
         timeout: Seconds that one request may take.
         classifier: Says whether a failure is the whole connection's.
         hub: Where to report.
-        handler: The user's `message_handler`, or None.
+        handler: Gets an update of each resource that the user subscribed to, where one may have been missed.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Replay:
         classifier: Classifier,
         hub: Hub,
         *,
-        handler: Callable[[Any], Awaitable[None]] | None,
+        handler: Callable[[Any], Awaitable[None]],
     ) -> None:
         self._desk = desk
         self._ledger = desk.ledger
@@ -248,13 +248,13 @@ class Replay:
     def _tell_handler(self, keys: list[Key], tg: anyio.abc.TaskGroup) -> None:
         """Let the user's `message_handler` have an update of each resource that the user subscribed to."""
         for key in keys:
-            if self._handler is not None and isinstance(key, Resource) and USER in self._ledger.holders(key):
-                tg.start_soon(self._update_handler, self._handler, key.uri)
+            if isinstance(key, Resource) and USER in self._ledger.holders(key):
+                tg.start_soon(self._update_handler, key.uri)
 
-    async def _update_handler(self, handler: Callable[[Any], Awaitable[None]], uri: str) -> None:
+    async def _update_handler(self, uri: str) -> None:
         async with self._handler_turn:  # the SDK of 1.x hands it one message at a time
             try:
-                await handler(_sdk.resource_updated(uri))
+                await self._handler(_sdk.resource_updated(uri))
             except Exception:
                 logger.exception("message_handler raised on an update of %s", printable(uri, 200))
 

@@ -37,7 +37,7 @@ class Subscriptions:
         hub: Where to report.
         classifier: Says whether a failure is the whole connection's.
         current: Gives the connection that takes calls, or None.
-        handler: The user's `message_handler`, or None.
+        handler: Gets every message, and an update of each resource that may have been missed.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Subscriptions:
         hub: Hub,
         classifier: Classifier,
         current: Callable[[], Connection | None],
-        handler: Callable[[Any], Awaitable[None]] | None,
+        handler: Callable[[Any], Awaitable[None]],
     ) -> None:
         self._policy = policy
         self._hub = hub
@@ -66,10 +66,7 @@ class Subscriptions:
             kind, uri = change
             for watcher in list(self._desk.watchers):
                 watcher.notify(kind, uri)
-        if self._handler is None:
-            await anyio.lowlevel.checkpoint()
-        else:
-            await self._handler(message)
+        await self._handler(message)
 
     def feed(self, on_change: Callable[[], object]) -> None:
         """Call `on_change` whenever the server's list of tools changed, or may have."""

@@ -27,11 +27,13 @@ _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 """States in which a call waits for the connection; in all others it fails at once."""
 
 
+CLIENT_CLOSED = "the client was closed"
+"""Why the last connection of a client ended."""
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
 """Seconds a process that seems to hang gets to answer a ping; half an attempt if that is less, so that the call that is
 under way meanwhile is ended by the verdict, not by its own time limit."""
-_CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the client was closed")
+_CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED)
 _RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for")
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
@@ -253,6 +255,11 @@ class Supervisor:
             raise self.unavailable()
         return connection
 
+    async def wait_tried(self) -> None:
+        """Wait until the first try to connect ended, well or not."""
+        while self.state in {State.IDLE, State.CONNECTING}:
+            await self._changed.wait()
+
     def lost(self, connection: Connection, evidence: Evidence) -> None:
         """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""
         connection.lose(evidence)
@@ -288,7 +295,7 @@ class Supervisor:
             return ServerUnavailable(text, advice=text, server=name, **context)
         reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
-        facts: dict[str, Any] = {"server": name, **context}
+        facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
             code = exit_status.code
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code

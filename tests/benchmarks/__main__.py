@@ -15,8 +15,9 @@ from ._plain import VERSION
 from .measures import COMPARISONS as BESIDE_THE_SDK
 from .measures import Row
 from .overhead import overhead
+from .wrapping import wrapping
 
-COMPARISONS = {**BESIDE_THE_SDK, "overhead": overhead}
+COMPARISONS = {**BESIDE_THE_SDK, "overhead": overhead, "wrapping": wrapping}
 
 
 def _cells(row: Row) -> list[str]:

@@ -23,9 +23,9 @@ from resilient_mcp import CircuitOpen, Concurrency, LoopGuard, Policy, RateLimit
 
 from ._plain import BASELINES, Connect, Endpoint
 
-_ROOT = Path(__file__).parents[2]
-_OURS = "ResilientClient"
-_REPLACED = next(iter(BASELINES))
+ROOT = Path(__file__).parents[2]
+OURS = "ResilientClient"
+REPLACED = next(iter(BASELINES))
 _AT_ONCE = 64
 _MB = 1_000_000
 
@@ -103,18 +103,18 @@ def _with_everything(endpoint: Endpoint) -> ResilientClient:
 
 def _stdio(module: str, *arguments: str) -> StdioServerParameters:
     args = ["-m", f"tests.benchmarks.{module}", *arguments]
-    return StdioServerParameters(command=sys.executable, args=args, cwd=_ROOT)
+    return StdioServerParameters(command=sys.executable, args=args, cwd=ROOT)
 
 
-_SDK_SERVER = _stdio("sdk_server", "stdio")
-_RAW_SERVER = _stdio("raw_server")
+SDK_SERVER = _stdio("sdk_server", "stdio")
+RAW_SERVER = _stdio("raw_server")
 
 
 @contextmanager
 def _http_server(kind: str) -> Iterator[str]:
     """The URL of a Streamable HTTP server that lives as long as this context."""
     command = [sys.executable, "-m", "tests.benchmarks.sdk_server", kind]
-    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().strip()
@@ -128,11 +128,11 @@ async def _sides(
 ) -> AsyncIterator[dict[str, Any]]:
     """Every side connected at the same time; on stdio each has a server of its own."""
     async with AsyncExitStack() as stack:
-        connects = {**baselines, _OURS: ours}
+        connects = {**baselines, OURS: ours}
         yield {name: await stack.enter_async_context(connect(endpoint)) for name, connect in connects.items()}
 
 
-async def _turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) -> Figures:
+async def turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) -> Figures:
     """`rounds` figures of each side, in an order that is reversed from round to round."""
     figures: Figures = {name: [] for name in sides}
     for number in range(rounds):
@@ -144,14 +144,14 @@ async def _turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int)
 
 async def _compare(endpoint: Endpoint, measure: Measure, rounds: int, ours: Connect = _resilient) -> Figures:
     async with _sides(endpoint, BASELINES, ours) as sides:
-        await _turn_by_turn(sides, measure, 1)  # the first round warms up
-        return await _turn_by_turn(sides, measure, rounds)
+        await turn_by_turn(sides, measure, 1)  # the first round warms up
+        return await turn_by_turn(sides, measure, rounds)
 
 
 def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row]:
     """One row per baseline; the goal is for what `ResilientClient` replaces."""
     return [
-        Row(what, unit, name, figures[name], figures[_OURS], goal if name == _REPLACED else None)
+        Row(what, unit, name, figures[name], figures[OURS], goal if name == REPLACED else None)
         for name in BASELINES
         if name in figures
     ]
@@ -166,7 +166,7 @@ async def _call(client: Any, tool: str, arguments: dict[str, Any], **options: An
     return result.content[0].text
 
 
-async def _p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> float:
+async def p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> float:
     """Median milliseconds of calls that follow each other."""
     times = []
     for _ in range(calls):
@@ -229,8 +229,8 @@ async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
 async def sequential(*, quick: bool) -> list[Row]:
     """One stdio call after the other: the p50 of a call. The raw server's row shows the clients with little else."""
     rounds = 3 if quick else 20
-    figures = await _compare(_SDK_SERVER, partial(_p50, calls=100), rounds)
-    raw = await _compare(_RAW_SERVER, partial(_p50, calls=200), rounds)
+    figures = await _compare(SDK_SERVER, partial(p50, calls=100), rounds)
+    raw = await _compare(RAW_SERVER, partial(p50, calls=200), rounds)
     return [
         *_rows("stdio, one after the other, p50", "ms", figures, Goal(1.05)),
         *_rows("  the same, raw server", "ms", raw, None),
@@ -256,8 +256,8 @@ async def strategies(*, quick: bool) -> list[Row]:
 async def at_once(*, quick: bool) -> list[Row]:
     """64 stdio calls at once: throughput. The SDK's server is slower than the clients; the raw one is not."""
     rounds = 2 if quick else 10
-    figures = await _compare(_SDK_SERVER, partial(_throughput, batches=8), rounds)
-    raw = await _compare(_RAW_SERVER, partial(_throughput, batches=16), rounds)
+    figures = await _compare(SDK_SERVER, partial(_throughput, batches=8), rounds)
+    raw = await _compare(RAW_SERVER, partial(_throughput, batches=16), rounds)
     return [
         *_rows("stdio, 64 at once", "calls/s", figures, Goal(1.1, at_least=True)),
         *_rows("  the same, raw server", "calls/s", raw, None),
@@ -272,19 +272,19 @@ async def big(*, quick: bool) -> list[Row]:
     """
     rows = []
     plan = {1: 7, 5: 5, 20: 1 if quick else 3, 50: 1}
-    async with _sides(_RAW_SERVER, {_REPLACED: BASELINES[_REPLACED]}) as sides:
-        ours = {_OURS: sides[_OURS]}
-        await _turn_by_turn(sides, partial(_big, size=1000), 1)
+    async with _sides(RAW_SERVER, {REPLACED: BASELINES[REPLACED]}) as sides:
+        ours = {OURS: sides[OURS]}
+        await turn_by_turn(sides, partial(_big, size=1000), 1)
         for megabytes, rounds in plan.items():
             both = not (quick and megabytes > 20)  # the plain side needs 20 s there
-            figures = await _turn_by_turn(sides if both else ours, partial(_big, size=megabytes * _MB), rounds)
+            figures = await turn_by_turn(sides if both else ours, partial(_big, size=megabytes * _MB), rounds)
             goal = Goal(0.1) if megabytes == 20 else None
             rows += _rows(f"stdio, {megabytes} MB in one line", "s", figures, goal)
         rounds = 3 if quick else 5
-        five = await _turn_by_turn(ours, partial(_big, size=5 * _MB), rounds)
-        fifty = await _turn_by_turn(ours, partial(_big, size=50 * _MB), rounds)
-    small = [seconds / 5 for seconds in five[_OURS]]
-    large = [seconds / 50 for seconds in fifty[_OURS]]
+        five = await turn_by_turn(ours, partial(_big, size=5 * _MB), rounds)
+        fifty = await turn_by_turn(ours, partial(_big, size=50 * _MB), rounds)
+    small = [seconds / 5 for seconds in five[OURS]]
+    large = [seconds / 50 for seconds in fifty[OURS]]
     return [*rows, Row("  per MB: 50 MB against 5 MB", "s/MB", "itself", small, large, Goal(2))]
 
 
@@ -299,9 +299,9 @@ async def http(*, quick: bool) -> list[Row]:
         return
 
     with _http_server("json") as url:
-        json_answers = await _compare(url, partial(_p50, calls=60), rounds)
+        json_answers = await _compare(url, partial(p50, calls=60), rounds)
     with _http_server("sse") as url:
-        measure = partial(_p50, calls=40, tool="report", progress_callback=ignore)
+        measure = partial(p50, calls=40, tool="report", progress_callback=ignore)
         sse_answers = await _compare(url, measure, rounds)
     return [
         *_rows("HTTP, JSON answers, p50", "ms", json_answers, Goal(1.05)),
@@ -315,13 +315,13 @@ async def crash(*, quick: bool) -> list[Row]:
     The raw server starts in a fraction of the time, so its row shows what the client adds.
     """
     rows = []
-    for what, endpoint in (("stdio, crash to next answer", _SDK_SERVER), ("  the same, raw server", _RAW_SERVER)):
-        figures: Figures = {_REPLACED: [], _OURS: []}
+    for what, endpoint in (("stdio, crash to next answer", SDK_SERVER), ("  the same, raw server", RAW_SERVER)):
+        figures: Figures = {REPLACED: [], OURS: []}
         async with _resilient(endpoint) as client:
             for _ in range(3 if quick else 8):
-                figures[_REPLACED].append(await _cold_start(BASELINES[_REPLACED], endpoint))
-                figures[_OURS].append(await _recovery(client))
-        rows += _rows(what, "s", figures, Goal(1.1) if endpoint is _SDK_SERVER else None)
+                figures[REPLACED].append(await _cold_start(BASELINES[REPLACED], endpoint))
+                figures[OURS].append(await _recovery(client))
+        rows += _rows(what, "s", figures, Goal(1.1) if endpoint is SDK_SERVER else None)
     return rows
 
 

@@ -1,6 +1,6 @@
 """A stdio server in plain Python: it starts in an instant, speaks up to 2025-11-25, and misbehaves when it is told to.
 
-`python -m tests.servers.raw_server [--die-at-start CODE] [--mute]`
+`python -m tests.servers.raw_server [--die-at-start CODE] [--mute] [--no-listing]`
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ TOOLS = [
     "echo", "pid", "big", "garbage", "prefixed", "bad_utf8", "exit", "die", "hang", "stderr", "orphan_pipe", "eof",
     "env", "partial", "no_answer",
 ]  # fmt: skip
+
+
+CLIENT: dict = {}
 
 
 def write(message: dict) -> None:
@@ -82,6 +85,17 @@ def call(request_id: object, tool: str, arguments: dict) -> None:
         time.sleep(3600)
     elif tool == "no_answer":
         pass
+    elif tool == "who":  # what the client said of itself
+        answer(request_id, json.dumps(CLIENT))
+    elif tool == "result":  # an answer of the test's own making
+        write({"id": request_id, **arguments})
+    elif tool == "send":  # messages of the test's own making, and then what came for the last of them
+        for message in arguments["messages"]:
+            write(message)
+        if "id" in message:
+            answer(request_id, sys.stdin.buffer.readline().decode())
+        else:
+            answer(request_id, text)
     else:
         write({"id": request_id, "error": {"code": -32602, "message": f"Unknown tool: {tool}"}})
 
@@ -100,6 +114,7 @@ def main() -> None:
         method, request_id = message.get("method"), message.get("id")
         params = message.get("params", {})
         if method == "initialize":
+            CLIENT.update(params)
             version = params["protocolVersion"]
             if "--old-protocol" in sys.argv:
                 version = "1999-01-01"
@@ -123,6 +138,8 @@ def main() -> None:
                 "instructions": "hi",
             }
             write({"id": request_id, "result": result})
+        elif method == "tools/list" and "--no-listing" in sys.argv:
+            write({"id": request_id, "error": {"code": -32602, "message": "no listing today"}})
         elif method == "tools/list":
             schema = {"type": "object"}
             tools = [{"name": name, "inputSchema": schema, "annotations": READ_ONLY} for name in TOOLS]
@@ -148,6 +165,9 @@ def main() -> None:
             write({"id": request_id, "result": {"completion": {"values": ["done"]}}})
         elif method in ("ping", "resources/subscribe", "resources/unsubscribe", "logging/setLevel"):
             write({"id": request_id, "result": {}})
+        elif method == "notifications/cancelled" and "--journal" in sys.argv:
+            with open(sys.argv[sys.argv.index("--journal") + 1], "a") as file:
+                file.write(line.decode())
         elif request_id is not None and method is not None:
             write({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
 

@@ -1,0 +1,305 @@
+"""An MCP server in front of a `ResilientClient`: behind `as_transport()` and `resilient-mcp wrap`.
+
+It speaks JSON-RPC and models nothing: a request goes to the client as it came from the host, and the result goes back
+as it came from the server, so both see what they would see without it. Its own answers are few: `initialize`, from what
+the real server said; `ping`; and, where the client gave a call up, a tool result or an error that says so.
+
+To the host it is a server up to 2025-11-25. A host that tries `server/discover` first is told that there is none, as by
+any such server, and goes on with `initialize`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+from . import _sdk
+from .client import ResilientClient, spawn
+from .errors import ResilienceError, describe
+from .events import State, logger
+
+_BUFFER = 64
+"""Messages that may wait for the other end of an in-process transport."""
+_HELD = 256
+"""Notifications that wait for the host to say that it is initialized; of more, the first are dropped."""
+_CLOSING = 1.0
+"""Seconds to tell the host what it need not answer any more."""
+
+_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+
+Params: TypeAlias = dict[str, Any] | None
+Send: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
+
+
+class Bridge:
+    """Serves one host.
+
+    Args:
+        client: What to serve. One that was not started is started by the host's `initialize`, with what the host can
+            answer (sampling, elicitation, roots), and closed at the end.
+        send: Sends the host one JSON-RPC message; called by several tasks.
+
+    Attributes:
+        capabilities: What the host said that it can, in its `initialize`.
+    """
+
+    def __init__(self, client: ResilientClient, send: Send) -> None:
+        self._client = client
+        self._send = send
+        self._scopes: dict[Any, anyio.CancelScope] = {}
+        self._asked: dict[int, _Question] = {}
+        self._questions = 0
+        self._owned = client.state is State.IDLE
+        self._tg: anyio.abc.TaskGroup | None = None
+        self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)
+        self.capabilities: dict[str, Any] = {}
+
+    async def serve(self, messages: AsyncIterator[dict[str, Any]]) -> None:
+        """Serve until `messages` ends."""
+        self._client.relay(self._on_message)
+        try:
+            async with anyio.create_task_group() as tg:
+                self._tg = tg
+                async for message in messages:
+                    self._take(tg, message)
+                tg.cancel_scope.cancel()
+        finally:
+            self._client.unrelay(self._on_message)
+            if self._owned:
+                await self._client.aclose()
+
+    # --- from the host ---
+
+    def _take(self, tg: anyio.abc.TaskGroup, message: dict[str, Any]) -> None:
+        method, request_id = message.get("method"), message.get("id")
+        params = message["params"] if isinstance(message.get("params"), dict) else None
+        if not isinstance(method, str):
+            self._take_answer(request_id, message)
+        elif request_id is None:
+            self._take_notification(tg, method, params)
+        elif not isinstance(request_id, str | int):
+            text = "Invalid request: its id is neither a string nor a number"
+            tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(_sdk.INVALID_REQUEST, text)})
+        else:
+            scope = self._scopes[request_id] = anyio.CancelScope()
+            tg.start_soon(self._answer, scope, request_id, method, params)
+
+    def _take_answer(self, request_id: Any, message: dict[str, Any]) -> None:
+        question = self._asked.get(request_id) if isinstance(request_id, int) else None
+        if question is not None:
+            question.answer = message
+            question.answered.set()
+
+    def _take_notification(self, tg: anyio.abc.TaskGroup, method: str, params: Params) -> None:
+        if method == "notifications/cancelled":
+            cancelled = (params or {}).get("requestId")
+            if isinstance(cancelled, str | int) and cancelled in self._scopes:
+                self._scopes[cancelled].cancel()
+        elif method == "notifications/initialized":  # the client's own session has said that to the server
+            tg.start_soon(self._release)
+        else:
+            tg.start_soon(self._pass_on, method, params)
+
+    async def _pass_on(self, method: str, params: Params) -> None:
+        try:
+            await self._client.notify(method, params)
+        except _sdk.MCPError as exc:
+            logger.debug("%s was not passed on: %s", method, exc)
+
+    async def _answer(self, scope: anyio.CancelScope, request_id: str | int, method: str, params: Params) -> None:
+        reply: dict[str, Any] = {}
+        with scope:
+            try:
+                reply = {"result": await self._result(method, params)}
+            except ResilienceError as exc:
+                if method == "tools/call":
+                    reply = {"result": _sdk.dump(exc.to_tool_result())}
+                else:
+                    reply = _error(exc.code, str(exc) if method == "initialize" else exc.advice)
+            except _sdk.MCPError as exc:
+                reply = {"error": _sdk.dump(exc.error)}
+            except Exception as exc:
+                logger.warning("%s could not be passed on: %s", method, describe(exc))
+                reply = _error(_sdk.INTERNAL_ERROR, describe(exc))
+        if self._scopes.get(request_id) is scope:
+            del self._scopes[request_id]
+        if reply:  # nobody waits for the answer to what was cancelled
+            await self._send({"jsonrpc": "2.0", "id": request_id, **reply})
+
+    async def _result(self, method: str, params: Params) -> dict[str, Any]:
+        given = params or {}
+        if method == "initialize":
+            return await self._initialize(given)
+        if method == "server/discover":
+            raise _sdk.error(_sdk.METHOD_NOT_FOUND, "Method not found")
+        if method == "ping":
+            return {}
+        if (kept := self._kept(method, given)) is not None:
+            return _sdk.as_json(await kept)
+        meta = given.get("_meta")
+        token = meta.get("progressToken") if isinstance(meta, dict) else None
+        progress = None if token is None else self._progress(token)
+        result = await self._client.request(method, params, progress_callback=progress)
+        if progress is not None:
+            await anyio.lowlevel.checkpoint()  # 2.x runs the callbacks in tasks: the last one goes first
+        return result
+
+    def _kept(self, method: str, params: dict[str, Any]) -> Awaitable[Any] | None:
+        """What the client remembers for its next connection goes through its own methods."""
+        client, uri, level = self._client, params.get("uri"), params.get("level")
+        if method == "resources/subscribe" and isinstance(uri, str):
+            return client.subscribe_resource(uri)
+        if method == "resources/unsubscribe" and isinstance(uri, str):
+            return client.unsubscribe_resource(uri)
+        if method == "logging/setLevel" and level in _LEVELS:
+            return client.set_logging_level(level)
+        return None
+
+    async def _initialize(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Start the client if it is ours to start, and answer as the real server did."""
+        client = self._client
+        if client.state is State.IDLE:
+            capabilities, info = params.get("capabilities"), params.get("clientInfo")
+            self.capabilities = capabilities if isinstance(capabilities, dict) else {}
+            client.link(self, {**_sdk.LEGACY_SESSION, "client_info": info and _sdk.implementation(info)})
+            await client.start(wait=False)
+        result = _sdk.dump(await client.initialize())
+        latest = min(str(result["protocolVersion"]), _sdk.LATEST_LEGACY_VERSION)
+        # Versions are dates, so the older of two is the smaller string.
+        wanted = params.get("protocolVersion")
+        return {**result, "protocolVersion": min(wanted, latest) if isinstance(wanted, str) else latest}
+
+    # --- from the server ---
+
+    async def _on_message(self, message: Any) -> None:
+        """A notification of the server. Progress goes to the host under the host's own token, see `_progress`."""
+        notification = _sdk.notification_as_json(message)
+        if notification is None or notification["method"] == "notifications/progress":
+            return
+        if self._held is not None:  # the host does not know yet that it is connected
+            self._held.append(notification)
+            return
+        await self._send({"jsonrpc": "2.0", **notification})
+
+    async def _release(self) -> None:
+        held, self._held = self._held, None
+        for notification in held or ():
+            await self._send({"jsonrpc": "2.0", **notification})
+
+    def _progress(self, token: Any) -> Callable[[float, float | None, str | None], Awaitable[None]]:
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            facts = {"progressToken": token, "progress": progress, "total": total, "message": message}
+            params = {key: value for key, value in facts.items() if value is not None}
+            await self._send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+
+        return report
+
+    def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
+        """Let the host answer a request of the server; what is returned gives it up."""
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            answer: dict[str, Any] = {}
+            with scope:
+                answer = await self._ask({key: request[key] for key in ("method", "params") if key in request})
+            if answer:
+                await reply({**answer, "id": request["id"]})
+
+        assert self._tg is not None
+        self._tg.start_soon(ask)
+        return scope.cancel
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The host's answer to a request, as it came."""
+        self._questions += 1
+        number = self._questions
+        question = self._asked[number] = _Question()
+        try:
+            await self._send({"jsonrpc": "2.0", "id": number, **request})
+            await question.answered.wait()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(_CLOSING, shield=True):
+                cancelled = {"requestId": number, "reason": "the server does not ask any more"}
+                await self._send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+            raise
+        finally:
+            del self._asked[number]
+        return question.answer
+
+
+class _Question:
+    """Something the host was asked."""
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.answer: dict[str, Any] = {}
+
+
+def _error(code: int, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
+
+
+class BridgeTransport:
+    """`Bridge` as a transport for a session in this process: an async context manager of (read, write).
+
+    It runs in a task of its own, so that it may be entered and left by different tasks.
+    """
+
+    def __init__(self, client: ResilientClient) -> None:
+        self._client = client
+        self._scope = anyio.CancelScope()
+        self._done = anyio.Event()
+        self._task: object = None
+        self._ends: list[Any] = []
+
+    async def __aenter__(self) -> tuple[Any, Any]:
+        if self._task is not None:
+            raise RuntimeError("this transport was used before: call as_transport() again")
+        to_host, read = anyio.create_memory_object_stream[Any](_BUFFER)
+        write, from_host = anyio.create_memory_object_stream[Any](_BUFFER)
+        self._ends = [to_host, read, write, from_host]
+        self._task = spawn(lambda: self._run(to_host, from_host))
+        return read, write
+
+    async def _run(self, to_host: Any, from_host: Any) -> None:
+        async def send(message: dict[str, Any]) -> None:
+            try:
+                item = _sdk.message_from_json(message)
+                try:
+                    to_host.send_nowait(item)
+                except anyio.WouldBlock:
+                    await to_host.send(item)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._scope.cancel()  # the host is gone
+                await anyio.lowlevel.checkpoint()
+
+        async def messages() -> AsyncIterator[dict[str, Any]]:
+            async for item in from_host:
+                yield _sdk.message_as_json(item)
+
+        try:
+            with self._scope:
+                async with to_host, from_host:
+                    await Bridge(self._client, send).serve(messages())
+        except Exception:
+            logger.exception("the server in front of %s ended", self._client.name)
+        finally:
+            self._done.set()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._done.wait()
+        for end in self._ends:
+            end.close()
+
+
+__all__ = ["Bridge", "BridgeTransport"]

@@ -1,0 +1,176 @@
+"""`resilient-mcp check`: connects to every server side by side and tells the truth about each.
+
+On a terminal the table is live; anywhere else it is printed once, without escape codes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import anyio
+from rich import box
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .. import _sdk
+from ..client import ResilientClient
+from ..config import ServerConfig
+from ..errors import describe
+from ..evidence import printable
+from .run import run as run_until_signalled
+
+_WIDTH = 100
+"""Columns used at most: longer lines are hard to read."""
+_STDERR_LINES = 4
+_STDERR_SHOWN = 300
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found out about one server.
+
+    Attributes:
+        server: Its name in the file.
+        ok: Whether it connected and, if it has tools, listed them.
+        state: Where its connection stood at the end.
+        protocol_version: What was negotiated, or None.
+        tools: How many it lists; None if it has none, or did not get so far.
+        start_seconds: From the start to a ready connection, or None.
+        latency_seconds: One `tools/list`, or None.
+        error: What is wrong, or None.
+        exit_status: The process's exit status (negative: the signal that ended it), or None.
+        stderr: The last of what the process wrote to stderr.
+    """
+
+    server: str
+    ok: bool | None = None
+    state: str = "connecting"
+    protocol_version: str | None = None
+    tools: int | None = None
+    start_seconds: float | None = None
+    latency_seconds: float | None = None
+    error: str | None = None
+    exit_status: int | None = None
+    stderr: str = ""
+
+
+def run(servers: Mapping[str, ServerConfig], *, timeout: float, as_json: bool) -> int:
+    """Check `servers` and print the result; the command's exit status."""
+    # What SDK and servers complain of is in the table.
+    logging.getLogger().addHandler(logging.NullHandler())
+    return run_until_signalled(_run(servers, timeout, Console(highlight=False), as_json=as_json))
+
+
+async def _run(servers: Mapping[str, ServerConfig], timeout: float, console: Console, *, as_json: bool) -> int:
+    console.width = min(console.width, _WIDTH)
+    reports = {name: Report(name) for name in servers}
+    began = time.monotonic()
+
+    async def check_all() -> None:
+        async with anyio.create_task_group() as tg:
+            for name, server in servers.items():
+                tg.start_soon(_check, server, reports[name], timeout)
+
+    if as_json:
+        await check_all()
+        print(json.dumps([asdict(report) for report in reports.values()], indent=2))  # noqa: T201
+    elif console.is_terminal:
+        with Live(console=console, get_renderable=lambda: _table(reports, time.monotonic() - began)):
+            await check_all()
+    else:
+        await check_all()
+        console.print(_table(reports, 0))
+    well = sum(bool(report.ok) for report in reports.values())
+    if not as_json:
+        text = f"{well} of {len(reports)} servers are well ({time.monotonic() - began:.1f} s)."
+        console.print(Text(text, style="bold green" if well == len(reports) else "bold red"))
+    return 0 if well == len(reports) else 1
+
+
+async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
+    client = ResilientClient(server.server, name=report.server, policy=server.policy)
+    began = time.monotonic()
+    try:
+        with anyio.move_on_after(timeout) as limit:
+            await client.start(wait=False)
+            await client.wait_tried()
+            if client.error is None:
+                report.start_seconds = time.monotonic() - began
+                report.protocol_version = client.protocol_version
+                await _count_tools(client, report)
+                report.ok = True
+        report.state = client.state.value
+        error = client.error
+        if error is not None:
+            report.error = f"no answer within {timeout:g} s" if limit.cancelled_caught else error.reason
+            report.exit_status, report.stderr = error.exit_status, error.stderr
+        elif limit.cancelled_caught:
+            report.error = f"its tools were not listed within {timeout:g} s"
+    except Exception as exc:  # one server's trouble is a line in the table
+        report.state, report.error = client.state.value, describe(exc)
+    finally:
+        report.ok = report.error is None and bool(report.ok)
+        await client.aclose()
+
+
+async def _count_tools(client: ResilientClient, report: Report) -> None:
+    if not _sdk.has_list(client.server_capabilities, "list_tools"):
+        return
+    began = time.monotonic()
+    page = await client.list_tools()
+    report.latency_seconds = time.monotonic() - began
+    tools = len(page.tools)
+    for _ in range(_MAX_PAGES):
+        cursor = _sdk.next_cursor(page)
+        if cursor is None:
+            break
+        page = await client.list_tools(cursor)
+        tools += len(page.tools)
+    report.tools = tools
+
+
+_MAX_PAGES = 100
+"""A listing that never ends must not be followed for ever."""
+
+
+def _table(reports: Mapping[str, Report], elapsed: float) -> RenderableType:
+    table = Table(box=box.ROUNDED, show_lines=True, expand=True)
+    table.add_column("server", ratio=2, overflow="fold")
+    table.add_column("state", width=10)
+    table.add_column("what it says", ratio=5, overflow="fold")
+    for report in reports.values():
+        if report.ok is None:
+            state = Text("connecting", style="dim")
+            facts = Text(f"{elapsed:.1f} s", style="dim")
+        elif report.ok:
+            state, facts = Text("ready", style="green"), Text(_facts(report))
+        else:
+            state, facts = Text("failed", style="bold red"), _trouble(report)
+        table.add_row(Text(report.server), state, facts)
+    return table
+
+
+def _facts(report: Report) -> str:
+    facts = [f"MCP {report.protocol_version}"]
+    if report.tools is not None:
+        facts.append(f"{report.tools} tool{'' if report.tools == 1 else 's'}")
+    facts.append(f"started in {report.start_seconds or 0:.1f} s")
+    if report.latency_seconds is not None:
+        facts.append(f"answers in {1000 * report.latency_seconds:.0f} ms")
+    return ", ".join(facts)
+
+
+def _trouble(report: Report) -> Text:
+    text = Text(printable((report.error or "").partition("; its last words on stderr")[0]))
+    lines = [printable(line, _STDERR_SHOWN) for line in report.stderr.splitlines()]
+    last = [line for line in lines if line][-_STDERR_LINES:]
+    if last:
+        text.append("\nstderr: ", style="dim")
+        text.append("\n".join(last))
+    return text

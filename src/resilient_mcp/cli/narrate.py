@@ -1,0 +1,37 @@
+"""What happened to a server, as lines for a person on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from ..events import Connected, Disconnected, Event, GarbageOnStdout, RestartScheduled, RetryScheduled
+from ..evidence import printable
+from ..supervisor import CLIENT_CLOSED
+
+_STDERR_SHOWN = 2000
+
+
+def narrate(event: Event) -> None:
+    """Tell of `event` on stderr if it is worth a line."""
+    for line in _lines(event):
+        sys.stderr.write(f"resilient-mcp: {line}\n")
+    sys.stderr.flush()
+
+
+def _lines(event: Event) -> list[str]:
+    lines: list[str] = []
+    if isinstance(event, RetryScheduled):
+        fate = "was never sent" if event.transparent else f"failed (attempt {event.attempt})"
+        lines = [f"{event.operation} {fate}: {event.reason}; sent again in {event.delay:.1f} s"]
+    elif isinstance(event, Disconnected) and event.reason != CLIENT_CLOSED:
+        lines = [f"lost the connection: {event.reason}"]
+        if event.evidence is not None and event.evidence.exit is not None:
+            stderr = event.evidence.exit.stderr[-_STDERR_SHOWN:].splitlines()
+            lines += [f"its stderr: {text}" for line in stderr if (text := printable(line))]
+    elif isinstance(event, RestartScheduled):
+        lines = [f"the next try to connect is in {event.delay:.1f} s: {event.reason}"]
+    elif isinstance(event, Connected) and event.generation > 1:
+        lines = [f"connected again in {event.elapsed:.1f} s"]
+    elif isinstance(event, GarbageOnStdout):
+        lines = [f"its stdout has what is no MCP message: {event.sample}"]
+    return lines

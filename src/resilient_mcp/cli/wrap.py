@@ -1,0 +1,228 @@
+"""`resilient-mcp wrap`: an MCP server on stdin and stdout, in front of a real one.
+
+Nothing but protocol goes to stdout, whatever else in this process prints. It ends with its stdin, on Ctrl-C and on
+SIGTERM, and takes the real server with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from .. import _sdk
+from ..bridge import Bridge
+from ..client import ResilientClient
+from ..config import expand
+from ..policy import Policy
+from ..transports.framing import LineFramer, Oversize
+from .narrate import narrate
+from .run import run as run_until_signalled
+
+_CHUNK = 256 * 1024
+_MAX_QUEUED = 8 * 1024 * 1024
+"""Bytes that may wait for the host to read; a sender of more waits."""
+_FLUSH = 2.0
+"""Seconds that the last messages get to leave."""
+
+
+def run(client: ResilientClient) -> int:
+    """Serve `client` on stdin and stdout until stdin ends; the command's exit status."""
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="resilient-mcp: %(message)s")
+    host = HostPipe(os.dup(0), os.dup(1), max_bytes=client.policy.max_message_bytes)
+    os.dup2(2, 1)  # whatever prints, prints to stderr
+    status = run_until_signalled(_run(client, host))
+    if host.blocked:  # a thread that waits for input would keep the process
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+async def _run(client: ResilientClient, host: HostPipe) -> int:
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(host.flush)
+        serving = anyio.CancelScope()
+        host.on_gone = serving.cancel
+        with serving:
+            await Bridge(client, host.send).serve(host.messages())
+        with anyio.move_on_after(_FLUSH):
+            await host.flushed()
+        tg.cancel_scope.cancel()
+    return 0
+
+
+def client_of(command: list[str], url: str | None, headers: list[str], policy: dict[str, Any]) -> ResilientClient:
+    """The client of the server that the command line names.
+
+    Raises:
+        ValueError: It names none, or two, or something in it cannot be.
+    """
+    if bool(command) == bool(url):
+        raise ValueError("give either a command after '--' or a --url")
+    if command and headers:
+        raise ValueError("--header says nothing to a command: it is for --url")
+    server: Any
+    if url is not None:
+        pairs = [header.partition(":") for header in headers]
+        if bad := [name for name, colon, _ in pairs if not colon or not name.strip()]:
+            raise ValueError(f"--header {bad[0]!r} has no colon: write 'Name: value'")
+        known = {name.strip(): expand(value.strip()) for name, _, value in pairs}
+        server = _sdk.StreamableHttpParameters(url=expand(url), headers=known or None)
+    else:
+        # The host gave this process the server's environment; the SDK would pass on a few basic variables only.
+        server = _sdk.StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
+    return ResilientClient(server, policy=Policy.model_validate(policy), on_event=narrate)
+
+
+class HostPipe:
+    """The host at the other end of two descriptors: lines of JSON both ways.
+
+    Args:
+        stdin: To read from.
+        stdout: To write to.
+        max_bytes: The longest message accepted.
+
+    Attributes:
+        on_gone: Called when the host does not read any more.
+        blocked: Whether a thread may be waiting for input for ever.
+    """
+
+    def __init__(self, stdin: int, stdout: int, *, max_bytes: int) -> None:
+        self._stdin = stdin
+        self._stdout = stdout
+        self._framer = LineFramer(max_bytes)
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self._wake = anyio.Event()
+        self._drained = anyio.Event()
+        kind = os.fstat(stdout).st_mode
+        # A terminal is shared with others, who would not expect it not to block; of a file it says nothing.
+        self._at_once = os.name == "posix" and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind))
+        if self._at_once:
+            os.set_blocking(stdout, False)
+        self.blocked = os.name != "posix"
+        self.on_gone: Any = None
+
+    # --- in ---
+
+    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+        """What the host sends; ends with its pipe. What is no message is answered with an error."""
+        while chunk := await self._read():
+            for line in self._framer.feed(chunk):
+                for message in _parse(line):
+                    if isinstance(message, dict):
+                        yield message
+                    else:
+                        await self.send(message.reply)
+
+    async def _read(self) -> bytes:
+        if not self.blocked:
+            try:
+                await anyio.wait_readable(self._stdin)
+                return os.read(self._stdin, _CHUNK)
+            except OSError:  # a file: nothing tells when it is readable
+                self.blocked = True
+        try:
+            return await anyio.to_thread.run_sync(os.read, self._stdin, _CHUNK, abandon_on_cancel=True)
+        except OSError:
+            return b""
+
+    # --- out ---
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send one message; at once if the pipe takes it, else in its turn."""
+        data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        if self._at_once and not self._queue:
+            try:
+                data = data[os.write(self._stdout, data) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._gone()
+                return
+        if data:
+            self._queue.append(data)
+            self._queued += len(data)
+            self._wake.set()
+            while self._queued > _MAX_QUEUED:
+                await self._drained.wait()
+
+    async def flush(self) -> None:
+        """Write what did not leave at once, until cancelled."""
+        while True:
+            while self._queue:
+                head = self._queue[0]
+                try:
+                    written = await self._write(head)
+                except OSError:
+                    self._gone()
+                    return
+                self._queued -= written
+                if written == len(head):
+                    self._queue.popleft()
+                else:
+                    self._queue[0] = head[written:]
+            self._announce()
+            self._wake = anyio.Event()
+            await self._wake.wait()
+
+    async def _write(self, data: memoryview) -> int:
+        if not self._at_once:
+            return await anyio.to_thread.run_sync(os.write, self._stdout, data)
+        with suppress(BlockingIOError):
+            return os.write(self._stdout, data)
+        await anyio.wait_writable(self._stdout)
+        return 0
+
+    async def flushed(self) -> None:
+        """Wait until everything has left."""
+        while self._queue:
+            await self._drained.wait()
+
+    def _gone(self) -> None:
+        self._queue.clear()
+        self._queued = 0
+        self._announce()
+        if self.on_gone is not None:
+            self.on_gone()
+
+    def _announce(self) -> None:
+        self._drained.set()
+        self._drained = anyio.Event()
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What is no message, and the answer to it."""
+
+    reply: dict[str, Any]
+
+
+def _parse(line: bytes | Oversize) -> list[dict[str, Any] | _Refused]:
+    """The messages in one line: mostly one; 2025-03-26 allows batches."""
+    if isinstance(line, Oversize):
+        text = f"a message of {line.size} bytes is over the bound (max_message_bytes in the policy)"
+        return [_refused(line.request_id, _sdk.INVALID_REQUEST, text)]
+    if not line.strip():
+        return []
+    try:
+        parsed = json.loads(line)
+    except (ValueError, RecursionError):
+        return [_refused(None, _sdk.PARSE_ERROR, "Parse error: not JSON")]
+    batch = parsed if isinstance(parsed, list) else [parsed]
+    no_object = _refused(None, _sdk.INVALID_REQUEST, "Invalid request: not an object")
+    return [item if isinstance(item, dict) else no_object for item in batch]
+
+
+def _refused(request_id: Any, code: int, text: str) -> _Refused:
+    return _Refused({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}})

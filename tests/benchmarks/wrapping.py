@@ -1,0 +1,40 @@
+"""What `resilient-mcp wrap` costs: the plain client on a server, and on the same server behind it."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from mcp import StdioServerParameters
+
+from ._plain import BASELINES
+from .measures import OURS, RAW_SERVER, REPLACED, ROOT, SDK_SERVER, Endpoint, Figures, Goal, Row, p50, turn_by_turn
+
+
+def _wrapped(server: StdioServerParameters) -> StdioServerParameters:
+    code = "from resilient_mcp.cli import main; main()"
+    return StdioServerParameters(
+        command=sys.executable, args=["-c", code, "wrap", "--", server.command, *server.args], cwd=ROOT
+    )
+
+
+async def _compare(server: Endpoint, rounds: int, calls: int) -> Figures:
+    assert isinstance(server, StdioServerParameters)
+    connect = BASELINES[REPLACED]
+    async with connect(server) as direct, connect(_wrapped(server)) as wrapped:
+        sides = {REPLACED: direct, OURS: wrapped}
+        await turn_by_turn(sides, partial(p50, calls=calls), 1)
+        return await turn_by_turn(sides, partial(p50, calls=calls), rounds)
+
+
+async def wrapping(*, quick: bool) -> list[Row]:
+    """One stdio call after the other, direct and through `wrap`; with the raw server nearly all of it is the way."""
+    rounds = 3 if quick else 20
+    rows = []
+    for what, server, goal in (
+        ("wrap, one after the other, p50", SDK_SERVER, Goal(2)),
+        ("  the same, raw server", RAW_SERVER, None),
+    ):
+        figures = await _compare(server, rounds, 100)
+        rows.append(Row(what, "ms", REPLACED, figures[REPLACED], figures[OURS], goal))
+    return rows

@@ -1,0 +1,38 @@
+"""What the tests take from npm, installed once per run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+needs_npm = pytest.mark.skipif(
+    shutil.which("npm") is None and "CI" not in os.environ, reason="needs npm, which this machine has not"
+)
+NODE = shutil.which("node") or "node"
+PACKAGES = ("@modelcontextprotocol/server-everything@2026.8.31", "@modelcontextprotocol/sdk@1.32.2")
+LOOPBACK_ONLY = """
+process.stdin.resume().on("end", () => process.exit());  // it ends with its test, however that ends
+const net = require("net");
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (port, ...rest) {
+  return listen.call(this, port, "127.0.0.1", ...rest.filter((x) => typeof x === "function"));
+};
+"""
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the packages, and a script that keeps their servers to the loopback."""
+    folder = tmp_path_factory.mktemp("everything")
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    (folder / "loopback.cjs").write_text(LOOPBACK_ONLY)
+    return folder
+
+
+def program(folder: Path) -> str:
+    return str(folder / "node_modules/@modelcontextprotocol/server-everything/dist/index.js")

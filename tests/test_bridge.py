@@ -1,0 +1,353 @@
+"""A server in front of a client: the host and the real server see what they would see without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp
+import pytest
+from mcp import ClientSession, StdioServerParameters
+
+from resilient_mcp import Policy, ResilientClient, RetryPolicy, State, _sdk
+
+from .npm import NODE, needs_npm, program
+from .support import LEGACY, QUICK, children, nothing_left, raw_server, sdk_server, text_of
+from .test_everything import use
+
+pytestmark = pytest.mark.anyio
+
+HELLO = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {"sampling": {"context": {}}, "elicitation": {"url": {}}, "experimental": {"x": {"y": None}}},
+    "clientInfo": {"name": "a host", "version": "7"},
+}
+ONCE = Policy(retry=RetryPolicy(attempts=1), restart=QUICK.restart, timeout=QUICK.timeout)
+
+
+class Host:
+    """A host that speaks plain JSON-RPC."""
+
+    def __init__(self, read: Any, write: Any) -> None:
+        self._read = read
+        self._write = write
+        self._number = 0
+        self.notifications: list[dict[str, Any]] = []
+        self.questions: list[dict[str, Any]] = []
+
+    async def send(self, **message: Any) -> None:
+        await self._write.send(_sdk.message_from_json({"jsonrpc": "2.0", **message}))
+
+    async def receive(self) -> dict[str, Any]:
+        with anyio.fail_after(10):
+            return _sdk.message_as_json(await self._read.receive())
+
+    async def ask(self, method: str, params: Any = None, *, answers: list[dict[str, Any]] | None = None) -> Any:
+        """The whole answer; on the way, the server's own questions get `answers`."""
+        self._number += 1
+        number = self._number
+        await self.send(id=number, method=method, **({} if params is None else {"params": params}))
+        while True:
+            message = await self.receive()
+            if "method" not in message:
+                assert message["id"] == number
+                return message
+            if "id" in message:
+                self.questions.append(message)
+                await self.send(id=message["id"], **(answers or []).pop(0))
+            else:
+                self.notifications.append(message)
+
+    async def call(self, tool: str, **arguments: Any) -> Any:
+        return await self.ask("tools/call", {"name": tool, "arguments": arguments})
+
+    async def greet(self) -> dict[str, Any]:
+        answer = await self.ask("initialize", HELLO)
+        await self.send(method="notifications/initialized")
+        return answer
+
+
+@asynccontextmanager
+async def host_of(server: Any, policy: Policy = QUICK) -> AsyncIterator[Host]:
+    async with ResilientClient(server, policy=policy).as_transport() as (read, write):
+        host = Host(read, write)
+        await host.greet()
+        yield host
+
+
+async def test_initialize_is_the_real_servers():
+    """Name, version, capabilities, instructions; the version is the host's; and the server sees the host."""
+    async with nothing_left():
+        client = ResilientClient(raw_server(), policy=QUICK)
+        async with client.as_transport() as (read, write):
+            host = Host(read, write)
+            assert (await host.ask("server/discover"))["error"]["code"] == -32601
+            result = (await host.greet())["result"]
+            assert result["serverInfo"] == {"name": "raw", "version": "1"}
+            assert result["instructions"] == "hi"
+            assert result["protocolVersion"] == "2025-06-18"
+            assert result["capabilities"]["resources"] == {"subscribe": True}
+            seen = json.loads((await host.call("who"))["result"]["content"][0]["text"])
+            assert seen["clientInfo"] == HELLO["clientInfo"]
+            assert seen["capabilities"] == HELLO["capabilities"]
+            assert (await host.ask("ping"))["result"] == {}
+            assert client.state is State.READY
+        assert client.state is State.CLOSED
+
+
+async def test_results_and_errors_come_through_unchanged():
+    """Unknown fields, `_meta`, nulls, content that does not conform, and errors with their data."""
+    results = [
+        {"content": [{"type": "text", "text": "é", "x": None}], "_meta": {"a": {"b": None}}, "vendor": [1.0, None]},
+        {"content": [], "structuredContent": {"n": None, "big": 2**53}, "isError": False},
+        {"content": [{"type": "vendor"}], "isError": "perhaps"},
+        {"content": [{"type": "text", "text": "no"}], "isError": True, "extra": 1},
+    ]
+    error = {"code": -32050, "message": "no \u2028 such", "data": {"x": [None]}}
+    async with host_of(raw_server(), ONCE) as host:
+        for result in results:
+            assert (await host.call("result", result=result))["result"] == result
+        assert (await host.call("result", error=error))["error"] == error
+        assert (await host.ask("vendor/method", {"a": None}))["error"] == {
+            "code": -32601,
+            "message": "Method not found",
+        }
+        assert (await host.ask("completion/complete", {"vendor": 1}))["result"] == {"completion": {"values": ["done"]}}
+        assert (await host.ask("resources/subscribe", {"uri": "raw://a"}))["result"] == {}
+        assert (await host.ask("resources/unsubscribe", {"uri": "raw://a"}))["result"] == {}
+        assert (await host.ask("logging/setLevel", {"level": "debug"}))["result"] == {}
+        assert (await host.ask("logging/setLevel", {"level": "vendor"}))["result"] == {}
+
+
+async def test_the_servers_questions_and_the_hosts_answers_come_through_unchanged():
+    """Any request of the server, known or not, with what is unknown in it; answers and errors alike."""
+    question = {"method": "vendor/ask", "params": {"x": None, "_meta": {"y": 1}}, "jsonrpc": "2.0"}
+    async with host_of(raw_server()) as host:
+        for answer in ({"result": {"z": [None]}}, {"error": {"code": 5, "message": "no", "data": None}}):
+            told = await host.ask(
+                "tools/call",
+                {"name": "send", "arguments": {"messages": [{**question, "id": "q"}]}},
+                answers=[dict(answer)],
+            )
+            got = json.loads(told["result"]["content"][0]["text"])
+            assert {"jsonrpc": "2.0", "id": "q", **answer} == {**got, **answer}
+        assert [{key: asked[key] for key in question} for asked in host.questions] == [question, question]
+
+
+async def test_a_question_that_the_server_takes_back():
+    """The host is told that it need not answer; an answer that comes all the same does no harm."""
+    asked = {"jsonrpc": "2.0", "id": "q", "method": "sampling/createMessage", "params": {"messages": []}}
+    taken_back = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "q"}}
+    async with host_of(raw_server()) as host:
+        await host.send(id="a", method="tools/call", params={"name": "send", "arguments": {"messages": [asked]}})
+        question = await host.receive()
+        assert question["method"] == "sampling/createMessage"
+        await host.send(method="notifications/roots/list_changed")  # the line that the server waits for
+        assert (await host.receive())["id"] == "a"
+        await host.call("send", messages=[taken_back])
+        while not host.notifications:
+            host.notifications.append(await host.receive())
+        (cancelled,) = host.notifications
+        assert cancelled["method"] == "notifications/cancelled"
+        assert cancelled["params"]["requestId"] == question["id"]
+        await host.send(id=question["id"], result={})
+        await host.send(id=12345, result={})
+        assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+
+
+async def test_notifications():
+    """The server's go to the host, and none before it says that it is initialized; the host's go to the server."""
+    changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    log = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": {"a": 1}}}
+    async with ResilientClient(raw_server(), policy=QUICK).as_transport() as (read, write):
+        host = Host(read, write)
+        await host.ask("initialize", HELLO)
+        await host.call("send", messages=[changed])
+        assert host.notifications == []
+        await host.send(method="notifications/initialized")
+        assert await host.receive() == changed
+        await host.call("send", messages=[log])
+        while not host.notifications:  # on trio tasks run in any order
+            host.notifications.append(await host.receive())
+        assert host.notifications == [log]
+        await host.send(method="notifications/roots/list_changed")
+        assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+
+
+async def test_progress_goes_under_the_hosts_own_token():
+    """As often as the server reports it, before the answer."""
+    async with host_of(sdk_server()) as host:
+        params = {"name": "steps", "arguments": {"count": 3, "pause": 0}, "_meta": {"progressToken": "mine"}}
+        assert "result" in await host.ask("tools/call", params)
+        told = [message["params"] for message in host.notifications]
+        assert [params["progressToken"] for params in told] == ["mine"] * 3
+        assert sorted(params["progress"] for params in told) == [1, 2, 3]
+
+
+async def test_a_cancelled_call(tmp_path: Path):
+    """The server is told, nobody answers, and the next call works."""
+    journal = tmp_path / "journal"
+    async with host_of(raw_server("--journal", str(journal))) as host:
+        await host.send(id="a", method="tools/call", params={"name": "no_answer"})
+        await host.call("echo", text="hi")
+        await host.send(method="notifications/cancelled", params={"requestId": "a"})
+        await host.send(method="notifications/cancelled", params={"requestId": "unknown"})
+        with anyio.fail_after(5):
+            while not journal.exists():
+                assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+        assert json.loads(journal.read_text().splitlines()[0])["params"]["requestId"] is not None
+
+
+async def test_the_real_server_killed():
+    """The next call waits for the new process; one that may have run comes back as advice for the model."""
+    async with nothing_left(), host_of(raw_server()) as host:
+        first = int((await host.call("pid"))["result"]["content"][0]["text"])
+        os.kill(first, signal.SIGKILL)
+        assert int((await host.call("pid"))["result"]["content"][0]["text"]) != first
+        lost = (await host.call("unsafe", do="die"))["result"]
+        assert lost["isError"] is True
+        assert "may have run it" in lost["content"][0]["text"]
+        assert (await host.ask("tools/list"))["result"]["tools"]
+
+
+async def test_a_server_that_cannot_be_started():
+    """`initialize` is answered with what is wrong, and a call with advice."""
+    server = StdioServerParameters(command="no-such-command-here")
+    async with ResilientClient(server, policy=QUICK).as_transport() as (read, write):
+        host = Host(read, write)
+        error = (await host.ask("initialize", HELLO))["error"]
+        assert "cannot start no-such-command-here: No such file" in error["message"]
+        error = (await host.ask("tools/list"))["error"]
+        assert "cannot be used and will not come back by itself" in error["message"]
+        result = (await host.call("echo"))["result"]
+        assert result["isError"]
+        assert "cannot be used" in result["content"][0]["text"]
+
+
+async def test_a_client_with_callbacks_of_its_own():
+    """They answer what the server asks; the host is not bothered."""
+
+    async def list_roots(_: Any) -> Any:
+        return _sdk.types.ListRootsResult.model_validate({"roots": [{"uri": "file:///a"}, {"uri": "file:///b"}]})
+
+    client = ResilientClient(sdk_server(), policy=QUICK, list_roots_callback=list_roots)
+    async with client.as_transport() as (read, write):
+        host = Host(read, write)
+        await host.greet()
+        assert (await host.call("count_roots"))["result"]["content"][0]["text"] == "2"
+        assert host.questions == []
+
+
+async def test_a_server_in_this_process():
+    """An SDK server object is served as any other."""
+    server = _sdk.HighLevelServer("inner")
+
+    @server.tool()
+    def echo(text: str) -> str:
+        return text
+
+    async with host_of(server) as host:
+        assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="2026-07-28 is spoken by mcp 2.x")
+async def test_a_server_that_asks_by_its_result():
+    """In front of a session at 2026-07-28 the client's callbacks give what a result asks for, round by round."""
+    server = _sdk.HighLevelServer("inner")
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}}
+    wanted = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": schema}}
+
+    async def greet(ctx):
+        given = (ctx.input_responses or {}).get("name")
+        if given is not None:
+            return f"hello {given.content['name']}"
+        result = {"inputRequests": {"name": wanted}} if ctx.request_state else {"requestState": "once more"}
+        return _sdk.types.InputRequiredResult.model_validate(result)
+
+    from mcp.server.mcpserver import Context
+
+    greet.__annotations__ = {"ctx": Context, "return": _sdk.types.InputRequiredResult | str}
+    server.tool(structured_output=False)(greet)
+    actions = ["decline", "accept"]
+
+    async def elicit(_: Any, params: Any) -> Any:
+        action = actions.pop()
+        if action == "decline":
+            return _sdk.types.ErrorData(code=-32042, message="nobody is here")
+        return _sdk.types.ElicitResult(action=action, content={"name": "Ada"})
+
+    async with ResilientClient(server, policy=QUICK, elicitation_callback=elicit) as client:
+        assert client.protocol_version == "2026-07-28"
+        async with client.as_transport() as (read, write):
+            host = Host(read, write)
+            assert (await host.greet())["result"]["protocolVersion"] == "2025-06-18"
+            assert (await host.call("greet"))["result"]["content"][0]["text"] == "hello Ada"
+            assert (await host.call("greet"))["error"]["message"] == "nobody is here"
+
+
+async def test_a_client_that_runs_already():
+    """It serves several hosts at the same time, stays open, and its server sees the client, not the hosts."""
+    async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
+        async with client.as_transport() as one, client.as_transport() as two:
+            for read, write in (one, two):
+                host = Host(read, write)
+                await host.greet()
+                seen = json.loads((await host.call("who"))["result"]["content"][0]["text"])
+                assert seen["clientInfo"]["name"] == "mcp"
+        assert client.state is State.READY
+        transport = client.as_transport()
+        async with transport:
+            pass
+        with pytest.raises(RuntimeError, match="used before"):
+            await transport.__aenter__()
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_under_the_sdks_own_session(started: bool):
+    """`ClientSession` and, on mcp 2.x, `mcp.Client`: through a crash they notice nothing but a pause."""
+    for connect in [session_of] if _sdk.MAJOR == 1 else [session_of, mcp.Client]:
+        async with nothing_left():
+            client = ResilientClient(sdk_server(), policy=QUICK)
+            if started:
+                await client.start()
+            async with connect(client.as_transport()) as session:
+                tools = [tool.name for tool in (await session.list_tools()).tools]
+                assert "echo" in tools
+                pid = int(text_of(await session.call_tool("pid")))
+                os.kill(pid, signal.SIGKILL)
+                assert int(text_of(await session.call_tool("pid"))) != pid
+                read = await session.read_resource(_sdk_uri("test://greeting"))
+                assert read.contents[0].text == "hello"
+            await client.aclose()
+
+
+def _sdk_uri(uri: str) -> Any:
+    from pydantic import AnyUrl
+
+    return AnyUrl(uri) if _sdk.MAJOR == 1 else uri
+
+
+@asynccontextmanager
+async def session_of(transport: Any) -> AsyncIterator[Any]:
+    async with transport as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        yield session
+
+
+@needs_npm
+async def test_server_everything_under_a_client_of_ours(everything: Path):
+    """All of it through the bridge, and again after the server was killed."""
+    before = set(children())
+    server = ResilientClient(StdioServerParameters(command=NODE, args=[program(everything), "stdio"]), policy=QUICK)
+    async with ResilientClient(server.as_transport, policy=QUICK, **LEGACY) as host:
+        await use(host)
+        for pid in set(children()) - before:
+            os.kill(pid, signal.SIGKILL)
+        await use(host)
+        assert host.generation == 1

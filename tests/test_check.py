@@ -1,0 +1,194 @@
+"""`resilient-mcp check`, `call` and `schema`: the truth, on stdout for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resilient_mcp import config
+
+from .npm import NODE, needs_npm, program
+from .support import ROOT, HttpServer, free_port
+from .test_cli import COMMAND
+from .test_examples import clean_environment, marked, run_alone, wait_until_alone
+
+
+def entry(module: str, *arguments: str) -> dict[str, Any]:
+    return {"command": sys.executable, "args": ["-m", f"tests.servers.{module}", *arguments], "cwd": str(ROOT)}
+
+
+GOOD = entry("raw_server")
+DYING = entry("raw_server", "--die-at-start", "3")
+MUTE = entry("raw_server", "--mute")
+
+
+def write(folder: Path, servers: dict[str, Any]) -> str:
+    path = folder / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}))
+    return str(path)
+
+
+def reports(stdout: str) -> dict[str, Any]:
+    return {report["server"]: report for report in json.loads(stdout)}
+
+
+def test_all_well(tmp_path: Path):
+    """Exit status 0; piped, it is plain text in 80 columns."""
+    done = run_alone(*COMMAND, "check", write(tmp_path, {"one": GOOD}), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "1 of 1 servers are well" in done.stdout
+    assert "16 tools" in done.stdout
+    assert "MCP 2025-11-25" in done.stdout
+
+
+def test_the_example(tmp_path: Path):
+    """The file that is shipped is read, and what is enabled in it works."""
+    example = str(ROOT / "examples/mcp.json")
+    done = run_alone(*COMMAND, "check", example, home=tmp_path, PYTHON=sys.executable)
+    assert "1 of 1 servers are well" in done.stdout
+
+
+def test_one_server_as_json(tmp_path: Path):
+    """What a script reads; what was not asked for is not started."""
+    path = write(tmp_path, {"one": GOOD, "dying": DYING})
+    done = run_alone(*COMMAND, "check", path, "--server", "one", "--json", home=tmp_path)
+    assert done.returncode == 0
+    (report,) = json.loads(done.stdout)
+    assert (report["server"], report["ok"], report["state"], report["tools"]) == ("one", True, "ready", 16)
+    assert report["start_seconds"] > 0
+    assert report["latency_seconds"] > 0
+    assert report["error"] is None
+
+
+def test_what_fails(tmp_path: Path):
+    """Exit status 1; each failure with its reason, its exit status and its stderr; no secret of the environment."""
+    servers = {
+        "good": GOOD,
+        "absent": {"command": "no-such-command-here"},
+        "dying": {**DYING, "env": {"TOKEN": "hunter2"}},
+        "refused": {"url": f"http://user:hunter2@127.0.0.1:{free_port()}/mcp?key=hunter2"},
+        "unlisted": entry("raw_server", "--no-listing"),
+        "mute": MUTE,
+    }
+    path = write(tmp_path, servers)
+    done = run_alone(*COMMAND, "check", path, "--json", "--timeout", "8", home=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert "hunter2" not in done.stdout
+    told = reports(done.stdout)
+    assert [name for name, report in told.items() if report["ok"]] == ["good"]
+    assert told["absent"]["state"] == "failed"
+    assert "No such file" in told["absent"]["error"]
+    assert told["dying"]["exit_status"] == 3
+    assert "no licence found" in told["dying"]["stderr"]
+    assert "no listing today" in told["unlisted"]["error"]
+    assert told["mute"]["error"] == "no answer within 8 s"
+    assert told["refused"]["error"]
+
+
+@needs_npm
+@pytest.mark.timeout(90)
+def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
+    """Three that work and three that do not, in one table, and the truth about each."""
+    command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]
+    http = HttpServer(command=command)
+    http.start()
+    try:
+        servers = {
+            "everything": {"command": NODE, "args": [program(everything), "stdio"]},
+            "everything-http": {"url": http.url},
+            "sdk": entry("sdk_server", "stdio"),
+            "absent": {"command": "no-such-command-here"},
+            "dying": DYING,
+            "mute": MUTE,
+        }
+        deadline = time.monotonic() + 20
+        while True:  # until the HTTP server listens
+            done = run_alone(*COMMAND, "check", write(tmp_path, servers), "--timeout", "10", home=tmp_path)
+            if "3 of 6 servers are well" in done.stdout or time.monotonic() > deadline:
+                break
+    finally:
+        http.kill()
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line[:1] == "│"]
+    states = {name: state for name, state, _ in rows[1:] if state}
+    assert states == {name: "failed" if name in {"absent", "dying", "mute"} else "ready" for name in servers}
+    text = " ".join(cell for *_, cell in rows)
+    assert "exit status 3" in text
+    assert "stderr: no licence found" in text
+    assert "no answer within 10 s" in text
+    assert "3 of 6 servers are well" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
+def test_interrupted(tmp_path: Path):
+    """Ctrl-C in the middle leaves no server."""
+    command = [sys.executable, *COMMAND, "check", write(tmp_path, {"mute": MUTE})]
+    check = subprocess.Popen(command, env=clean_environment(tmp_path), stdout=subprocess.DEVNULL)
+    try:
+        while len(marked(tmp_path)) < 2:
+            assert check.poll() is None
+            time.sleep(0.02)
+        check.send_signal(signal.SIGINT)
+        assert check.wait() == 128 + signal.SIGINT
+    finally:
+        check.kill()
+        check.wait()
+    assert wait_until_alone(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", [["check", "nope.json"], ["call", "nope.json", "a", "b"]])
+def test_a_file_that_cannot_be_used(command: list[str], tmp_path: Path):
+    """Exit status 2, and why."""
+    done = run_alone(*COMMAND, *command, home=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("nope.json: cannot be read (No such file or directory)")
+
+
+def test_an_unknown_server(tmp_path: Path):
+    """Exit status 2, and which there are."""
+    done = run_alone(*COMMAND, "check", write(tmp_path, {"one": GOOD}), "--server", "two", home=tmp_path)
+    assert done.returncode == 2
+    assert "there is no server 'two'; there is 'one'" in done.stderr
+
+
+def test_call(tmp_path: Path):
+    """The answer on stdout and nothing else; as JSON the whole result."""
+    path = write(tmp_path, {"one": GOOD})
+    done = run_alone(*COMMAND, "call", path, "one", "echo", '{"text": "hi"}', home=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "hi\n", "")
+    done = run_alone(*COMMAND, "call", path, "one", "echo", '{"text": "hi"}', "--json", home=tmp_path)
+    assert json.loads(done.stdout)["content"] == [{"type": "text", "text": "hi"}]
+
+
+def test_a_call_that_is_retried(tmp_path: Path):
+    """What was retried is on stderr, and the exit status is 1 when there is no answer."""
+    policy = {"retry": {"attempts": 2}, "restart": {"base": 0.01}}
+    path = write(tmp_path, {"one": {**GOOD, "resilience": policy}})
+    done = run_alone(*COMMAND, "call", path, "one", "exit", '{"code": 4}', home=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "tools/call exit failed (attempt 1): the server process" in done.stderr
+    assert "its stderr: cannot go on: the disk is full" in done.stderr
+    assert "It was sent 2 times" in done.stderr
+    done = run_alone(*COMMAND, "call", path, "one", "nope", home=tmp_path)
+    assert done.returncode == 1
+    assert "Unknown tool: nope" in done.stderr
+
+
+def test_schema(tmp_path: Path):
+    """It prints what `config.json_schema` gives."""
+    done = run_alone(*COMMAND, "schema", home=tmp_path)
+    assert json.loads(done.stdout) == config.json_schema()

@@ -1,0 +1,202 @@
+"""Files of servers: what other hosts write is read as they mean it; what is wrong is told at once, without secrets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from resilient_mcp import Policy, _sdk, config
+from resilient_mcp.config import ConfigError
+
+CLAUDE = """{
+  "mcpServers": {
+    "files": {"command": "npx", "args": ["-y", "@modelcontextprotocol/server-filesystem", "/tmp"]},
+    "weather": {"command": "uvx", "args": ["weather"], "env": {"API_KEY": "${WEATHER_KEY}"}, "cwd": "/srv"}
+  }
+}"""
+VS_CODE = """\ufeff{
+  // what this workspace uses
+  "servers": {
+    "docs": {
+      "type": "http", /* Streamable HTTP */
+      "url": "https://${DOCS_HOST:-docs.example.com}/mcp", // not a comment: the two slashes in the URL
+      "headers": {"Authorization": "Bearer ${env:WEATHER_KEY}"},
+    },
+    "old": {"type": "sse", "url": "http://127.0.0.1:9/sse"},
+  },
+}"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mcp.json"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(tmp_path, text))
+    message = str(caught.value)
+    assert message.splitlines() == [f"{tmp_path / 'mcp.json'}: {problem}" for problem in caught.value.problems]
+    return [str(problem) for problem in caught.value.problems]
+
+
+def of_server(tmp_path: Path, entry: object) -> list[str]:
+    return problems(tmp_path, json.dumps({"mcpServers": {"x": entry}}))
+
+
+def test_what_claude_desktop_and_cursor_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commands with arguments, environment, directory, and variables of the environment."""
+    monkeypatch.setenv("WEATHER_KEY", "s3cret")
+    servers = config.load(write(tmp_path, CLAUDE))
+    assert list(servers) == ["files", "weather"]
+    files, weather = (entry.server for entry in servers.values())
+    assert isinstance(files, _sdk.StdioServerParameters)
+    assert files.args[:2] == ["-y", "@modelcontextprotocol/server-filesystem"]
+    assert files.env is None
+    assert weather.env == {"API_KEY": "s3cret"}
+    assert str(weather.cwd) == "/srv"
+    assert "s3cret" not in repr(servers)
+
+
+def test_what_vs_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`servers`, comments, trailing commas, a byte order mark, `${env:VAR}` and defaults."""
+    monkeypatch.setenv("WEATHER_KEY", "s3cret")
+    monkeypatch.setenv("DOCS_HOST", "")
+    servers = config.load(write(tmp_path, VS_CODE))
+    docs, old = (entry.server for entry in servers.values())
+    assert isinstance(docs, _sdk.StreamableHttpParameters)
+    assert docs.url == "https://docs.example.com/mcp"
+    assert docs.headers == {"Authorization": "Bearer s3cret"}
+    assert isinstance(old, _sdk.SseServerParameters)
+
+
+def test_policies(tmp_path: Path):
+    """A server's policy lies on top of the one for all, key by key; its tool patterns come first."""
+    text = """{
+      "resilience": {"retry": {"attempts": 6, "base": 1}, "tools": {"get_*": {"repeatable": true}}},
+      "mcpServers": {
+        "a": {"command": "x", "resilience": {"retry": {"attempts": 2}, "tools": {"get_one": {"repeatable": false}}}},
+        "b": {"command": "x"},
+        "c": {"command": "no", "disabled": true}
+      }
+    }"""
+    servers = config.load(write(tmp_path, text))
+    assert list(servers) == ["a", "b"]
+    a, b = (entry.policy for entry in servers.values())
+    assert (a.retry.attempts, a.retry.base) == (2, 1)
+    assert a.tool("get_one").repeatable is False
+    assert a.tool("get_two").repeatable is True
+    assert b == Policy.model_validate(json.loads(text)["resilience"])
+
+
+def test_all_problems_at_once(tmp_path: Path):
+    """Each names its server, its key, its value, and what to do."""
+    text = """{
+      "resilience": {"retri": {}},
+      "mcpServers": {
+        "a": {"comand": "npx", "args": ["-y", 5]},
+        "b": {"type": "htp", "url": "https://example.com"},
+        "c": {"command": "x", "resilience": {"retry": {"attempts": 0}}},
+        "d": 5
+      }
+    }"""
+    assert problems(tmp_path, text) == [
+        "resilience: Policy has no key 'retri' (value {}): did you mean 'retry'?",
+        "server 'a': has neither 'command' nor 'url': did 'comand' mean 'command'?",
+        "server 'a': args.1: must be a string: put it in quotes",
+        "server 'b': type: input should be 'stdio', 'http', 'streamable-http', 'streamableHttp' or 'sse' (value 'htp')",
+        "server 'c': resilience.retry.attempts: input should be greater than or equal to 1 (value 0)",
+        'server \'d\': must be an object: write {"command": "..."} or {"url": "..."}',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({}, "has neither 'command' nor 'url': write the one that is meant"),
+        ({"command": "x", "url": "y"}, "has both 'command' and 'url': keep the one that is meant"),
+        ({"command": " "}, "command: is empty (value ' '): write the program to start"),
+        ({"url": "example.com"}, "url: is no URL (value 'example.com'): write one such as 'https://example.com/mcp'"),
+        (
+            {"url": "http://x:port"},
+            "url: is no URL (value 'http://x:port'): write one such as 'https://example.com/mcp'",
+        ),
+        ({"type": "stdio", "url": "http://x"}, "type: is 'stdio', which needs 'command': add it, or leave 'type' out"),
+        ({"type": "http", "command": "x"}, "type: is 'http', which needs 'url': add it, or leave 'type' out"),
+        ({"command": "x", "headers": {"a": "b"}}, "headers: says nothing to a server with 'command': remove it"),
+        ({"command": "x", "args": "y"}, 'args: must be a list: write ["one", "two"]'),
+        ({"command": "x", "env": ["Y=1"]}, 'env: must be an object: write {"NAME": "value"}'),
+        ({"command": "x", "disabled": "no"}, "disabled: must be true or false, without quotes (value 'no')"),
+        ({"command": "x", "envFile": ".env"}, "envFile: is not read here: put its variables into 'env', or export"),
+        ({"command": "x", "resilience": 5}, 'resilience: must be an object: write {"retry": {"attempts": 6}}'),
+        (
+            {"command": "${nope}"},
+            "command: needs the environment variable 'nope': export it, or write ${nope:-default}",
+        ),
+        (
+            {"command": "${input:key}"},
+            "command: asks for ${input:key}, which only VS Code can: write ${VAR} and export",
+        ),
+        ({"command": "${a b}"}, "command: has ${a b}, which is no variable: write ${VAR} or ${VAR:-default}"),
+    ],
+)
+def test_each_problem(tmp_path: Path, entry: object, problem: str):
+    """What is wrong with one server."""
+    (told,) = of_server(tmp_path, entry)
+    assert told.startswith(f"server 'x': {problem}")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        ('{\n// c\n"servers" 5}', "is not JSON (Expecting ':' delimiter: line 3 column 11"),
+        ("[]", "is not an object: write"),
+        ('{"mcpServer": {}}', "has no key 'mcpServers' (or 'servers', as VS Code writes it); its keys are 'mcpServer'"),
+        ('{"mcpServers": {}, "servers": {}}', "has both 'mcpServers' and 'servers': keep one"),
+        ('{"mcpServers": []}', "mcpServers: must be an object"),
+        ('{"mcpServers": {"a": {"command": "x"}, "a": {"command": "y"}}}', "has 'a' twice in one object"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"mcpServers": {}, "resilience": []}', "resilience: must be an object"),
+    ],
+)
+def test_each_problem_of_a_file(tmp_path: Path, text: str, problem: str):
+    """What is wrong with the file itself."""
+    assert any(told.startswith(problem) for told in problems(tmp_path, text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    """A file that is not there, and one that is no text."""
+    with pytest.raises(ConfigError, match=r"nope.json: cannot be read \(No such file or directory\)"):
+        config.load(tmp_path / "nope.json")
+    path = tmp_path / "binary.json"
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ConfigError, match=r"is not UTF-8 \(byte 7\)"):
+        config.load(path)
+
+
+def test_no_secret_in_any_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither what a variable holds, nor env, headers, args, or a URL's userinfo and query."""
+    monkeypatch.setenv("TOKEN", "hunter2")
+    servers = {
+        "a": {"command": "x", "env": {"K": ["hunter2"]}, "args": [{"k": "hunter2"}]},
+        "b": {"url": "ftp://user:hunter2@host/?key=hunter2", "headers": {"A": ["hunter2"], "B": "${NOPE}hunter2"}},
+        "c": {"url": "${TOKEN}", "type": "http"},
+        "d": {"url": ["https://hunter2"]},
+        "e": {"url": "user:hunter2@host?hunter2"},
+    }
+    told = problems(tmp_path, json.dumps({"mcpServers": servers}))
+    assert len(told) >= 6
+    assert "hunter2" not in "\n".join(told).replace("['https://hunter2']", "")
+
+
+def test_the_schema_fits_what_is_read(tmp_path: Path):
+    """It accepts what hosts write and refuses a policy with a misspelt key."""
+    schema = config.json_schema()
+    jsonschema.validate(json.loads(CLAUDE), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"mcpServers": {"a": {"command": "x", "resilience": {"retri": {}}}}}, schema)

@@ -1,0 +1,234 @@
+"""Many servers as one: what works, works whatever the others do, and what is missing is named."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import StdioServerParameters
+
+from resilient_mcp import (
+    Policy,
+    ResilienceError,
+    ResilientClient,
+    ResilientClientGroup,
+    ServerFailed,
+    ServerUnavailable,
+    State,
+    TimeoutPolicy,
+    _sdk,
+)
+
+from .npm import NODE, needs_npm, program
+from .support import LEGACY, QUICK, ROOT, gone, http_server, is_alive, nothing_left, raw_server, sdk_server, text_of
+
+pytestmark = pytest.mark.anyio
+
+HANGS = Policy(timeout=TimeoutPolicy(connect=60, ready=60, shutdown=2))
+MISSING = "resilient-mcp/missing"
+SERVER = "resilient-mcp/server"
+
+
+def group_of(servers: dict[str, Any], **options: Any) -> ResilientClientGroup:
+    return ResilientClientGroup(servers, **{"policy": QUICK, "patience": 10, **LEGACY, **options})
+
+
+def named(result: Any) -> list[str]:
+    return [tool.name for tool in result.tools]
+
+
+async def test_lists_and_calls():
+    """Tools of all servers under names that do not clash, each call to its server, everything gone at the end."""
+    async with nothing_left():
+        async with group_of({"one": raw_server(), "two": sdk_server()}) as group:
+            assert list(group) == ["one", "two"]
+            assert len(group) == 2
+            listed = await group.list_tools()
+            assert {"one__echo", "one__pid", "two__echo", "two__pid"} <= set(named(listed))
+            assert listed.meta is None
+            assert {tool.meta[SERVER] for tool in listed.tools} == {"one", "two"}
+            one, two = [text_of(await group.call_tool(f"{name}__pid")) for name in group]
+            assert one != two
+            assert text_of(await group.call_tool("two__echo", {"text": "hi"})) == "hi"
+            resources = (await group.list_resources()).resources
+            assert [resource.name for resource in resources] == ["one__a", "two__greeting"]
+            resource = resources[1]
+            assert str(resource.uri) == "test://greeting"
+            read = await group[resource.meta[SERVER]].read_resource(resource.uri)
+            assert read.contents[0].text == "hello"
+            assert [prompt.name for prompt in (await group.list_prompts()).prompts] == ["one__p", "two__ask"]
+            got = await group.get_prompt("two__ask", {"topic": "rain"})
+            assert got.messages[0].content.text == "What is rain?"
+            templates = await group.list_resource_templates()
+            assert [item.name for item in _sdk.listed("list_resource_templates", templates)] == ["one__t"]
+            assert {name: health.state for name, health in group.health().items()} == dict.fromkeys(group, State.READY)
+            assert group.missing == {}
+
+
+async def test_what_fails_or_hangs_is_named_and_holds_up_nobody():
+    """One that does not exist, one that dies, one that hangs: entered, listed and called without them."""
+    servers = {
+        "good": raw_server(),
+        "absent": StdioServerParameters(command="no-such-command-here"),
+        "dying": raw_server("--die-at-start", "3"),
+        "mute": raw_server("--mute"),
+    }
+    async with group_of(servers, policy=HANGS, patience=1) as group:  # its limits are above this test's
+        listed = await group.list_tools()
+        assert named(listed)
+        assert {tool.meta[SERVER] for tool in listed.tools} == {"good"}
+        missing = listed.meta[MISSING]
+        assert set(missing) == {"absent", "dying", "mute"}
+        assert "no-such-command-here" in missing["absent"]
+        assert "exit status 3" in missing["dying"]
+        assert group.missing.keys() == missing.keys()
+        health = group.health()
+        assert health["good"].error is None
+        assert health["absent"].state is State.FAILED
+        assert isinstance(health["absent"].error, ServerFailed)
+        assert health["dying"].error.exit_status == 3
+        assert health["mute"].state is State.CONNECTING
+        assert text_of(await group.call_tool("good__echo", {"text": "hi"})) == "hi"
+        with pytest.raises(ServerFailed):
+            await group.call_tool("absent__echo")
+        with pytest.raises(ResilienceError, match="absent, dying, mute"):
+            await group.call_tool("echo")
+
+
+async def test_servers_come_and_go():
+    """Added and removed while it runs; a name is used once."""
+    async with nothing_left(), group_of({"one": raw_server()}) as group:
+        client = await group.add("two", raw_server())
+        assert client is group["two"]
+        assert client.state is State.READY
+        pid = int(text_of(await group.call_tool("two__pid")))
+        with pytest.raises(ValueError, match="has a server 'two'"):
+            await group.add("two", raw_server())
+        assert (await group.add("bad", raw_server("--die-at-start", "1"))).error is not None
+        await group.remove("two")
+        await group.remove("bad")
+        await gone(pid)
+        assert list(group) == ["one"]
+        with pytest.raises(KeyError, match="no server 'two'; it has 'one'"):
+            await group.remove("two")
+        with pytest.raises(KeyError, match="no server 'two'"):
+            group["two"]
+        assert {tool.meta[SERVER] for tool in (await group.list_tools()).tools} == {"one"}
+
+
+async def test_one_killed_is_back_and_the_others_feel_nothing():
+    """A server that dies in the middle comes back under its name."""
+    async with group_of({"one": raw_server(), "two": raw_server()}) as group:
+        one, two = [int(text_of(await group.call_tool(f"{name}__pid"))) for name in group]
+        os.kill(one, signal.SIGKILL)
+        assert int(text_of(await group.call_tool("two__pid"))) == two
+        assert int(text_of(await group.call_tool("one__pid"))) not in (one, two)
+        assert group.missing == {}
+
+
+async def test_names_of_your_own(caplog: pytest.LogCaptureFixture):
+    """The hook is called as the SDK's; what it names alike is hidden, and the log says so."""
+
+    def hook(name: str, server_info: Any) -> str:
+        return name if name == "echo" else f"{server_info.name}.{name}"
+
+    async with group_of({"one": raw_server(), "two": raw_server()}, name_hook=hook) as group:
+        assert text_of(await group.call_tool("two.pid")).isdecimal()  # not listed before
+        with caplog.at_level(logging.WARNING, "resilient_mcp"):
+            names = named(await group.list_tools())
+        assert names.count("echo") == 1
+        assert {"one.pid", "two.pid"} <= set(names)
+        assert "two in the group are called 'echo': the one of 'two' is hidden" in caplog.text
+        with pytest.raises(ResilienceError, match="No server of this group has 'three.pid'"):
+            await group.call_tool("three.pid")
+
+
+async def test_a_client_of_yours():
+    """A client that was started before is used and left open; one that was not is the group's."""
+    async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
+        other = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
+        async with group_of({"yours": client, "given": other}) as group:
+            assert text_of(await group.call_tool("yours__echo", {"text": "hi"})) == "hi"
+            assert text_of(await group.call_tool("given__echo", {"text": "hi"})) == "hi"
+        assert client.state is State.READY
+        assert other.state is State.CLOSED
+
+
+async def test_closing_is_bounded():
+    """Frozen servers are closed side by side: one after the other would take longer than a test may."""
+    async with nothing_left():
+        group = group_of({name: raw_server() for name in "abcdefghijk"})
+        await group.start()
+        with pytest.raises(RuntimeError, match="started before"):
+            await group.start()
+        pids = [int(text_of(await group.call_tool(f"{name}__pid"))) for name in group]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        await group.aclose()
+        assert not any(map(is_alive, pids))
+        with pytest.raises(ServerUnavailable, match="the client is closed"):
+            await group.call_tool("a__echo")
+        with pytest.raises(RuntimeError, match="the group is closed"):
+            await group.add("l", raw_server())
+
+
+async def test_a_cancelled_start_leaves_nothing():
+    """Given up in the middle of its start, it takes its servers with it."""
+    async with nothing_left():
+        with anyio.move_on_after(0.3):
+            await group_of({"mute": raw_server("--mute")}).start()
+
+
+async def test_a_servers_list_that_fails_is_missing_not_raised():
+    """A server whose listing is refused is named; the rest is listed."""
+    async with group_of({"one": raw_server(), "bad": raw_server("--no-listing")}) as group:
+        listed = await group.list_tools()
+        assert {tool.meta[SERVER] for tool in listed.tools} == {"one"}
+        assert "no listing today" in listed.meta[MISSING]["bad"]
+
+
+async def test_from_a_file(tmp_path: Path):
+    """`from_config` starts what the file names, with its policies."""
+    entry = {"command": sys.executable, "args": ["-m", "tests.servers.raw_server"], "cwd": str(ROOT)}
+    document = {"mcpServers": {"a": entry, "b": {**entry, "resilience": {"timeout": {"total": 7}}}}}
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps(document))
+    async with ResilientClientGroup.from_config(path, **LEGACY) as group:
+        assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (300, 7)
+        assert text_of(await group.call_tool("b__echo", {"text": "hi"})) == "hi"
+        assert group["b"].name == "b"
+
+
+@needs_npm
+@pytest.mark.timeout(60)
+async def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
+    """Three that work are used while one does not exist, one dies and one hangs for longer than this test may take."""
+    command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]
+    server = {"command": sys.executable, "cwd": str(ROOT)}
+    async with http_server(command=command) as http:
+        servers = {
+            "everything": {"command": NODE, "args": [program(everything), "stdio"]},
+            "everything-http": {"url": http.url},
+            "sdk": {**server, "args": ["-m", "tests.servers.sdk_server", "stdio"]},
+            "absent": {"command": "no-such-command-here"},
+            "dying": {**server, "args": ["-m", "tests.servers.raw_server", "--die-at-start", "3"]},
+            "mute": {**server, "args": ["-m", "tests.servers.raw_server", "--mute"]},
+        }
+        path = tmp_path / "mcp.json"
+        limits = {"timeout": {"connect": 120, "ready": 120, "shutdown": 2}}
+        path.write_text(json.dumps({"resilience": limits, "mcpServers": servers}))
+        async with ResilientClientGroup.from_config(path, patience=8, **LEGACY) as group:
+            listed = await group.list_tools()
+            assert {tool.meta[SERVER] for tool in listed.tools} == {"everything", "everything-http", "sdk"}
+            assert set(listed.meta[MISSING]) == {"absent", "dying", "mute"}
+            for name in ("everything", "everything-http"):
+                assert text_of(await group.call_tool(f"{name}__echo", {"message": "hi"})) == "Echo: hi"
+            assert text_of(await group.call_tool("sdk__echo", {"text": "hi"})) == "hi"
+            assert len((await group.list_prompts()).prompts) > 2

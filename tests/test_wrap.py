@@ -1,0 +1,322 @@
+"""`resilient-mcp wrap`: any host, in any language, and a server that dies; nothing but protocol on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+
+from .npm import NODE, needs_npm, program
+from .support import ROOT, HttpServer, gone, text_of
+from .test_everything import use
+from .test_examples import clean_environment, marked, wait_until_alone
+
+WRAP = ("-c", "from resilient_mcp.cli import main; main()", "wrap")
+RAW = (sys.executable, "-m", "tests.servers.raw_server")
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a host", "version": "1"}}
+
+
+class Driver:
+    """A host that speaks lines of JSON to `resilient-mcp wrap`, and keeps every line that comes back."""
+
+    def __init__(self, home: Path, *arguments: str, **env: str) -> None:
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, *WRAP, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=clean_environment(home) | env,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        with suppress(BrokenPipeError):
+            self.stdin.close()
+        self.stdout.close()
+        self.process.stderr.close()
+        self.process.wait()
+        assert wait_until_alone(self.home) == []
+
+    def write(self, data: bytes) -> None:
+        self.stdin.write(data)
+        self.stdin.flush()
+
+    def send(self, **message: Any) -> None:
+        self.write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any]:
+        return json.loads(self.stdout.readline())
+
+    def ask(self, number: int, method: str, params: Any = None) -> dict[str, Any]:
+        self.send(id=number, method=method, params=params)
+        answer = self.receive()
+        assert answer["id"] == number
+        return answer
+
+    def greet(self) -> dict[str, Any]:
+        answer = self.ask(0, "initialize", HELLO)
+        self.send(method="notifications/initialized")
+        return answer
+
+    def call(self, number: int, tool: str, **arguments: Any) -> str:
+        answer = self.ask(number, "tools/call", {"name": tool, "arguments": arguments})
+        return answer["result"]["content"][0]["text"]
+
+    def end(self) -> tuple[int, bytes, str]:
+        """Close its stdin: the status, what else it wrote to stdout, and its stderr."""
+        self.stdin.close()
+        rest, stderr = self.stdout.read(), self.process.stderr.read().decode()
+        return self.process.wait(), rest, stderr
+
+
+def test_a_session_through_a_crash(tmp_path: Path):
+    """The environment reaches the server, a kill is a pause, stderr tells of it, and it ends with its stdin."""
+    with Driver(tmp_path, "--", *RAW, SOME_KEY="some value") as host:
+        assert host.greet()["result"]["serverInfo"]["name"] == "raw"
+        assert host.call(1, "env", text="SOME_KEY") == "some value"
+        pid = int(host.call(2, "pid"))
+        os.kill(pid, signal.SIGKILL)
+        assert int(host.call(3, "pid")) != pid
+        assert host.call(4, "garbage", text="still good") == "still good"
+        status, rest, stderr = host.end()
+        assert (status, rest) == (0, b"")
+        assert "killed by SIGKILL" in stderr
+        assert "connected again" in stderr
+        assert "Traceback" not in stderr
+
+
+def test_rubbish_from_the_host(tmp_path: Path):
+    """Each is answered with an error, and nothing breaks: no JSON, no object, too long; a batch is taken apart."""
+    with Driver(tmp_path, "--policy", '{"max_message_bytes": 2000}', "--", *RAW) as host:
+        host.greet()
+        host.write(b"\n  \nrubbish\n")
+        assert host.receive()["error"]["code"] == -32700
+        host.write(b"\xff\xfe\n" + b"[" * 1500 + b"\n")
+        assert [host.receive()["error"]["code"] for _ in range(2)] == [-32700, -32700]
+        host.write(b"5\n")
+        assert host.receive()["error"]["code"] == -32600
+        host.send(id=7, method="tools/list", params={"x": "y" * 3000})
+        refused = host.receive()
+        assert (refused["id"], refused["error"]["code"]) in [(7, -32600), (None, -32600)]
+        host.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]\n')
+        assert [host.receive()["result"] for _ in range(2)] == [{}, {}]
+        host.write(b'{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"\\ud83d"}}\n')
+        assert host.receive()["error"]["code"] == -32603
+        host.write(b'{"jsonrpc":"2.0","id":[1],"method":"ping"}\n')
+        assert host.receive()["error"]["code"] == -32600
+        host.send(method="notifications/cancelled", params={"requestId": {}})
+        host.send(method="notifications/cancelled", params=[1])
+        host.write(b'{"id":4}\n{}\n{"jsonrpc":"2.0","id":5,"method":"ping","params":[1]}\n')
+        assert host.receive()["id"] == 5
+        assert host.end()[0] == 0
+
+
+def test_a_host_that_reads_slowly(tmp_path: Path):
+    """Megabytes that the pipe does not hold wait for their reader, in order."""
+    with Driver(tmp_path, "--", *RAW) as host:
+        host.greet()
+        for number in range(1, 4):
+            host.send(id=number, method="tools/call", params={"name": "big", "arguments": {"size": 3_000_000}})
+        host.send(id=9, method="ping")
+        answers = [host.receive() for _ in range(4)]
+        assert sorted(answer["id"] for answer in answers) == [1, 2, 3, 9]
+        assert [len(a["result"]["content"][0]["text"]) for a in answers if a["id"] != 9] == [3_000_000] * 3
+        assert host.end()[0] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_it_takes_its_server_with_it(number: signal.Signals, tmp_path: Path):
+    """Ended by Ctrl-C or SIGTERM, with a call under way, it leaves no process and says nothing on stdout."""
+    with Driver(tmp_path, "--", *RAW) as host:
+        host.greet()
+        pid = int(host.call(1, "pid"))
+        host.send(id=2, method="tools/call", params={"name": "no_answer"})
+        host.send(id=3, method="ping")
+        assert host.receive()["id"] == 3
+        host.process.send_signal(number)
+        assert host.process.wait() == 128 + number
+        assert host.stdout.read() == b""
+        assert pid not in marked(tmp_path)
+
+
+def test_a_server_over_http(tmp_path: Path):
+    """One that is reached by its URL, restarted in the middle: the host notices a pause."""
+    server = HttpServer()
+    server.start()
+    try:
+        asyncio.run(server.listening())
+        with Driver(tmp_path, "--url", server.url, "--header", "X-Some: ${USER:-x}") as host:
+            assert host.greet()["result"]["serverInfo"]["name"] == "test server"
+            pid = host.call(1, "pid")
+            server.kill()
+            server.start()
+            assert host.call(2, "pid") != pid
+            assert host.end()[0] == 0
+    finally:
+        server.kill()
+
+
+def test_a_server_that_freezes(tmp_path: Path):
+    """The host gets advice in the policy's time, and then a server that works."""
+    limits = {"retry": {"attempts": 1}, "timeout": {"attempt": 0.5, "shutdown": 1}}
+    with Driver(tmp_path, "--policy", json.dumps(limits), "--", *RAW) as host:
+        host.greet()
+        pid = int(host.call(1, "pid"))
+        os.kill(pid, signal.SIGSTOP)
+        assert "given up after 0.5 s" in host.call(2, "echo", text="hi")
+        for number in range(3, 20):
+            if host.call(number, "pid").isdecimal():
+                break
+        assert int(host.call(20, "pid")) != pid
+
+
+def test_a_host_that_is_gone(tmp_path: Path):
+    """It ends when nobody reads, as when nobody writes."""
+    with Driver(tmp_path, "--", *RAW) as host:
+        host.greet()
+        host.stdout.close()
+        host.send(id=1, method="ping")
+        assert host.process.wait() == 0
+
+
+def test_input_from_a_file(tmp_path: Path):
+    """A script may feed it: what a file holds is answered."""
+    lines = [{"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}]
+    (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
+        command = [sys.executable, *WRAP, "--", *RAW]
+        done = subprocess.run(
+            command, stdin=stdin, stdout=stdout, cwd=ROOT, env=clean_environment(tmp_path), check=False
+        )
+    assert done.returncode == 0
+    assert wait_until_alone(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "either a command after '--' or a --url"),
+        (["--url", "http://x", "--", "y"], "either a command after '--' or a --url"),
+        (["--url", "ftp://x"], "is not a server's URL"),
+        (["--url", "http://${NOPE}"], "needs the environment variable 'NOPE'"),
+        (["--url", "http://x", "--header", "nothing"], "has no colon"),
+        (["--header", "A: b", "--", "y"], "says nothing to a command"),
+        (["--policy", '{"retri": 1}', "--", "y"], "did you mean 'retry'?"),
+        (["--policy", "{", "--", "y"], "the policy: not JSON"),
+        (["--policy", "5", "--", "y"], "write a JSON object"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
+    """Exit status 2, a reason on stderr, and nothing on stdout."""
+    env = clean_environment(tmp_path) | {"COLUMNS": "200"}
+    done = subprocess.run([sys.executable, *WRAP, *arguments], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert problem in " ".join(done.stderr.replace("│", " ").split())
+
+
+@needs_npm
+@pytest.mark.anyio
+async def test_server_everything_under_the_plain_sdk(everything: Path, tmp_path: Path):
+    """The SDK's own stdio client drives it; the real server is killed in the middle, and all of it works again."""
+    command = [*WRAP, "--", NODE, program(everything), "stdio"]
+    parameters = StdioServerParameters(command=sys.executable, args=command, env=clean_environment(tmp_path))
+    async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        await use(SessionOfOldNames(session))
+        for pid in servers(tmp_path):
+            os.kill(pid, signal.SIGKILL)
+            await gone(pid)
+        await use(SessionOfOldNames(session))
+        assert text_of(await session.call_tool("echo", {"message": "end"})) == "Echo: end"
+
+
+class SessionOfOldNames:
+    """The plain session of either major as `use` calls it: URIs of either kind, no deprecation warnings."""
+
+    def __init__(self, session: ClientSession) -> None:
+        from resilient_mcp import _sdk
+
+        self._session = session
+        self._own = _sdk.Session(session, session, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("set_logging_level", "send_ping"):
+            return lambda *arguments: self._own.invoke(name, *arguments)
+        return getattr(self._session, name)
+
+    async def read_resource(self, uri: Any) -> Any:
+        return await self._session.read_resource(uri if isinstance(uri, str) else self._kind(uri))
+
+    async def subscribe_resource(self, uri: Any) -> None:
+        await self._own.set_subscribed(self._kind(uri), subscribed=True, options={})
+
+    async def unsubscribe_resource(self, uri: Any) -> None:
+        await self._own.set_subscribed(self._kind(uri), subscribed=False, options={})
+
+    @staticmethod
+    def _kind(uri: Any) -> Any:
+        from resilient_mcp import _sdk
+
+        return uri if _sdk.MAJOR == 1 else str(uri)
+
+
+def servers(home: Path) -> list[int]:
+    """The processes of the real server below `home`'s."""
+    found = []
+    for pid in marked(home):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if words[0].endswith(b"node") and words[-2] == b"stdio" and b"wrap" not in words:
+            found.append(pid)
+    return found
+
+
+@needs_npm
+@pytest.mark.timeout(60)
+def test_server_everything_under_the_typescript_sdk(everything: Path, tmp_path: Path):
+    """The npm SDK's client gets the same as without it, word for word, also after the real server was killed."""
+    script = shutil.copy(ROOT / "tests/servers/host.mjs", everything)
+    server = [NODE, program(everything), "stdio"]
+    env = clean_environment(tmp_path)
+    command = [NODE, script, *server]
+    direct = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=True)
+    expected = direct.stdout.splitlines()
+    assert len(expected) > 20
+    assert expected.pop() == "BETWEEN"
+    command = [NODE, script, sys.executable, *WRAP, "--", *server]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True, env=env) as host:
+        try:
+            assert [next(host.stdout).rstrip("\n") for _ in expected] == expected
+            assert next(host.stdout) == "BETWEEN\n"
+            (pid,) = servers(tmp_path)
+            os.kill(pid, signal.SIGKILL)
+            again, _ = host.communicate("go on\n", timeout=40)
+            assert again.splitlines() == expected[1:]
+            assert host.returncode == 0
+        finally:
+            host.kill()
+    deadline = time.monotonic() + 5
+    while marked(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert marked(tmp_path) == []
