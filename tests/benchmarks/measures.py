@@ -240,9 +240,9 @@ async def sequential(*, quick: bool) -> list[Row]:
 async def strategies(*, quick: bool) -> list[Row]:
     """What the whole chain of strategies costs a stdio call, and what a call at an open circuit costs."""
     rounds = 3 if quick else 20
-    figures = await _compare(_SDK_SERVER, partial(_p50, calls=100), rounds, _with_everything)
+    figures = await _compare(SDK_SERVER, partial(p50, calls=100), rounds, _with_everything)
     refusals = []
-    async with _resilient(_RAW_SERVER) as client:
+    async with _resilient(RAW_SERVER) as client:
         assert client.circuit is not None
         client.circuit.isolate()
         for _ in range(rounds):
