@@ -35,7 +35,7 @@ from .events import (
 )
 from .evidence import Delivery, Evidence, ExitStatus
 from .gate import Circuit
-from .group import ResilientClientGroup, ServerHealth
+from .group import ResilientClientGroup
 from .policy import (
     BreakerPolicy,
     BudgetPolicy,
@@ -98,7 +98,6 @@ __all__ = [
     "RetryScheduled",
     "ServedStale",
     "ServerFailed",
-    "ServerHealth",
     "ServerUnavailable",
     "State",
     "StateChanged",

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from pathlib import PurePath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -22,7 +21,7 @@ import anyio.lowlevel
 from mcp import types
 from typing_extensions import Self
 
-from . import _sdk
+from . import _sdk, servers
 from .catalog import Catalog
 from .classifier import Classifier, Classify
 from .connection import Connection, Connector, Invoke
@@ -42,7 +41,6 @@ from .stats import Health, Recorder, Stats
 from .subscriptions import Subscriptions
 from .supervisor import Supervisor, reason_of
 from .telemetry import IS_INSTALLED, Telemetry
-from .transports.http import safe_url
 from .transports.linked import Link
 from .watch import Change, ListenWatcher, Watcher
 
@@ -121,8 +119,8 @@ class ResilientClient:
         read_timeout_seconds: Timeout = None,
         **session_options: Any,
     ) -> None:
-        server = _checked_server(server)
-        _check_http_client(http_client, server)
+        server = servers.checked(server)
+        servers.check_http_client(http_client, server)
         check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy, not {policy!r}: write Policy.model_validate({policy!r})")
@@ -134,7 +132,7 @@ class ResilientClient:
                 f"with mcp {_sdk.VERSION} the session options are {known}"
             )
         policy = policy or Policy()
-        self.name = name or _default_name(server)
+        self.name = name or servers.name_of(server)
         self.policy = policy
         self._redactor = Redactor.of(server, http_client)
         self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
@@ -160,7 +158,7 @@ class ResilientClient:
             connector, policy, hub, on_connected=self._gate.connected, on_ready=self._on_ready
         )
         self._health: HealthCheck | None = None
-        if policy.health is not None and not _speaks_for_itself(server):
+        if policy.health is not None and not servers.speaks_for_itself(server):
             self._health = HealthCheck(policy.health, self._gate, judge)
         self._stats = Recorder(self._redactor)
         hub.add(self._stats)
@@ -725,67 +723,6 @@ class ResilientClient:
         watcher = ListenWatcher.from_filters(**filters)
         async with self._subscriptions.watching(watcher):
             yield watcher
-
-
-def _checked_server(server: Any) -> Any:
-    """`server` in the form that `Connector` takes.
-
-    Raises:
-        ValueError: It cannot be a server.
-        TypeError: It is nothing that could be one.
-    """
-    if isinstance(server, str):
-        server = _sdk.StreamableHttpParameters(url=server)
-    if isinstance(server, _sdk.StdioServerParameters):
-        if not server.command.strip():
-            raise ValueError(
-                f"StdioServerParameters.command is {server.command!r}: write the program to start, such as 'npx'"
-            )
-        if server.encoding.lower().replace("_", "-") not in {"utf-8", "utf8"}:
-            raise ValueError(
-                f"StdioServerParameters.encoding is {server.encoding!r}: leave it at 'utf-8', which MCP prescribes"
-            )
-    elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
-        _check_url(server.url)
-    elif not _sdk.is_in_process_server(server) and not callable(server):
-        raise TypeError(
-            f"server is {type(server).__name__}: pass a URL, StdioServerParameters, StreamableHttpParameters, "
-            "SseServerParameters, a function that returns a transport, or an SDK server"
-        )
-    return server
-
-
-def _speaks_for_itself(server: Any) -> bool:
-    """Whether the end of `server` is noticed without asking: a process of ours, or an object of this process."""
-    return isinstance(server, _sdk.StdioServerParameters) or _sdk.is_in_process_server(server)
-
-
-def _check_url(url: str) -> None:
-    try:
-        parsed = _sdk.http.URL(url)
-    except (_sdk.http.InvalidURL, ValueError) as exc:
-        raise ValueError(f"{url!r} is not a URL ({exc}): write one such as 'https://example.com/mcp'") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError(f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp'")
-
-
-def _check_http_client(client: Any, server: Any) -> None:
-    library = _sdk.http.__name__
-    if client is None:
-        return
-    if not isinstance(client, _sdk.http.AsyncClient):
-        kind = f"{type(client).__module__}.{type(client).__qualname__}"
-        raise TypeError(f"http_client is a {kind}: mcp {_sdk.VERSION} needs an {library}.AsyncClient")
-    if not isinstance(server, _sdk.StreamableHttpParameters):
-        raise TypeError(f"http_client is for Streamable HTTP servers, and the server is {type(server).__name__}")
-
-
-def _default_name(server: Any) -> str:
-    if isinstance(server, _sdk.StdioServerParameters):
-        return PurePath(server.command).name
-    if isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
-        return safe_url(server.url)
-    return getattr(server, "name", None) or getattr(server, "__name__", None) or type(server).__name__
 
 
 def _seconds(what: str, value: Timeout) -> float | None:

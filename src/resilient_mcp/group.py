@@ -18,9 +18,10 @@ from typing_extensions import Self
 
 from . import _sdk, config
 from .client import ResilientClient
-from .errors import ResilienceError, ServerUnavailable, describe
+from .errors import ResilienceError, describe
 from .events import Listener, State, logger
 from .policy import Policy
+from .stats import Health
 
 SERVER_META = "resilient-mcp/server"
 """The key in a listed item's `_meta` that names its server."""
@@ -36,19 +37,6 @@ NameHook: TypeAlias = Callable[[str, types.Implementation], str]
 
 The `Implementation` has the server's name in the group, so that two servers of one kind differ.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class ServerHealth:
-    """How one server of a group is.
-
-    Attributes:
-        state: Where its connection stands.
-        error: Why there is no connection; None while there is one.
-    """
-
-    state: State
-    error: ServerUnavailable | None
 
 
 @dataclass(slots=True, eq=False)
@@ -214,15 +202,15 @@ class ResilientClientGroup:
     def __len__(self) -> int:
         return len(self._members)
 
-    def health(self) -> dict[str, ServerHealth]:
+    def health(self) -> dict[str, Health]:
         """How each server is, now."""
-        clients = {name: member.client for name, member in self._members.items()}
-        return {name: ServerHealth(client.state, client.error) for name, client in clients.items()}
+        return {name: member.client.health() for name, member in self._members.items()}
 
     @property
     def missing(self) -> dict[str, str]:
         """The servers that take no calls now, with the reason for each."""
-        return {name: str(health.error) for name, health in self.health().items() if health.error is not None}
+        errors = {name: member.client.error for name, member in self._members.items()}
+        return {name: str(error) for name, error in errors.items() if error is not None}
 
     def _no_server(self, name: str) -> str:
         return f"the group has no server {name!r}; it has {', '.join(map(repr, self._members)) or 'none'}"

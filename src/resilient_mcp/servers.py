@@ -1,0 +1,78 @@
+"""What can be a server: checked when it is given, and named."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from . import _sdk
+from .redact import Redactor
+from .transports.http import safe_url
+
+
+def checked(server: Any) -> Any:
+    """`server` in the form that `Connector` takes.
+
+    Raises:
+        ValueError: It cannot be a server.
+        TypeError: It is nothing that could be one.
+    """
+    if isinstance(server, str):
+        server = _sdk.StreamableHttpParameters(url=server)
+    if isinstance(server, _sdk.StdioServerParameters):
+        if not server.command.strip():
+            raise ValueError(
+                f"StdioServerParameters.command is {server.command!r}: write the program to start, such as 'npx'"
+            )
+        if server.encoding.lower().replace("_", "-") not in {"utf-8", "utf8"}:
+            raise ValueError(
+                f"StdioServerParameters.encoding is {server.encoding!r}: leave it at 'utf-8', which MCP prescribes"
+            )
+    elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
+        _check_url(server.url)
+    elif not _sdk.is_in_process_server(server) and not callable(server):
+        raise TypeError(
+            f"server is {type(server).__name__}: pass a URL, StdioServerParameters, StreamableHttpParameters, "
+            "SseServerParameters, a function that returns a transport, or an SDK server"
+        )
+    return server
+
+
+def speaks_for_itself(server: Any) -> bool:
+    """Whether the end of `server` is noticed without asking: a process of ours, or an object of this process."""
+    return isinstance(server, _sdk.StdioServerParameters) or _sdk.is_in_process_server(server)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parsed = _sdk.http.URL(url)
+    except (_sdk.http.InvalidURL, ValueError) as exc:
+        shown = Redactor().line(repr(url))
+        raise ValueError(f"{shown} is not a URL ({exc}): write one such as 'https://example.com/mcp'") from None
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ValueError(f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp'")
+
+
+def check_http_client(client: Any, server: Any) -> None:
+    """Refuse what cannot be the HTTP client of `server`.
+
+    Raises:
+        TypeError: It is none of the installed SDK's library, or the server needs none.
+    """
+    library = _sdk.http.__name__
+    if client is None:
+        return
+    if not isinstance(client, _sdk.http.AsyncClient):
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        raise TypeError(f"http_client is a {kind}: mcp {_sdk.VERSION} needs an {library}.AsyncClient")
+    if not isinstance(server, _sdk.StreamableHttpParameters):
+        raise TypeError(f"http_client is for Streamable HTTP servers, and the server is {type(server).__name__}")
+
+
+def name_of(server: Any) -> str:
+    """What messages call a server that was given no name."""
+    if isinstance(server, _sdk.StdioServerParameters):
+        return PurePath(server.command).name
+    if isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
+        return safe_url(server.url)
+    return getattr(server, "name", None) or getattr(server, "__name__", None) or type(server).__name__
