@@ -18,7 +18,7 @@ from mcp import ClientSession, StdioServerParameters
 from resilient_mcp import Policy, ResilientClient, RetryPolicy, State, _sdk
 
 from .npm import NODE, needs_npm, program
-from .support import LEGACY, QUICK, children, nothing_left, raw_server, sdk_server, text_of
+from .support import LEGACY, QUICK, _stdio, children, nothing_left, raw_server, sdk_server, text_of
 from .test_everything import use
 
 pytestmark = pytest.mark.anyio
@@ -214,6 +214,25 @@ async def test_the_real_server_killed():
         assert lost["isError"] is True
         assert "may have run it" in lost["content"][0]["text"]
         assert (await host.ask("tools/list"))["result"]["tools"]
+
+
+async def test_what_the_host_asked_for_comes_back():
+    """Subscriptions and log level: after a kill the host gets an update for what it missed, then the next real one."""
+    server = _stdio("tests.servers.changing_server", ("stdio",), None)
+    async with nothing_left(), host_of(server) as host:
+        await host.ask("resources/subscribe", {"uri": "test://a"})
+        await host.ask("logging/setLevel", {"level": "error"})
+        os.kill(int((await host.call("pid"))["result"]["content"][0]["text"]), signal.SIGKILL)
+        updated = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "test://a"}}
+        while updated not in host.notifications:
+            await host.call("pid")
+        with anyio.fail_after(10):
+            while (await host.call("level"))["result"]["content"][0]["text"] != "error":
+                await anyio.sleep(0.01)
+        host.notifications.clear()
+        await host.call("touch", uri="test://a")
+        while updated not in host.notifications:
+            await host.call("pid")
 
 
 async def test_a_server_that_cannot_be_started():

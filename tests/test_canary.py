@@ -281,6 +281,7 @@ async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # nothing in it depends on the event loop
 async def test_a_hundred_thousand_tools():
     """However many names are called, the memory of statistics and metrics is bounded."""
     from resilient_mcp.operation import Operation

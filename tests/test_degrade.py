@@ -110,7 +110,7 @@ async def test_no_fallback_for_what_may_have_run():
     policy = QUICK.model_copy(update={"tools": {"chosen": ToolPolicy(repeatable=True)}, "retry": once})
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy, fallbacks={name: remember(name) for name in names}) as client:
-            await client._catalog.listed(anyio.current_time() + 5)
+            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
             server.faults = [Faults.close(), Faults.close(), Faults.close(), Faults.status(503)]
             with pytest.raises(ConnectionLost):
                 await client.call_tool("unsafe", {})
@@ -170,7 +170,7 @@ async def test_stale_over_http_and_not_for_refused_credentials():
     )
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy) as client:
-            await client._catalog.listed(anyio.current_time() + 5)
+            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
             await client.list_tools()
             server.listing_faults = [Faults.status(503)] * 4
             assert "resilient-mcp/stale-age" in (await client.list_tools()).meta
@@ -274,7 +274,7 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
     tools = tmp_path / "tools"
     tools.write_text("kept\nremoved\nturned idempotentHint\n")
     async with place(where, tools=tools) as at:
-        await at.client._catalog.listed(anyio.current_time() + 5)
+        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
         assert at.client._catalog.is_repeatable("turned") is True
         tools.write_text("kept\nturned\nadded readOnlyHint\n")
         await at.kill()
@@ -290,7 +290,7 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
 async def test_changes_at_once_cost_few_listings():
     """The list is made again after the last change, not once for each; `list_changed` during a listing is not lost."""
     async with place("stdio legacy") as at:
-        await at.client._catalog.listed(anyio.current_time() + 5)
+        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
         async with anyio.create_task_group() as tg:
             for n in range(20):
                 tg.start_soon(lambda n=n: at.client.call_tool("grow", {"name": f"new-{n}"}))
@@ -306,7 +306,7 @@ async def test_nothing_is_listed_that_is_not_declared():
     """A server without tools is not asked for them."""
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
-            await client._catalog.listed(anyio.current_time() + 5)
+            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
             await client.send_ping()
             await anyio.wait_all_tasks_blocked()
             assert server.requests["tools/list"] == 1

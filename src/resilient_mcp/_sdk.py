@@ -149,6 +149,12 @@ def is_local_timeout(error: object) -> bool:
     return bool(getattr(getattr(error, "error", None), "code", None) == REQUEST_TIMEOUT)
 
 
+def is_connection_closed(error: object) -> bool:
+    """Whether an error is what the SDK gives the waiters of a session that ended; a server may send the same."""
+    data = getattr(error, "error", None)
+    return getattr(data, "code", None) == CONNECTION_CLOSED and getattr(data, "message", "") == "Connection closed"
+
+
 # --- JSON-RPC messages -----------------------------------------------------------------------------------------------
 
 

@@ -45,15 +45,14 @@ class Catalog:
         self._hub = hub
         self._tools: dict[str, Any] | None = None
         self._validators: dict[str, Any] = {}
+        self._generation = 0
         self._listed = anyio.Event()
         self._stale = anyio.Event()
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
         """List the tools over `connection`, and again at each change, until the connection is of no more use."""
-        if self._listed.is_set():
-            self._listed = anyio.Event()
         if not _sdk.offers(connection.session.capabilities, "tools"):
-            self._listed.set()
+            self._done(connection)
             return
         options: Any = {}
         while True:
@@ -61,9 +60,15 @@ class Catalog:
             await self._refresh(connection, timeout, options)
             if connection.reason is not None:
                 return  # who waits for the listing waits for the next connection's
-            self._listed.set()
+            self._done(connection)
             await self._stale.wait()
             options = _sdk.REFRESH
+
+    def _done(self, connection: Connection) -> None:
+        """As much of the tools of `connection` is known as can be."""
+        self._generation = connection.generation
+        listed, self._listed = self._listed, anyio.Event()
+        listed.set()
 
     def changed(self) -> None:
         """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
@@ -126,10 +131,11 @@ class Catalog:
         known = (self._tools or {}).get(tool)
         return None if known is None else any(_sdk.tool_hints(known))
 
-    async def listed(self, deadline: float) -> None:
-        """Wait for the listing of the newest connection, at most until `deadline`."""
-        with anyio.move_on_after(deadline - anyio.current_time()):
-            await self._listed.wait()
+    async def listed(self, connection: Connection, deadline: float) -> None:
+        """Wait for the listing of `connection`, at most until `deadline`."""
+        with anyio.CancelScope(deadline=deadline):
+            while self._generation < connection.generation and not connection.lost.is_set():
+                await self._listed.wait()
 
     def problems(self, tool: str, arguments: dict[str, Any]) -> list[tuple[str, str]]:
         """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).

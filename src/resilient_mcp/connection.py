@@ -188,9 +188,13 @@ class Connection:
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""
-        if attempt.evidence is not None or attempt.answered:
+        if attempt.evidence is not None:
             return attempt.evidence
         closed = isinstance(exc, anyio.ClosedResourceError | anyio.BrokenResourceError)
+        # An answer that was seen may still be lost between the edge and the caller, when the session ends just then.
+        swallowed = closed or (self.lost.is_set() and _sdk.is_connection_closed(exc))
+        if attempt.answered and not swallowed:
+            return None
         if not closed and not (self.wired and isinstance(exc, _sdk.MCPError)):
             return None
         if _sdk.is_local_timeout(exc):

@@ -181,8 +181,8 @@ class Degrade:
         raise error
 
     async def _validate(self, operation: Operation, name: str, arguments: dict[str, Any]) -> None:
-        if self._supervisor.ready is not None:
-            await self._catalog.listed(anyio.current_time() + _LISTING_PATIENCE)
+        if (connection := self._supervisor.ready) is not None:
+            await self._catalog.listed(connection, anyio.current_time() + _LISTING_PATIENCE)
         problems = self._catalog.problems(name, arguments)
         if problems:
             listed = "; ".join(f"{path}: {reason}" for path, reason in problems)

@@ -311,14 +311,14 @@ class Executor:
         if not self._policy.trust_annotations:
             return False
         known = self._catalog.is_repeatable(target)
-        if known is not None:
+        assert call.last is not None
+        if known is not None and not call.last.verdict.reconnect:
             return known
         deadline = min(call.deadline, self._ready_deadline(call))
-        try:
-            await self._supervisor.lend(deadline)  # tools are listed over a connection
+        try:  # tools are listed over a connection, and the next one may bring others
+            await self._catalog.listed(await self._supervisor.lend(deadline), deadline)
         except ServerUnavailable:
-            return False
-        await self._catalog.listed(deadline)
+            return known or False
         return self._catalog.is_repeatable(target) or False
 
     def _delay(self, call: _Call, state: tenacity.RetryCallState) -> float:
