@@ -184,7 +184,8 @@ class Connection:
                 text = f"the server process hangs: {calls} calls timed out and a ping went unanswered for {timeout:g} s"
                 self.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, text))
         self._silences = 0
-        self.suspected = anyio.Event()
+        if self.reason is None:
+            self.suspected = anyio.Event()
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""

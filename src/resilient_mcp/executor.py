@@ -269,6 +269,10 @@ class Executor:
             nonlocal pending
             failed, pending = pending, None
             if failed is None:
+                assert call.last is not None
+                if not await self._is_still_repeatable(call):
+                    call.repeatable = False
+                    raise _Unanswered(call.last.verdict, call.last.failed, final=True)
                 try:
                     return await self._send(call)
                 except _Unanswered as exc:
@@ -311,15 +315,28 @@ class Executor:
         if not self._policy.trust_annotations:
             return False
         known = self._catalog.is_repeatable(target)
-        assert call.last is not None
-        if known is not None and not call.last.verdict.reconnect:
+        if known is not None:
             return known
+        return await self._listed_as_repeatable(call, target) or False
+
+    async def _is_still_repeatable(self, call: _Call) -> bool:
+        """Whether the annotations of the connection on which it is to be sent again allow that."""
+        assert call.last is not None
+        verdict, tool = call.last.verdict, call.operation.tool
+        if tool is None or verdict.safe or not verdict.reconnect or not self._policy.trust_annotations:
+            return True
+        if self._policy.tool(tool).repeatable is not None:
+            return True
+        return await self._listed_as_repeatable(call, tool) is not False
+
+    async def _listed_as_repeatable(self, call: _Call, tool: str) -> bool | None:
+        """What the listing of the next connection says of `tool`; None when it has no such tool, or there is none."""
         deadline = min(call.deadline, self._ready_deadline(call))
-        try:  # tools are listed over a connection, and the next one may bring others
+        try:
             await self._catalog.listed(await self._supervisor.lend(deadline), deadline)
         except ServerUnavailable:
-            return known or False
-        return self._catalog.is_repeatable(target) or False
+            return None
+        return self._catalog.is_repeatable(tool)
 
     def _delay(self, call: _Call, state: tenacity.RetryCallState) -> float:
         assert call.last is not None

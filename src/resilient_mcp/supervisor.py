@@ -31,8 +31,7 @@ CLIENT_CLOSED = "the client was closed"
 """Why the last connection of a client ended."""
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
-"""Seconds a process that seems to hang gets to answer a ping; half an attempt if that is less, so that the call that is
-under way meanwhile is ended by the verdict, not by its own time limit."""
+"""Seconds a process that seems to hang gets to answer a ping; calls wait for the outcome."""
 _CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED)
 _RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for")
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
@@ -195,7 +194,8 @@ class Supervisor:
         """Replace a process that hangs: one that is suspected and shows no sign of life."""
         await connection.suspected.wait()
         while not connection.lost.is_set():
-            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt / 2))
+            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt))
+            self._enter(self.state)  # who waits may look again
             await connection.suspected.wait()
 
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
@@ -227,7 +227,7 @@ class Supervisor:
     def ready(self) -> Connection | None:
         """The connection, if it takes calls."""
         connection = self.connection
-        return None if connection is None or connection.reason is not None else connection
+        return None if connection is None or connection.suspected.is_set() else connection
 
     @property
     def is_awaited(self) -> bool:
