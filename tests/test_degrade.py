@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,28 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
         assert at.client._catalog.is_repeatable("added") is True
         assert "removed" in text_of(await at.client.call_tool("removed", {}))
         assert len(at.events.of(Connected)) == 2
+
+
+async def test_a_call_is_not_repeated_on_a_server_that_no_longer_allows_it(tmp_path: Path):
+    """It was idempotent when it was sent; the server that would get it again says that it is not."""
+    tools = tmp_path / "tools"
+    tools.write_text("turned idempotentHint\n")
+    async with place("stdio legacy", tools=tools) as at:
+        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
+        pid = int(await at.ask("pid"))
+        os.kill(pid, signal.SIGSTOP)
+        tools.write_text("turned\n")
+        async with anyio.create_task_group() as tg:
+
+            async def call() -> None:
+                with pytest.raises(ConnectionLost, match="may have run it") as caught:
+                    await at.client.call_tool("turned", {})
+                assert caught.value.attempts == 1
+
+            tg.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            os.kill(pid, signal.SIGKILL)
+        assert at.client.generation == 2
 
 
 async def test_changes_at_once_cost_few_listings():
