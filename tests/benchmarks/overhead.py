@@ -12,7 +12,7 @@ from mcp import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 
 from resilient_mcp import ResilientClient
-from resilient_mcp.executor import Operation
+from resilient_mcp.operation import Operation
 
 from .measures import Goal, Row
 
@@ -26,7 +26,7 @@ async def _nothing(*_: object) -> None:
 
 def _watched(client: ResilientClient, calls: int) -> float:
     """Microseconds per call."""
-    observer = client._executor._observer
+    observer = client._degrade._executor._observer
     operation = Operation("tools/call", _nothing, "echo")
     result = CallToolResult.model_validate({"content": [TextContent(type="text", text="hello")]})
     began = time.perf_counter()
