@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from itertools import islice
 from typing import Any
 
@@ -30,6 +32,21 @@ _MAX_PROBLEMS = 10
 """Problems of one set of arguments that are told: enough for a model to correct them."""
 _REASON = 300
 """Characters of one reason: it quotes the value."""
+
+
+async def pages(page_at: Callable[[str | None], Awaitable[Any]]) -> AsyncGenerator[Any, None]:
+    """The pages of a list to its end, but at most 100.
+
+    Args:
+        page_at: Gets the page at a cursor; None is the first.
+    """
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await page_at(cursor)
+        yield page
+        cursor = _sdk.next_cursor(page)
+        if cursor is None:
+            return
 
 
 class Catalog:
@@ -95,19 +112,18 @@ class Catalog:
             tries += 1
 
     async def _list(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any]:
+        async def page_at(cursor: str | None) -> Any:
+            async def invoke(session: _sdk.Session, _progress: Any) -> Any:
+                return await session.list("list_tools", cursor, None, options)
+
+            return await connection.call(invoke, timeout=timeout, deadline=math.inf)
+
         tools: dict[str, Any] = {}
-        cursor: str | None = None
-        for _ in range(_MAX_PAGES):
-            at = cursor
-
-            async def list_page(session: _sdk.Session, _progress: Any, at: str | None = at) -> Any:
-                return await session.list("list_tools", at, None, options)
-
-            page = await connection.call(list_page, timeout=timeout, deadline=math.inf)
-            tools.update((tool.name, tool) for tool in page.tools)
-            cursor = _sdk.next_cursor(page)
-            if cursor is None or len(tools) > _MAX_TOOLS:
-                break
+        async with aclosing(pages(page_at)) as listing:
+            async for page in listing:
+                tools.update((tool.name, tool) for tool in page.tools)
+                if len(tools) > _MAX_TOOLS:
+                    break
         return tools
 
     def _replace(self, tools: dict[str, Any]) -> None:

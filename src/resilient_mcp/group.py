@@ -17,6 +17,7 @@ from mcp import types
 from typing_extensions import Self
 
 from . import _sdk, config
+from .catalog import pages
 from .client import ResilientClient
 from .errors import ResilienceError, describe
 from .events import Listener, State, logger
@@ -29,8 +30,6 @@ MISSING_META = "resilient-mcp/missing"
 """The key in a listing's `_meta` that names the servers that are not in it, with the reason for each."""
 
 _SEPARATOR = "__"
-_MAX_PAGES = 100
-"""A listing that never ends must not be followed for ever."""
 
 NameHook: TypeAlias = Callable[[str, types.Implementation], str]
 """From a component's name and its server to the name in the group, as on the SDK's `ClientSessionGroup`.
@@ -332,13 +331,8 @@ async def _all_pages(client: ResilientClient, method: str) -> list[Any]:
     items: list[Any] = []
     if not _sdk.has_list(client.server_capabilities, method):
         return items
-    cursor: str | None = None
-    for _ in range(_MAX_PAGES):
-        page = await getattr(client, method)(cursor)
+    async for page in pages(getattr(client, method)):
         items += _sdk.listed(method, page)
-        cursor = _sdk.next_cursor(page)
-        if cursor is None:
-            break
     return items
 
 

@@ -16,7 +16,18 @@ from urllib.parse import urlsplit
 
 from . import _sdk
 from .errors import ResilienceError
-from .events import AttemptFailed, Connected, Disconnected, Event, Hub, Outcome, RetryScheduled
+from .events import (
+    AttemptFailed,
+    BreakerChanged,
+    Connected,
+    Disconnected,
+    Event,
+    Hub,
+    Outcome,
+    RestartScheduled,
+    RetryScheduled,
+    Throttled,
+)
 
 if TYPE_CHECKING:
     from .observer import ObservedCall
@@ -37,17 +48,17 @@ _MEASURED_KEPT = 1000
 _DESCRIPTION = 300
 _NAME = 100
 
-_SPAN_EVENTS = {
-    "AttemptFailed": "resilient_mcp.attempt_failed",
-    "RetryScheduled": "resilient_mcp.retry",
-    "Throttled": "resilient_mcp.throttled",
-    "Disconnected": "resilient_mcp.disconnected",
-    "RestartScheduled": "resilient_mcp.restart_scheduled",
-    "Connected": "resilient_mcp.connected",
-    "BreakerChanged": "resilient_mcp.breaker_changed",
+_SPAN_EVENTS: dict[type[Event], str] = {
+    AttemptFailed: "resilient_mcp.attempt_failed",
+    RetryScheduled: "resilient_mcp.retry",
+    Throttled: "resilient_mcp.throttled",
+    Disconnected: "resilient_mcp.disconnected",
+    RestartScheduled: "resilient_mcp.restart_scheduled",
+    Connected: "resilient_mcp.connected",
+    BreakerChanged: "resilient_mcp.breaker_changed",
 }
 """The events that show in the spans of calls. The first three are of one call, the others of all that are running."""
-_OF_ONE_CALL = frozenset({"AttemptFailed", "RetryScheduled", "Throttled"})
+_OF_ONE_CALL = (AttemptFailed, RetryScheduled, Throttled)
 
 
 class _Instruments:
@@ -226,8 +237,7 @@ class Telemetry:
 
     def __call__(self, event: Event) -> None:
         self._count(event)
-        name = type(event).__name__
-        span_event = _SPAN_EVENTS.get(name)
+        span_event = _SPAN_EVENTS.get(type(event))
         if span_event is None or not self._running:
             return
         facts = {
@@ -236,7 +246,7 @@ class Telemetry:
             if key not in {"server", "operation", "operation_id", "evidence"}
             and isinstance(value := getattr(event, key), str | int | float) | hasattr(value, "value")
         }
-        if name in _OF_ONE_CALL:
+        if isinstance(event, _OF_ONE_CALL):
             one = self._running.get(event.operation_id or "")
             spans = [] if one is None else [one]
         else:
@@ -257,10 +267,9 @@ class Telemetry:
             instruments.connections.add(1, {**name, "resilient_mcp.reconnect": event.generation > 1})
         elif isinstance(event, Disconnected):
             self._end_session(event)
-        elif type(event).__name__ == "BreakerChanged":
-            new = getattr(event, "new", None)
-            instruments.breaker.add(1, {**name, "resilient_mcp.new": str(getattr(new, "value", new))})
-        elif type(event).__name__ == "Throttled":
+        elif isinstance(event, BreakerChanged):
+            instruments.breaker.add(1, {**name, "resilient_mcp.new": event.new.value})
+        elif isinstance(event, Throttled):
             instruments.throttled.add(1, name)
 
     def _end_session(self, event: Disconnected) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 from mcp import types
 
 from resilient_mcp import _sdk
+
+from .lifeline import die_with_the_test
 
 try:
     from mcp.server.mcpserver import Context, MCPServer
@@ -185,11 +185,7 @@ def main() -> None:
         return
     import uvicorn
 
-    def die_with_the_test() -> None:
-        sys.stdin.buffer.read()
-        os._exit(0)
-
-    threading.Thread(target=die_with_the_test, daemon=True).start()
+    die_with_the_test()
     app = server.streamable_http_app()
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="critical", timeout_graceful_shutdown=1)
 

@@ -13,11 +13,12 @@ import os
 import random
 import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .lifeline import die_with_the_test
 
 REPEATABLE, ONCE = "echo", "unsafe"
 """The tool with `readOnlyHint` and the one without; each executes its key and answers with it."""
@@ -192,11 +193,7 @@ def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
         return
     import uvicorn
 
-    def die_with_the_test() -> None:
-        sys.stdin.buffer.read()
-        os._exit(0)
-
-    threading.Thread(target=die_with_the_test, daemon=True).start()
+    die_with_the_test()
     uvicorn.run(server.streamable_http_app(), host="127.0.0.1", port=port, log_level="critical")
 
 

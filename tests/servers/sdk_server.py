@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import signal
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,8 @@ except ImportError:
     from mcp.server.fastmcp import FastMCP as MCPServer
 
 from mcp.types import ToolAnnotations
+
+from .lifeline import die_with_the_test
 
 parser = argparse.ArgumentParser()
 parser.add_argument("transport", choices=["stdio", "http", "sse"])
@@ -146,11 +146,7 @@ def main() -> None:
         return
     import uvicorn
 
-    def die_with_the_test() -> None:
-        sys.stdin.buffer.read()
-        os._exit(0)
-
-    threading.Thread(target=die_with_the_test, daemon=True).start()
+    die_with_the_test()
     app = Journal(http_app(server, arguments), arguments.journal)
     uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="error", timeout_graceful_shutdown=1)
 

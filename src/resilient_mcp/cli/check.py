@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import _sdk
+from ..catalog import pages
 from ..client import ResilientClient
 from ..config import ServerConfig
 from ..errors import describe
@@ -123,20 +124,12 @@ async def _count_tools(client: ResilientClient, report: Report) -> None:
     if not _sdk.has_list(client.server_capabilities, "list_tools"):
         return
     began = time.monotonic()
-    page = await client.list_tools()
-    report.latency_seconds = time.monotonic() - began
-    tools = len(page.tools)
-    for _ in range(_MAX_PAGES):
-        cursor = _sdk.next_cursor(page)
-        if cursor is None:
-            break
-        page = await client.list_tools(cursor)
+    tools = 0
+    async for page in pages(client.list_tools):
+        if report.latency_seconds is None:
+            report.latency_seconds = time.monotonic() - began
         tools += len(page.tools)
     report.tools = tools
-
-
-_MAX_PAGES = 100
-"""A listing that never ends must not be followed for ever."""
 
 
 def _table(reports: Mapping[str, Report], elapsed: float) -> RenderableType:
