@@ -11,13 +11,14 @@ import statistics
 import sys
 from pathlib import Path
 
-from ._plain import VERSION
+from ._plain import FASTMCP, VERSION
 from .measures import COMPARISONS as BESIDE_THE_SDK
 from .measures import Row
+from .memory import memory
 from .overhead import overhead
 from .wrapping import wrapping
 
-COMPARISONS = {**BESIDE_THE_SDK, "overhead": overhead, "wrapping": wrapping}
+COMPARISONS = {**BESIDE_THE_SDK, "overhead": overhead, "wrapping": wrapping, "memory": memory}
 
 
 def _cells(row: Row) -> list[str]:
@@ -57,7 +58,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # crashes are the plan here
-    title = f"mcp {VERSION}, Python {platform.python_version()}; ratio: resilient / plain, median of the rounds"
+    versions = {"mcp": VERSION, "fastmcp": FASTMCP, "python": platform.python_version()}
+    shown = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions.items())
+    title = f"{shown}; ratio: resilient / plain, median of the rounds"
     rows: list[Row] = []
     for name in options.only or COMPARISONS:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -65,7 +68,7 @@ def main() -> None:
     print(title)
     _print_table(rows)
     if options.json is not None:
-        facts = {"mcp": VERSION, "python": platform.python_version(), "rows": list(map(_as_json, rows))}
+        facts = {**versions, "rows": list(map(_as_json, rows))}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
-"""The plain SDK of either major version: its clients, which are the baselines, and its server.
+"""The plain SDK of either major version, and FastMCP where it is installed: their clients, which are the baselines.
 
-The only module here that knows which major is installed; it does not use `resilient_mcp`.
+The only module here that knows what is installed; it does not use `resilient_mcp`. The SDK's server is here, too.
 """
 
 from __future__ import annotations
@@ -46,6 +46,22 @@ BASELINES: dict[str, Connect] = {"ClientSession": _session}
 """What `ResilientClient` is compared with. The first one is what it replaces on the installed major."""
 if MAJOR != 1:
     BASELINES = {"mcp.Client": mcp.Client, **BASELINES}  # type: ignore[attr-defined]
+
+try:
+    import fastmcp
+except ImportError:
+    FASTMCP = None
+else:
+    FASTMCP = fastmcp.__version__
+
+    def _fastmcp(endpoint: Endpoint) -> AbstractAsyncContextManager[Any]:
+        if isinstance(endpoint, str):
+            return fastmcp.Client(endpoint)
+        cwd = None if endpoint.cwd is None else str(endpoint.cwd)
+        transport = fastmcp.client.transports.StdioTransport(endpoint.command, endpoint.args, endpoint.env, cwd)
+        return fastmcp.Client(transport)
+
+    BASELINES["fastmcp.Client"] = _fastmcp
 
 
 def sdk_server() -> Any:

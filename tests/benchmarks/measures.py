@@ -84,7 +84,7 @@ class Row:
 # --- the two sides ---
 
 
-def _resilient(endpoint: Endpoint) -> ResilientClient:
+def resilient(endpoint: Endpoint) -> ResilientClient:
     return ResilientClient(endpoint)
 
 
@@ -111,7 +111,7 @@ RAW_SERVER = _stdio("raw_server")
 
 
 @contextmanager
-def _http_server(kind: str) -> Iterator[str]:
+def http_server(kind: str) -> Iterator[str]:
     """The URL of a Streamable HTTP server that lives as long as this context."""
     command = [sys.executable, "-m", "tests.benchmarks.sdk_server", kind]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -124,7 +124,7 @@ def _http_server(kind: str) -> Iterator[str]:
 
 @asynccontextmanager
 async def _sides(
-    endpoint: Endpoint, baselines: Mapping[str, Connect], ours: Connect = _resilient
+    endpoint: Endpoint, baselines: Mapping[str, Connect], ours: Connect = resilient
 ) -> AsyncIterator[dict[str, Any]]:
     """Every side connected at the same time; on stdio each has a server of its own."""
     async with AsyncExitStack() as stack:
@@ -142,7 +142,7 @@ async def turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) 
     return figures
 
 
-async def _compare(endpoint: Endpoint, measure: Measure, rounds: int, ours: Connect = _resilient) -> Figures:
+async def _compare(endpoint: Endpoint, measure: Measure, rounds: int, ours: Connect = resilient) -> Figures:
     async with _sides(endpoint, BASELINES, ours) as sides:
         await turn_by_turn(sides, measure, 1)  # the first round warms up
         return await turn_by_turn(sides, measure, rounds)
@@ -160,7 +160,7 @@ def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row
 # --- one figure of one round ---
 
 
-async def _call(client: Any, tool: str, arguments: dict[str, Any], **options: Any) -> str:
+async def call(client: Any, tool: str, arguments: dict[str, Any], **options: Any) -> str:
     """Call `tool`; the text it answered."""
     result = await client.call_tool(tool, arguments, **options)
     return result.content[0].text
@@ -171,7 +171,7 @@ async def p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> fl
     times = []
     for _ in range(calls):
         began = time.perf_counter()
-        text = await _call(client, tool, {"text": "hello"}, **options)
+        text = await call(client, tool, {"text": "hello"}, **options)
         times.append(time.perf_counter() - began)
         assert text == "hello"
     return 1000 * statistics.median(times)
@@ -192,7 +192,7 @@ async def _throughput(client: Any, batches: int) -> float:
     """Calls per second, 64 at once; the next 64 start when all are answered."""
     began = time.perf_counter()
     for _ in range(batches):
-        texts = await asyncio.gather(*(_call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
+        texts = await asyncio.gather(*(call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
         assert texts == [str(n) for n in range(_AT_ONCE)]
     return batches * _AT_ONCE / (time.perf_counter() - began)
 
@@ -200,7 +200,7 @@ async def _throughput(client: Any, batches: int) -> float:
 async def _big(client: Any, size: int) -> float:
     """Seconds for a result of `size` bytes in one line."""
     began = time.perf_counter()
-    text = await _call(client, "big", {"size": size})
+    text = await call(client, "big", {"size": size})
     elapsed = time.perf_counter() - began
     assert len(text) == size
     return elapsed
@@ -208,10 +208,10 @@ async def _big(client: Any, size: int) -> float:
 
 async def _recovery(client: ResilientClient) -> float:
     """Seconds from the SIGKILL of the server to the answer of a call made at once."""
-    pid = int(await _call(client, "pid", {}))
+    pid = int(await call(client, "pid", {}))
     began = time.perf_counter()
     os.kill(pid, signal.SIGKILL)
-    assert await _call(client, "echo", {"text": "hello"}) == "hello"
+    assert await call(client, "echo", {"text": "hello"}) == "hello"
     return time.perf_counter() - began
 
 
@@ -219,7 +219,7 @@ async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
     """Seconds to start a server, connect and call once."""
     began = time.perf_counter()
     async with connect(endpoint) as client:
-        assert await _call(client, "echo", {"text": "hello"}) == "hello"
+        assert await call(client, "echo", {"text": "hello"}) == "hello"
         return time.perf_counter() - began
 
 
@@ -242,7 +242,7 @@ async def strategies(*, quick: bool) -> list[Row]:
     rounds = 3 if quick else 20
     figures = await _compare(SDK_SERVER, partial(p50, calls=100), rounds, _with_everything)
     refusals = []
-    async with _resilient(RAW_SERVER) as client:
+    async with resilient(RAW_SERVER) as client:
         assert client.circuit is not None
         client.circuit.isolate()
         for _ in range(rounds):
@@ -298,9 +298,9 @@ async def http(*, quick: bool) -> list[Row]:
     async def ignore(*_: object) -> None:
         return
 
-    with _http_server("json") as url:
+    with http_server("json") as url:
         json_answers = await _compare(url, partial(p50, calls=60), rounds)
-    with _http_server("sse") as url:
+    with http_server("sse") as url:
         measure = partial(p50, calls=40, tool="report", progress_callback=ignore)
         sse_answers = await _compare(url, measure, rounds)
     return [
@@ -317,7 +317,7 @@ async def crash(*, quick: bool) -> list[Row]:
     rows = []
     for what, endpoint in (("stdio, crash to next answer", SDK_SERVER), ("  the same, raw server", RAW_SERVER)):
         figures: Figures = {REPLACED: [], OURS: []}
-        async with _resilient(endpoint) as client:
+        async with resilient(endpoint) as client:
             for _ in range(3 if quick else 8):
                 figures[REPLACED].append(await _cold_start(BASELINES[REPLACED], endpoint))
                 figures[OURS].append(await _recovery(client))

@@ -12,18 +12,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mcp import types
+from . import lean  # noqa: F401 - before the SDK
 
-from resilient_mcp import _sdk
+# isort: split
+from mcp import types
 
 from .lifeline import die_with_the_test
 
 try:
+    from mcp import MCPError
     from mcp.server.mcpserver import Context, MCPServer
     from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+
+    MAJOR = 2
 except ImportError:
+    from mcp import McpError
     from mcp.server.fastmcp import Context
     from mcp.server.fastmcp import FastMCP as MCPServer
+
+    MAJOR = 1
 from mcp.types import ToolAnnotations
 
 parser = argparse.ArgumentParser()
@@ -32,6 +39,12 @@ parser.add_argument("port", type=int, nargs="?", default=0)
 parser.add_argument("--tools", type=Path)
 
 READ_ONLY = ToolAnnotations.model_validate({"readOnlyHint": True})
+
+
+def error(code: int, message: str) -> Exception:
+    if MAJOR == 1:
+        return McpError(types.ErrorData(code=code, message=message))
+    return MCPError(code, message)
 
 
 class State:
@@ -46,13 +59,13 @@ class State:
     def subscribe(self, uri: str, session: Any) -> None:
         self.requests[uri] += 1
         if uri == "test://refused" or (uri == "test://flaky" and self.requests[uri] == 1):
-            raise _sdk.ErrorBase(-32602 if uri == "test://refused" else -32603, f"{uri} cannot be subscribed to")
+            raise error(-32602 if uri == "test://refused" else -32603, f"{uri} cannot be subscribed to")
         self.subscribed[uri] = session
 
 
 def build(tools: Path | None) -> MCPServer:
     state = State()
-    if _sdk.MAJOR == 1:
+    if MAJOR == 1:
         server = MCPServer("changing", log_level="CRITICAL")
         handle_as_1(server._mcp_server, state)
     else:
@@ -65,7 +78,7 @@ def build(tools: Path | None) -> MCPServer:
         """Say that a resource changed."""
         if (session := state.subscribed.get(uri)) is not None:
             await session.send_resource_updated(uri)
-        if _sdk.MAJOR != 1:
+        if MAJOR != 1:
             await ctx.notify_resource_updated(uri)
         return "touched"
 
@@ -89,7 +102,7 @@ def build(tools: Path | None) -> MCPServer:
         """Add a tool."""
         server.add_tool(lambda: name, name=name, description=name)
         await ctx.session.send_tool_list_changed()
-        if _sdk.MAJOR != 1:
+        if MAJOR != 1:
             await ctx.notify_tools_changed()
         return "grown"
 

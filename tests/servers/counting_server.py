@@ -155,6 +155,9 @@ def raw(journal: Journal, seed: int) -> None:
 
 
 def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
+    from . import lean  # noqa: F401 - before the SDK
+
+    # isort: split
     from mcp.types import CallToolResult, ToolAnnotations
 
     try:

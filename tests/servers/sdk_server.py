@@ -15,6 +15,9 @@ from typing import Any
 
 import anyio
 
+from . import lean  # noqa: F401 - before the SDK
+
+# isort: split
 try:
     from mcp.server.mcpserver import Context, MCPServer
 except ImportError:

@@ -1,0 +1,70 @@
+"""What an idle client over Streamable HTTP costs in memory: the growth of a process that opens more and more of them.
+
+Each figure is from a process of its own: `python -m tests.benchmarks.memory URL SIDE` prints the KiB per client that
+Python allocated and those by which the process grew, which the TLS library's are part of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import subprocess
+import sys
+import tracemalloc
+from contextlib import AsyncExitStack
+
+from ._plain import BASELINES
+from .measures import OURS, ROOT, Goal, Row, http_server, resilient
+
+CLIENTS = 20
+_CONNECTS = {**BASELINES, OURS: resilient}
+_KIB = 1024
+
+
+async def memory(*, quick: bool) -> list[Row]:
+    """KiB for each idle client; the plain side's are to compare with, the goal is a figure of its own."""
+    rounds = 1 if quick else 3
+    rows = []
+    with http_server("json") as url:
+        for figure, goal, traced in (("allocated by Python", 100.0, True), ("growth of the process", None, False)):
+            figures = {side: [_in_a_process(url, side, traced) for _ in range(rounds)] for side in _CONNECTS}
+            what = f"idle client, HTTP: {figure}"
+            if goal is not None:
+                rows.append(Row(what, "KiB", "100 KiB", [goal] * rounds, figures[OURS], Goal(1)))
+            rows += [Row(what, "KiB", side, figures[side], figures[OURS]) for side in BASELINES]
+    return rows
+
+
+def _in_a_process(url: str, side: str, traced: bool) -> float:
+    command = [sys.executable, "-m", __name__, url, side, "traced" if traced else "grown"]
+    return float(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+
+async def _per_client(url: str, side: str, traced: bool) -> float:
+    async with AsyncExitStack() as clients:
+
+        async def open_more(count: int) -> None:
+            for _ in range(count):
+                client = await clients.enter_async_context(_CONNECTS[side](url))
+                await client.call_tool("echo", {"text": "hello"})
+            await asyncio.sleep(0.5)  # what they do after connecting
+            gc.collect()
+
+        await open_more(CLIENTS)
+        if traced:
+            tracemalloc.start()
+        before = 0 if traced else _grown()
+        await open_more(CLIENTS)
+        after = tracemalloc.get_traced_memory()[0] if traced else _grown()
+        return (after - before) / CLIENTS / _KIB
+
+
+def _grown() -> int:
+    """The most memory this process has had, in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * _KIB
+
+
+if __name__ == "__main__":
+    print(asyncio.run(_per_client(sys.argv[1], sys.argv[2], sys.argv[3] == "traced")))
