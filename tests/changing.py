@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import pytest
 
 from resilient_mcp import Change, Connected, Policy, ResilientClient, _sdk
 
@@ -19,14 +18,6 @@ from .support import LEGACY, QUICK, HttpServer, Recorder, _stdio, text_of
 
 MODULE = "tests.servers.changing_server"
 PLACES = [f"{transport} {era}" for transport in ("stdio", "http") for era in ("legacy", "modern")[: _sdk.MAJOR]]
-
-
-def every_pair(places: list[str]) -> pytest.MarkDecorator:
-    """Run a test at each of `places`, half of them on asyncio and half on trio; with the other major of mcp the halves
-    change sides. Of transport, era, library and major every two meet, at half the servers to start."""
-    libraries = ("asyncio", "trio")
-    sides = [(libraries[(n + n // 2 + _sdk.MAJOR) % 2], where) for n, where in enumerate(places)]
-    return pytest.mark.parametrize(("anyio_backend", "where"), sides, ids=[" ".join(side) for side in sides])
 
 
 class Place:

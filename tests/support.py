@@ -19,6 +19,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import pytest
 import sniffio
 from mcp import StdioServerParameters
 
@@ -33,6 +34,23 @@ QUICK = Policy(
     restart=RestartPolicy(base=0.01),
     timeout=TimeoutPolicy(attempt=10, ready=10, connect=10, shutdown=2),
 )
+
+
+LIBRARIES = ("asyncio", "trio")
+
+
+def every_pair(name: str, values: list[Any]) -> pytest.MarkDecorator:
+    """Run a test with each of `values` as its argument `name`, half of them on asyncio and half on trio.
+
+    With the other major of mcp the halves change sides: of value, library and major every two meet, at half the servers
+    to start. For what is slow.
+    """
+    sides = [(LIBRARIES[(n + n // 2 + _sdk.MAJOR) % 2], value) for n, value in enumerate(values)]
+    return pytest.mark.parametrize(("anyio_backend", name), sides, ids=[f"{side}-{value}" for side, value in sides])
+
+
+in_turn = pytest.mark.parametrize("anyio_backend", [LIBRARIES[_sdk.MAJOR % 2]])
+"""Run a slow test on asyncio with one major of mcp, and on trio with the other."""
 
 
 def raw_server(*arguments: str, env: dict[str, str] | None = None) -> StdioServerParameters:

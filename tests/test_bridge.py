@@ -18,7 +18,7 @@ from mcp import ClientSession, StdioServerParameters
 from resilient_mcp import Policy, ResilientClient, RetryPolicy, State, _sdk
 
 from .npm import NODE, needs_npm, program
-from .support import LEGACY, QUICK, _stdio, children, nothing_left, raw_server, sdk_server, text_of
+from .support import LEGACY, QUICK, _stdio, children, every_pair, nothing_left, raw_server, sdk_server, text_of
 from .test_everything import use
 
 pytestmark = pytest.mark.anyio
@@ -327,7 +327,7 @@ async def test_a_client_that_runs_already():
             await transport.__aenter__()
 
 
-@pytest.mark.parametrize("started", [False, True])
+@every_pair("started", [False, True])
 async def test_under_the_sdks_own_session(started: bool):
     """`ClientSession` and, on mcp 2.x, `mcp.Client`: through a crash they notice nothing but a pause."""
     for connect in [session_of] if _sdk.MAJOR == 1 else [session_of, mcp.Client]:

@@ -28,8 +28,8 @@ from resilient_mcp.classifier import Classifier
 from resilient_mcp.degrade import Copies
 from resilient_mcp.events import Hub, State
 
-from .changing import every_pair, place
-from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, sdk_server, text_of
+from .changing import place
+from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, every_pair, sdk_server, text_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
@@ -270,7 +270,7 @@ async def test_a_missing_capability_is_named():
             assert "does not declare the capability resources.subscribe" in caught.value.__notes__[-1]
 
 
-@every_pair(["stdio legacy", "http legacy"])
+@every_pair("where", ["stdio legacy", "http legacy"])
 async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: Path):
     """The diff is right, a removed tool's call gets the server's own answer, and safety follows the new annotations."""
     tools = tmp_path / "tools"

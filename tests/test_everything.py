@@ -16,7 +16,7 @@ from pydantic import AnyUrl
 from resilient_mcp import Change, Connected, ResilientClient, Restored
 
 from .npm import NODE, needs_npm, program
-from .support import QUICK, HttpServer, Recorder, children, text_of
+from .support import QUICK, HttpServer, Recorder, children, every_pair, text_of
 
 pytestmark = [pytest.mark.anyio, needs_npm]
 
@@ -100,7 +100,7 @@ async def use(client: ResilientClient) -> None:
     await client.send_ping()
 
 
-@pytest.mark.parametrize("transport", ["stdio", "http"])
+@every_pair("transport", ["stdio", "http"])
 async def test_callers_at_once_through_a_restart(everything: Path, transport: str):
     """20 callers while the server is killed: every answer right, one new connection."""
     events = Recorder()

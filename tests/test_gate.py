@@ -45,6 +45,7 @@ from .support import (
     ScriptedHttp,
     client_of,
     http_server,
+    in_turn,
     is_alive,
     nothing_left,
     raw_server,
@@ -260,6 +261,7 @@ async def test_a_call_waits_for_the_connection_that_is_on_its_way():
         assert client.circuit.state is BreakerState.CLOSED
 
 
+@in_turn
 async def test_calls_that_find_no_server_count_once_each():
     """However often a call tried: five that waited in vain open the circuit, four do not."""
     quick = TimeoutPolicy(ready=2, connect=5, shutdown=1)

@@ -27,7 +27,19 @@ from resilient_mcp import (
 )
 
 from .npm import NODE, needs_npm, program
-from .support import LEGACY, QUICK, ROOT, gone, http_server, is_alive, nothing_left, raw_server, sdk_server, text_of
+from .support import (
+    LEGACY,
+    QUICK,
+    ROOT,
+    gone,
+    http_server,
+    in_turn,
+    is_alive,
+    nothing_left,
+    raw_server,
+    sdk_server,
+    text_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -208,6 +220,7 @@ async def test_from_a_file(tmp_path: Path):
 
 @needs_npm
 @pytest.mark.timeout(60)
+@in_turn
 async def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
     """Three that work are used while one does not exist, one dies and one hangs for longer than this test may take."""
     command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]

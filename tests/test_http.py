@@ -41,6 +41,7 @@ from .support import (
     Recorder,
     ScriptedHttp,
     client_of,
+    every_pair,
     free_port,
     http_server,
     measured,
@@ -58,7 +59,7 @@ async def echo(client: ResilientClient, text: str, tool: str = "echo") -> None:
 
 
 @pytest.mark.timeout(40)  # it starts three servers of the SDK, a second each, and more on a busy machine
-@pytest.mark.parametrize("answers", ["sse", "json"])
+@every_pair("answers", ["sse", "json"])
 async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, answers: str):
     """20 callers while the server is killed and started on the same port: all right, one re-initialization each."""
     arguments = ["--json"] if answers == "json" else []

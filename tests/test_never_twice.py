@@ -50,7 +50,7 @@ from resilient_mcp.operation import Operation
 from resilient_mcp.supervisor import Supervisor
 
 from .servers.counting_server import BUSY, ONCE, REPEATABLE, fate
-from .support import LEGACY, Faults, HttpServer, ScriptedHttp, nothing_left, reply, reset, text_of
+from .support import LEGACY, Faults, HttpServer, ScriptedHttp, every_pair, in_turn, nothing_left, reply, reset, text_of
 from .support import _stdio as stdio_server
 
 SEED = int(os.environ.get("NEVER_TWICE_SEED", "20251125"))
@@ -160,6 +160,7 @@ async def test_on_stdio_nothing_is_done_twice(seed: int, tmp_path: Path):
 @seeded
 @pytest.mark.timeout(180)  # seconds of work, and more on a busy machine
 @pytest.mark.anyio
+@in_turn
 async def test_on_the_sdks_stdio_server_nothing_is_done_twice(seed: int, tmp_path: Path):
     """100 calls of the SDK's own server, in the era that it negotiates by itself, killed before and after it ran."""
     ledger = Ledger(seed)
@@ -327,7 +328,7 @@ class CountingHttp(ScriptedHttp):
 @seeded
 @pytest.mark.timeout(180)  # seconds of work, and more on a busy machine
 @pytest.mark.anyio
-@pytest.mark.parametrize("answers", ["json", "sse"])
+@every_pair("answers", ["json", "sse"])
 async def test_on_http_nothing_is_done_twice(seed: int, answers: str):
     """600 calls of a server that refuses, loses and cuts answers, forgets sessions, crashes and is late."""
     ledger = Ledger(seed)
@@ -366,6 +367,7 @@ async def _restarted(server: HttpServer) -> AsyncIterator[None]:
 @seeded
 @pytest.mark.timeout(180)  # seconds of work, and more on a busy machine
 @pytest.mark.anyio
+@in_turn
 async def test_on_the_sdks_http_server_nothing_is_done_twice(seed: int, tmp_path: Path):
     """100 calls of the SDK's own server, in the era that it negotiates by itself, killed before and after it ran."""
     ledger = Ledger(seed)

@@ -11,7 +11,7 @@ import pytest
 
 from resilient_mcp import Change, Connected, Disconnected, Restored
 
-from .support import Recorder, ScriptedHttp, client_of, reply, reset
+from .support import Recorder, ScriptedHttp, client_of, in_turn, reply, reset
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
@@ -98,6 +98,7 @@ async def next_of(changes: Any) -> Change:
         return await anext(changes)
 
 
+@in_turn
 async def test_it_is_opened_again_however_often_it_breaks():
     """Reset, closed, cut in the middle of an event, four in a row: each time `missed`, and then the next update."""
     server, events = Streaming(), Recorder()
@@ -116,6 +117,7 @@ async def test_it_is_opened_again_however_often_it_breaks():
         assert server.requests["resources/subscribe"] == 1
 
 
+@in_turn
 async def test_an_outage_is_waited_for():
     """503 and a gateway's 502, more often than the SDK would ask."""
     server = Streaming()

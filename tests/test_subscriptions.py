@@ -23,8 +23,8 @@ from resilient_mcp.connection import Failed
 from resilient_mcp.events import State
 from resilient_mcp.watch import Watcher
 
-from .changing import PLACES, every_pair, next_of, place
-from .support import LEGACY, QUICK, nothing_left, raw_server
+from .changing import PLACES, next_of, place
+from .support import LEGACY, QUICK, every_pair, nothing_left, raw_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
@@ -33,7 +33,7 @@ LEGACY_PLACES = [where for where in PLACES if "legacy" in where]
 MODERN_PLACES = [where for where in PLACES if "modern" in where]
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_a_watcher_lives_through_a_crash(where: str):
     """An update, a kill: then `missed` for each thing, one `Restored`, and the next real update."""
     async with place(where) as at, at.client.watch([A], tools=True) as changes:
@@ -54,7 +54,7 @@ async def test_a_watcher_lives_through_a_crash(where: str):
         assert len(at.events.of(Restored)) == 1
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_several_watchers_cost_one_subscription_and_the_last_one_out_ends_it(where: str):
     """The server is asked once, and told when nobody watches any more."""
     async with place(where) as at:
@@ -68,7 +68,7 @@ async def test_several_watchers_cost_one_subscription_and_the_last_one_out_ends_
         await at.subscribed()
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_a_watcher_ends_with_its_client_and_not_before(where: str):
     """Through a crash it waits; when the client is closed the loop is over, in another task, too."""
     async with nothing_left():
@@ -98,7 +98,7 @@ async def test_a_watcher_ends_with_its_client_and_not_before(where: str):
                 raise AssertionError
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_a_refusal_is_the_watchers_own(where: str):
     """A resource that the server refuses is an error on entering, and troubles nobody else."""
     async with place(where) as at, at.client.watch([A]) as changes:
@@ -110,7 +110,7 @@ async def test_a_refusal_is_the_watchers_own(where: str):
         assert await next_of(changes) == Change("resource", A)
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
     """The server refuses it the first time: `Restored` says so, and says so again when it is back."""
     async with place(where) as at:
@@ -133,7 +133,7 @@ async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
             await at.subscribed(A, "test://flaky")
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_watching_while_the_server_is_down(where: str):
     """Entering does not wait for a server that is not there; the watch begins, with `missed`, once it is back."""
     async with place(where, QUICK.model_copy(update={"restart": QUICK.restart.model_copy(update={"base": 0.3})})) as at:
@@ -153,7 +153,7 @@ async def test_watching_while_the_server_is_down(where: str):
                     await at.subscribed(A)
 
 
-@every_pair(PLACES)
+@every_pair("where", PLACES)
 async def test_closing_is_quiet(where: str, caplog: pytest.LogCaptureFixture):
     """Streams that are open when a watcher leaves, or the client is closed, end without an error in any log."""
     async with place(where) as at:
@@ -186,7 +186,7 @@ async def test_what_cannot_work_is_said_on_entering():
 # --- what ClientSession has ---
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_subscriptions_and_the_log_level_are_there_again(where: str):
     """Without a word from the user; `message_handler` hears once of each resource."""
     heard: list[str] = []
@@ -217,7 +217,7 @@ async def test_subscriptions_and_the_log_level_are_there_again(where: str):
         assert heard == [A, A]
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_a_handler_that_raises_or_hangs_stops_nothing(where: str):
     """The synthetic update is given beside the replay."""
     calls = 0
@@ -237,7 +237,7 @@ async def test_a_handler_that_raises_or_hangs_stops_nothing(where: str):
         await at.subscribed(A, B)
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_wishes_while_the_server_is_down(where: str):
     """Unsubscribed while down: not replayed, and no server is needed. Subscribed while down: in force after."""
     async with place(where) as at:
@@ -274,7 +274,7 @@ class _Refusing:
         raise AssertionError
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_the_servers_refusal_takes_the_wish_back(where: str):
     """A refused subscription is not replayed; a refused log level leaves the one before."""
     async with place(where) as at:
@@ -291,7 +291,7 @@ async def test_the_servers_refusal_takes_the_wish_back(where: str):
         assert await at.ask("level") == "error"
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
     """And the other way round: each has its own wish."""
     async with place(where) as at:
@@ -305,7 +305,7 @@ async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
         await at.subscribed(A, B)
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
     """In one go: calls are answered while they are under way."""
     uris = [f"test://{n}" for n in range(500)]
@@ -320,7 +320,7 @@ async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
         await at.subscribed(*uris)
 
 
-@every_pair(LEGACY_PLACES)
+@every_pair("where", LEGACY_PLACES)
 async def test_a_replay_dies_with_its_connection(where: str):
     """Killed again and again in the middle of it: the last one restores all, and nothing is left behind."""
     uris = [f"test://{n}" for n in range(200)]
@@ -340,7 +340,7 @@ async def test_a_replay_dies_with_its_connection(where: str):
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
 @pytest.mark.timeout(120)
-@every_pair(MODERN_PLACES)
+@every_pair("where", MODERN_PLACES)
 async def test_listen_through_ten_kills(where: str):
     """`listen()` gives the SDK's own events, one for each thing after each kill, and then the real ones."""
     from mcp.client.subscriptions import ResourceUpdated, ToolsListChanged
@@ -360,7 +360,7 @@ async def test_listen_through_ten_kills(where: str):
 
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
-@every_pair(MODERN_PLACES)
+@every_pair("where", MODERN_PLACES)
 async def test_a_listen_stream_cut_while_the_server_lives(where: str):
     """It is opened again on the same connection, with `missed` for what it was for."""
     async with place(where) as at, at.client.watch([A]) as changes:

@@ -19,7 +19,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from .npm import NODE, needs_npm, program
-from .support import ROOT, HttpServer, gone, text_of
+from .support import ROOT, HttpServer, gone, in_turn, text_of
 from .test_everything import use
 from .test_examples import clean_environment, marked, wait_until_alone
 
@@ -238,6 +238,7 @@ def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
 
 @needs_npm
 @pytest.mark.anyio
+@in_turn
 async def test_server_everything_under_the_plain_sdk(everything: Path, tmp_path: Path):
     """The SDK's own stdio client drives it; the real server is killed in the middle, and all of it works again."""
     command = [*WRAP, "--", NODE, program(everything), "stdio"]
