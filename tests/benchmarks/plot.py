@@ -77,9 +77,9 @@ def draw(sides: dict[str, list[Point]], path: str) -> None:
         axes.plot([p.at for p in answered], [1000 * p.took for p in answered], "o", markersize=3.5, **style)
         axes.plot([p.at for p in failed], [1000 * p.took for p in failed], "x", markersize=6, color=colour)
     axes.axvline(KILLED_AT, color="grey", linewidth=1, linestyle="--")
-    axes.text(KILLED_AT + 0.05, 0.92, "kill -9", transform=axes.get_xaxis_transform())
+    axes.text(KILLED_AT - 0.05, 0.9, "kill -9", transform=axes.get_xaxis_transform(), horizontalalignment="right")
     axes.set(yscale="log", xlabel="a call is made (s)", ylabel="and has ended (ms)", xlim=(0, END))
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
 
