@@ -1,0 +1,86 @@
+"""What is proved for every framework: its example runs, its model reads our advice, cancelling reaches the server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import StdioServerParameters
+
+from resilient_mcp import ConnectionLost, ResilientClient
+from tests.support import ROOT, nothing_left
+from tests.test_examples import run_alone
+
+EXAMPLES = ROOT / "examples" / "frameworks"
+LOSE_AN_ORDER: list[Any] = [("place_order", {"item": "tea"})]
+HANG: list[Any] = [("slow", {})]
+
+Main = Callable[..., Awaitable[str]]
+"""An example's `main(server, script)`: runs an agent whose model follows the script, and returns its last words."""
+
+
+class Journaled:
+    """A server that writes down what reaches it.
+
+    Attributes:
+        parameters: How to start it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = folder / "journal"
+        module = "tests.frameworks.server"
+        self.parameters = StdioServerParameters(
+            command=sys.executable, args=["-m", module, str(self._journal)], cwd=ROOT
+        )
+
+    def journal(self) -> list[str]:
+        return self._journal.read_text(encoding="utf-8").splitlines() if self._journal.exists() else []
+
+    async def wait_for(self, line: str) -> None:
+        with anyio.fail_after(15):
+            while line not in self.journal():
+                await anyio.sleep(0.01)
+
+
+def check_example(name: str, home: Path) -> None:
+    """The example as it stands gets an answer after the kill, and leaves no process behind."""
+    done = run_alone(str(EXAMPLES / f"{name}.py"), home=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "I was told: Bergen: 15 degrees"
+    assert "Traceback" not in done.stderr
+
+
+async def check_advice(main: Main, folder: Path) -> None:
+    """The model is told what we advise when a call may have run and must not run twice; and it did not run twice."""
+    server = Journaled(folder)
+    async with nothing_left():
+        told = await main(server.parameters, LOSE_AN_ORDER)
+    assert server.journal() == ["ordered tea"]
+    assert await advice(server) in told
+    assert "Traceback" not in told
+
+
+async def advice(server: Journaled) -> str:
+    async with ResilientClient(server.parameters) as client:
+        try:
+            await client.call_tool(*LOSE_AN_ORDER[0])
+        except ConnectionLost as error:
+            return error.advice
+    raise AssertionError("the order was not lost")
+
+
+async def check_cancel(main: Main, folder: Path) -> None:
+    """Cancelling the run in the middle of a call cancels the call on the server, and leaves nothing behind."""
+    server = Journaled(folder)
+    async with nothing_left():
+        run = asyncio.ensure_future(main(server.parameters, HANG))
+        await server.wait_for("slow began")
+        run.cancel()
+        await asyncio.wait([run], timeout=15)
+        assert run.cancelled()
+    assert server.journal()[:2] == ["slow began", "told to cancel"]
+    assert "slow was cancelled" in server.journal()
