@@ -6,7 +6,9 @@ which environment this is, and so which modules are collected; one whose framewo
 
 from __future__ import annotations
 
+import importlib
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -37,7 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(60))  # some frameworks alone take seconds to import
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The frameworks run on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest) -> ModuleType:
+    """The example that a module names. Not imported by the module: with xdist, each worker imports what it runs."""
+    return importlib.import_module(request.module.EXAMPLE)

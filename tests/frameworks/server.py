@@ -11,6 +11,7 @@ import anyio
 from mcp.types import ToolAnnotations
 
 from resilient_mcp import _sdk
+from resilient_mcp.demo.server import forecast_for
 
 journal = Path(sys.argv[1])
 
@@ -51,7 +52,7 @@ def main() -> None:
     def forecast(city: str) -> str:
         """Tomorrow's weather."""
         note("forecast")
-        return f"{city}: 15 degrees"
+        return forecast_for(city)
 
     @server.tool()
     def place_order(item: str) -> str:

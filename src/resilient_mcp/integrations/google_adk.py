@@ -1,0 +1,52 @@
+"""A toolset for Google's ADK whose tools are called through a `ResilientClient`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp import StdioServerParameters
+
+from resilient_mcp import ResilientClient
+
+try:
+    from google.adk.tools.mcp_tool import McpToolset, StdioConnectionParams
+    from google.adk.tools.mcp_tool.mcp_session_manager import MCPSessionManager
+except ImportError as exc:
+    raise ImportError("resilient_mcp.integrations.google_adk needs ADK 2: install google-adk>=2,<3") from exc
+
+_OF_A_CONNECTION = ("connection_params", "auth_scheme", "auth_credential", "header_provider")
+"""Options of `McpToolset` that speak of connections of its own."""
+
+
+class ResilientToolset(McpToolset):
+    """ADK's `McpToolset` on a client that is already there: `ResilientToolset(client)`.
+
+    Give the client `Policy(on_unavailable="result")`, so that the model gets advice where a call is given up.
+
+    Args:
+        client: The client. It is yours to start and to close; all users of the agent share it.
+        **options: Options of `McpToolset`, but for those of a connection: headers and credentials go to the client.
+
+    Raises:
+        TypeError: An option would have no effect on this client.
+    """
+
+    def __init__(self, client: ResilientClient, **options: Any) -> None:
+        if idle := [name for name in _OF_A_CONNECTION if name in options]:
+            raise TypeError(f"ResilientToolset() got {', '.join(idle)}: its connection is the ResilientClient's")
+        params = StdioConnectionParams(
+            server_params=StdioServerParameters(command=client.name), timeout=client.policy.timeout.total
+        )
+        super().__init__(connection_params=params, **options)
+        self._mcp_session_manager = _OneSession(client, params)
+
+
+class _OneSession(MCPSessionManager):
+    """Has the client for a session, and nothing to open or to close."""
+
+    def __init__(self, client: ResilientClient, params: StdioConnectionParams) -> None:
+        super().__init__(connection_params=params)
+        self._client = client
+
+    async def create_session(self, headers: dict[str, str] | None = None) -> Any:  # noqa: ARG002 - ADK's signature
+        return self._client
