@@ -109,6 +109,20 @@ def test_other_content():
     assert read(other, now=NOW)[0] == "permanent"
 
 
+def test_no_other_name_is_asked_for():
+    """A field has one name in each SDK; FastMCP 4 warns of whoever asks for the other one."""
+    asked = []
+
+    class Watched(CallToolResult):
+        def __getattribute__(self, name: str) -> Any:
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    read(Watched.model_validate(result("no").model_dump(by_alias=True)), now=NOW)
+    assert "content" in asked
+    assert [name for name in asked if not hasattr(result("no"), name)] == []
+
+
 @given(st.text(), st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
 def test_anything_gets_an_answer(text: str, value: Any):
     """Whatever a server writes, there is a meaning and no negative wait."""

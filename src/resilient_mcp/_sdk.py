@@ -146,6 +146,11 @@ def is_error_result(result: object) -> bool:
     return bool(getattr(result, _IS_ERROR, False))
 
 
+def structured_content(result: Any) -> Any:
+    """The structured content of a tool result, or None."""
+    return result.structuredContent if MAJOR == 1 else result.structured_content
+
+
 def is_local_timeout(error: object) -> bool:
     """Whether an error has the code of the SDK's own request timeout; a server may send the same."""
     return bool(getattr(getattr(error, "error", None), "code", None) == REQUEST_TIMEOUT)
@@ -710,7 +715,7 @@ def _keep_answers(session: Any) -> None:
                 current_attempt.reset(token)
             if name not in schemas:
                 return
-        if MAJOR == 1 and validators.accept(name, schemas[name], result.structuredContent):
+        if MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result)):
             return
         await validate(name, result)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from . import _sdk
+
 _READ = 4096
 """Characters of a result's text that are read."""
 
@@ -83,7 +85,7 @@ def _texts(result: Any) -> Iterator[str]:
 
 def _bodies(result: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
     """JSON objects in the result: its structured content, then its texts; an `error` inside one comes first."""
-    candidates = [getattr(result, "structured_content", None) or getattr(result, "structuredContent", None)]
+    candidates = [_sdk.structured_content(result)]
     for text in texts:
         if text.lstrip().startswith("{"):
             try:
