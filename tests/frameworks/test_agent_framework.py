@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+
 import pytest
+
+from resilient_mcp import ResilientClient
+from resilient_mcp.demo import stdio_server
+from resilient_mcp.demo.server import forecast_for
 
 from .support import check_advice, check_cancel, check_example
 
@@ -21,3 +29,14 @@ async def test_the_model_reads_our_advice(example, tmp_path):
 
 async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
     await check_cancel(example.main, tmp_path)
+
+
+async def test_our_client_as_its_session():
+    """Its older seam, `session=`, takes our client as it is; every call is preceded by a look at the connection."""
+    from agent_framework import MCPStdioTool
+
+    async with ResilientClient(stdio_server()) as client, MCPStdioTool("demo", session=client) as tools:
+        [pid] = await tools.call_tool("pid")
+        os.kill(int(json.loads(pid.text)["result"]), signal.SIGKILL)
+        [forecast] = await tools.call_tool("forecast", city="Oslo")
+        assert json.loads(forecast.text) == {"result": forecast_for("Oslo")}

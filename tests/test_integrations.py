@@ -1,0 +1,20 @@
+"""The integrations where their frameworks are not; what they do where they are is proved in tests/frameworks."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("module", "framework", "package"),
+    [("fastmcp", "fastmcp", "fastmcp>=4,<5"), ("google_adk", "google.adk", "google-adk>=2,<3")],
+)
+def test_a_framework_that_is_missing_is_named(module, framework, package, monkeypatch):
+    """The error says what to install."""
+    monkeypatch.setitem(sys.modules, framework, None)
+    monkeypatch.delitem(sys.modules, f"resilient_mcp.integrations.{module}", raising=False)
+    with pytest.raises(ImportError, match=f"install {package}"):
+        importlib.import_module(f"resilient_mcp.integrations.{module}")
