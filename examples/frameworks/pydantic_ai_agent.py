@@ -18,8 +18,10 @@ async def main(server: StdioServerParameters, script: list[Call]) -> str:
         turn = next_turn([str(part.content) for part in parts if isinstance(part, ToolReturnPart)], script)
         return ModelResponse(parts=[TextPart(turn) if isinstance(turn, str) else ToolCallPart(*turn)])
 
-    # "failed": by default a call that failed comes with the order to "try again", also one that may have run.
-    tools = MCPToolset(ResilientTransport(server), tool_error_behavior="failed")
+    # "failed": by default the model is asked to try a failed call again, also one that may have run. The time limits
+    # are the policy's; by default PydanticAI gives a server five seconds to start.
+    transport = ResilientTransport(server)
+    tools = MCPToolset(transport, tool_error_behavior="failed", init_timeout=None, read_timeout=None)
     return (await Agent(FunctionModel(model), toolsets=[tools]).run("How will the weather be?")).output
 
 
