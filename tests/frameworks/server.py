@@ -22,7 +22,7 @@ def note(line: str) -> None:
 
 
 def listen_in() -> None:
-    """Note each cancellation as it comes in on stdin: the end of a tool alone does not tell it from the server's."""
+    """Note each cancellation as it comes in on stdin, for a tool is cancelled by the end of its server, too."""
     wire = os.dup(0)
     read, write = os.pipe()
     os.dup2(read, 0)

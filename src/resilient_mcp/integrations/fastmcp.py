@@ -22,11 +22,15 @@ except ImportError as exc:
 class ResilientTransport(ClientTransport):
     """Connects FastMCP's client to a server that may crash, restart or be away: `Client(ResilientTransport(server))`.
 
-    A tool call that is given up comes back as a result with `isError` and advice, never as an error of the connection.
+    Each connection of FastMCP's client has a `ResilientClient` of its own behind it. A tool call that is given up comes
+    back as a result with `isError` and advice, never as an error of the connection.
 
     Args:
         server: As for `ResilientClient`, and so are the options. What the server asks (sampling, elicitation, roots)
             goes to the handlers of FastMCP's client, unless there are callbacks for it among the options.
+
+    Raises:
+        ValueError: As `ResilientClient`, and so is `TypeError`.
     """
 
     legacy_only = True

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
-
-from mcp import StdioServerParameters
 
 from resilient_mcp import ResilientClient
 
 try:
-    from google.adk.tools.mcp_tool import McpToolset, StdioConnectionParams
+    from google.adk.tools.mcp_tool import McpToolset
     from google.adk.tools.mcp_tool.mcp_session_manager import MCPSessionManager
 except ImportError as exc:
     raise ImportError("resilient_mcp.integrations.google_adk needs ADK 2: install google-adk>=2,<3") from exc
 
-_OF_A_CONNECTION = ("connection_params", "auth_scheme", "auth_credential", "header_provider")
-"""Options of `McpToolset` that speak of connections of its own."""
+_OF_A_CONNECTION = frozenset(
+    {
+        "connection_params",
+        "auth_scheme",
+        "auth_credential",
+        "credential_key",
+        "header_provider",
+        "errlog",
+        "sampling_callback",
+        "sampling_capabilities",
+        "elicitation_callback",
+    }
+)
+"""Options of `McpToolset` for the connections that it makes itself."""
 
 
 class ResilientToolset(McpToolset):
@@ -24,19 +35,18 @@ class ResilientToolset(McpToolset):
     Give the client `Policy(on_unavailable="result")`, so that the model gets advice where a call is given up.
 
     Args:
-        client: The client. It is yours to start and to close; all users of the agent share it.
-        **options: Options of `McpToolset`, but for those of a connection: headers and credentials go to the client.
+        client: The client. It is yours to start and to close, and all who use the agent share it.
+        **options: Options of `McpToolset`, but for those of a connection: credentials and callbacks go to the client.
 
     Raises:
         TypeError: An option would have no effect on this client.
     """
 
     def __init__(self, client: ResilientClient, **options: Any) -> None:
-        if idle := [name for name in _OF_A_CONNECTION if name in options]:
+        if idle := sorted(_OF_A_CONNECTION & options.keys()):
             raise TypeError(f"ResilientToolset() got {', '.join(idle)}: its connection is the ResilientClient's")
-        params = StdioConnectionParams(
-            server_params=StdioServerParameters(command=client.name), timeout=client.policy.timeout.total
-        )
+        # No parameters that ADK knows: it could not connect by itself if its toolset ever asked another manager.
+        params: Any = SimpleNamespace(timeout=client.policy.timeout.total)
         super().__init__(connection_params=params, **options)
         self._mcp_session_manager = _OneSession(client, params)
 
@@ -44,7 +54,7 @@ class ResilientToolset(McpToolset):
 class _OneSession(MCPSessionManager):
     """Has the client for a session, and nothing to open or to close."""
 
-    def __init__(self, client: ResilientClient, params: StdioConnectionParams) -> None:
+    def __init__(self, client: ResilientClient, params: Any) -> None:
         super().__init__(connection_params=params)
         self._client = client
 
