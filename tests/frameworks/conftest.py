@@ -14,8 +14,6 @@ import pytest
 
 from resilient_mcp import _sdk
 
-from .support import EXAMPLES
-
 ONLY: dict[int, list[str]] = {
     1: [],
     2: [
@@ -30,13 +28,15 @@ ONLY: dict[int, list[str]] = {
 """The modules for one major version of mcp alone."""
 
 collect_ignore = ONLY[3 - _sdk.MAJOR]
-sys.path.insert(0, str(EXAMPLES))
+pytest.register_assert_rewrite("tests.frameworks.support")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    sys.path.insert(0, str(config.rootpath / "examples" / "frameworks"))
     # A framework's own warnings are not ours to mend. What is left open, or fails unseen, still fails the test.
-    for line in ("ignore", "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"):
-        config.addinivalue_line("filterwarnings", line)
+    config.addinivalue_line("filterwarnings", "ignore")
+    for left in ("::ResourceWarning", ":coroutine .* was never awaited", "::pytest.PytestUnraisableExceptionWarning"):
+        config.addinivalue_line("filterwarnings", f"error{left}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
