@@ -1,0 +1,86 @@
+"""mcp-use: `ResilientMCPClient`, its `MCPClient` with a `ResilientClient` behind each server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.types import CallToolResult, TextContent
+
+try:
+    from mcp_use import MCPClient
+    from mcp_use.client.connectors.base import BaseConnector
+    from mcp_use.client.middleware import CallbackClientSession
+    from mcp_use.client.session import MCPSession
+except ImportError as exc:
+    raise ImportError("resilient_mcp.integrations.mcp_use needs the package mcp-use: install it") from exc
+
+from ..client import ResilientClient
+from ..errors import ResilienceError
+
+
+class ResilientMCPClient(MCPClient):
+    """The client of an `MCPAgent`, with all that the framework's own can.
+
+    Args:
+        clients: Server name to client; started when a session is created and closed with it. Callbacks (sampling,
+            elicitation, roots, log messages) are given to them. They raise what they give up, as is their default, for
+            the framework puts a stack trace around a result that is an error.
+        **options: `allowed_servers`, `code_mode` and `middleware`, as on the framework's `MCPClient`.
+    """
+
+    def __init__(self, clients: Mapping[str, ResilientClient], **options: Any) -> None:
+        super().__init__({"mcpServers": {name: {} for name in clients}}, **options)
+        self._clients = clients
+
+    async def create_session(self, server_name: str, auto_initialize: bool = True) -> MCPSession:
+        """Connect to a server.
+
+        Raises:
+            ServerUnavailable: It did not get ready, or cannot (`ServerFailed`).
+            KeyError: There is no such server.
+        """
+        session = MCPSession(ResilientConnector(self._clients[server_name], middleware=self.middleware))
+        if auto_initialize:
+            await session.initialize()
+        self.sessions[server_name] = session
+        if server_name not in self.active_sessions:
+            self.active_sessions.append(server_name)
+        return session
+
+
+class ResilientConnector(BaseConnector):
+    """A connector whose session is a `ResilientClient`.
+
+    Args:
+        client: Started by `connect()` and closed by `disconnect()`.
+        **options: `middleware`, as on the framework's connectors.
+    """
+
+    def __init__(self, client: ResilientClient, **options: Any) -> None:
+        super().__init__(**options)
+        self._client = client
+
+    @property
+    def public_identifier(self) -> str:
+        """What the framework's log calls it."""
+        return f"resilient:{self._client.name}"
+
+    async def connect(self) -> None:
+        """Start the client."""
+        if not self.is_connected:
+            await self._client.start()
+            self.client_session = CallbackClientSession(self._client, self.public_identifier, self.middleware_manager)
+            self._connected = True
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], read_timeout_seconds: Any = None) -> CallToolResult:
+        """Call a tool; when the client gives up, the result is its advice, and no error to the framework."""
+        try:
+            result: CallToolResult = await super().call_tool(name, arguments, read_timeout_seconds)
+        except ResilienceError as exc:
+            result = CallToolResult(content=[TextContent(type="text", text=exc.advice)])
+        return result
+
+    async def _cleanup_resources(self) -> None:
+        await self._client.aclose()
+        await super()._cleanup_resources()

@@ -1,0 +1,47 @@
+"""LangChain's adapters on our client as their session."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+from anyio import ClosedResourceError
+
+from resilient_mcp import _sdk
+from resilient_mcp.demo import stdio_server
+
+from .support import check_advice, check_cancel, check_example
+
+pytestmark = pytest.mark.anyio
+
+EXAMPLE = "langchain_agent"
+
+
+def test_the_example(tmp_path):
+    check_example(EXAMPLE, tmp_path)
+
+
+async def test_the_model_reads_our_advice(example, tmp_path):
+    await check_advice(example.main, tmp_path)
+
+
+async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
+    await check_cancel(example.main, tmp_path)
+
+
+async def test_the_same_run_without_us_fails(example, monkeypatch):
+    """On a session of the framework's own the call after the kill ends the run."""
+    monkeypatch.setattr(example, "ResilientClient", plain)
+    # The one if the end of the server was noticed before the call, the other if after it.
+    failure = pytest.RaisesExc((ClosedResourceError, _sdk.MCPError))
+    with pytest.RaisesGroup(failure, flatten_subgroups=True):
+        await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
+
+
+@asynccontextmanager
+async def plain(server, **_):
+    from langchain_mcp_adapters.sessions import create_session
+
+    async with create_session({"transport": "stdio", "command": server.command, "args": server.args}) as session:
+        await session.initialize()
+        yield session

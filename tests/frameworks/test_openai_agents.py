@@ -1,0 +1,76 @@
+"""The OpenAI Agents SDK on `ResilientMCPServer`, with either major of mcp."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp.demo import NOTES, notes_server, stdio_server
+from tests.support import nothing_left, text_of
+
+from .support import check_advice, check_cancel, check_example
+
+pytestmark = pytest.mark.anyio
+
+EXAMPLE = "openai_agents_agent"
+
+
+def test_the_example(tmp_path):
+    check_example(EXAMPLE, tmp_path)
+
+
+async def test_the_model_reads_our_advice(example, tmp_path):
+    await check_advice(example.main, tmp_path)
+
+
+async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
+    await check_cancel(example.main, tmp_path)
+
+
+async def test_the_framework_keeps_its_features():
+    """A filter, the cache of tools, what the server said of itself, and a manager that connects anew."""
+    from agents.mcp import MCPServerManager
+
+    from resilient_mcp.integrations.openai_agents import ResilientMCPServer
+
+    async with nothing_left(), ResilientClient(stdio_server()) as client:
+        server = ResilientMCPServer(client, tool_filter={"allowed_tool_names": ["pid"]}, cache_tools_list=True)
+        async with MCPServerManager([server], strict=True) as manager:
+            assert [tool.name for tool in await server.list_tools()] == ["pid"]
+            assert len(server.cached_tools) == 3
+            assert server.server_initialize_result is not None
+            pid = text_of(await server.call_tool("pid", {}))
+            await manager.reconnect(failed_only=False)
+            assert text_of(await server.call_tool("pid", {})) == pid
+
+
+async def test_its_message_handler_hears_the_server():
+    """What is the session's `message_handler` otherwise gets the notifications of the server."""
+    from resilient_mcp.integrations.openai_agents import ResilientMCPServer
+
+    heard = anyio.Event()
+
+    async def handler(message):
+        if NOTES[0] in repr(message):
+            heard.set()
+
+    client = ResilientClient(notes_server())
+    async with nothing_left(), ResilientMCPServer(client, message_handler=handler):
+        await client.subscribe_resource(NOTES[0])
+        with anyio.fail_after(15):
+            await heard.wait()
+
+
+async def test_the_same_run_without_us_fails(example, monkeypatch):
+    """The framework's own server is not there any more when the model is to have its next turn."""
+    monkeypatch.setattr(example, "ResilientClient", lambda server, **_: server)
+    monkeypatch.setattr(example, "ResilientMCPServer", plain)
+    with pytest.raises((anyio.ClosedResourceError, _sdk.MCPError)):
+        await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
+
+
+def plain(server, **options):
+    from agents.mcp import MCPServerStdio
+
+    return MCPServerStdio({"command": server.command, "args": server.args}, **options)
