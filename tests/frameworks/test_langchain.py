@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 from anyio import ClosedResourceError
 
-from resilient_mcp import _sdk
+from resilient_mcp import ResilientClient, _sdk
 from resilient_mcp.demo import stdio_server
 
-from .support import check_advice, check_cancel, check_example
+from .staying import check_cancel_alone
+from .support import HANG, Journaled, check_advice, check_cancel, check_example
 
 pytestmark = pytest.mark.anyio
 
@@ -27,6 +28,16 @@ async def test_the_model_reads_our_advice(example, tmp_path):
 
 async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
     await check_cancel(example.main, tmp_path)
+
+
+async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+    from langchain_mcp_adapters.tools import load_mcp_tools
+
+    server = Journaled(tmp_path)
+    async with ResilientClient(server.parameters) as client:
+        agent = example.create_agent(example.ScriptedModel(script=HANG), await load_mcp_tools(client))
+        await check_cancel_alone(agent.ainvoke({"messages": [("user", "Go on.")]}), server)
+        assert client.generation == 1
 
 
 async def test_the_same_run_without_us_fails(example, monkeypatch):

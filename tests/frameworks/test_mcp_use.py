@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .support import check_advice, check_cancel, check_example
+from resilient_mcp import ResilientClient
+
+from .staying import check_cancel_alone
+from .support import HANG, Journaled, check_advice, check_cancel, check_example
 
 pytestmark = pytest.mark.anyio
 
@@ -21,3 +24,14 @@ async def test_the_model_reads_our_advice(example, tmp_path):
 
 async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
     await check_cancel(example.main, tmp_path)
+
+
+async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+    server = Journaled(tmp_path)
+    client = ResilientClient(server.parameters)
+    agent = example.MCPAgent(
+        example.ScriptedModel(script=HANG), example.ResilientMCPClient({"weather": client}), max_steps=10
+    )
+    await check_cancel_alone(agent.run("Go on."), server)
+    assert client.generation == 1
+    await agent.close()

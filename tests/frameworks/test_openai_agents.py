@@ -9,7 +9,8 @@ from resilient_mcp import ResilientClient, _sdk
 from resilient_mcp.demo import NOTES, notes_server, stdio_server
 from tests.support import nothing_left, text_of
 
-from .support import check_advice, check_cancel, check_example
+from .staying import check_cancel_alone
+from .support import HANG, Journaled, check_advice, check_cancel, check_example
 
 pytestmark = pytest.mark.anyio
 
@@ -26,6 +27,16 @@ async def test_the_model_reads_our_advice(example, tmp_path):
 
 async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
     await check_cancel(example.main, tmp_path)
+
+
+async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+    server = Journaled(tmp_path)
+    client = ResilientClient(server.parameters)
+    async with example.ResilientMCPServer(client) as mcp_server:
+        agent = example.Agent("patient", mcp_servers=[mcp_server], model=example.ScriptedModel(HANG))
+        config = example.RunConfig(tracing_disabled=True)
+        await check_cancel_alone(example.Runner.run(agent, "Go on.", run_config=config), server)
+        assert client.generation == 1
 
 
 async def test_the_framework_keeps_its_features():

@@ -1,0 +1,20 @@
+"""A run that is cancelled while its server stays connected: closing has no part in what the server is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from .support import Journaled
+
+
+async def check_cancel_alone(run: Coroutine[Any, Any, Any], server: Journaled) -> None:
+    """Cancelling `run`, which calls the tool that hangs, cancels the call and nothing else."""
+    task = asyncio.ensure_future(run)
+    await server.wait_for("slow began")
+    task.cancel()
+    await server.wait_for("told to cancel")
+    await server.wait_for("slow was cancelled")
+    await asyncio.wait([task], timeout=15)
+    assert task.cancelled()
