@@ -80,7 +80,3 @@ class ResilientConnector(BaseConnector):
         except ResilienceError as exc:
             result = CallToolResult(content=[TextContent(type="text", text=exc.advice)])
         return result
-
-    async def _cleanup_resources(self) -> None:
-        await self._client.aclose()
-        await super()._cleanup_resources()
