@@ -10,7 +10,13 @@ import pytest
 
 @pytest.mark.parametrize(
     ("module", "framework", "package"),
-    [("fastmcp", "fastmcp", "fastmcp>=4,<5"), ("google_adk", "google.adk", "google-adk>=2,<3")],
+    [
+        ("fastmcp", "fastmcp", "fastmcp>=4,<5"),
+        ("google_adk", "google.adk", "google-adk>=2,<3"),
+        ("mcp_use", "mcp_use", "mcp-use"),
+        ("openai_agents", "agents", "openai-agents"),
+        ("semantic_kernel", "semantic_kernel", "semantic-kernel"),
+    ],
 )
 def test_a_framework_that_is_missing_is_named(module, framework, package, monkeypatch):
     """The error says what to install."""

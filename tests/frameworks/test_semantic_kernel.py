@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from mcp import StdioServerParameters
 
 from resilient_mcp import ResilientClient
+from tests.support import nothing_left
 
 from .staying import check_cancel_alone
 from .support import HANG, Journaled, check_advice, check_cancel, check_example
@@ -34,3 +36,12 @@ async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_pat
         agent = example.ChatCompletionAgent(name="patient", service=model, plugins=[plugin])
         await check_cancel_alone(agent.get_response("Go on."), server)
         assert client.generation == 1
+
+
+async def test_a_server_that_cannot_start_says_why(example):
+    """The framework's own plugins wait for ever where the handshake fails."""
+    client = ResilientClient(StdioServerParameters(command="no-such-command"))
+    async with nothing_left():
+        with pytest.raises(Exception, match="Failed to initialize session") as failed:
+            await example.ResilientPlugin(client, "weather").connect()
+    assert "cannot start no-such-command" in str(failed.value.__cause__)

@@ -13,7 +13,7 @@ try:
     from mcp_use.client.middleware import CallbackClientSession
     from mcp_use.client.session import MCPSession
 except ImportError as exc:
-    raise ImportError("resilient_mcp.integrations.mcp_use needs the package mcp-use: install it") from exc
+    raise ImportError("resilient_mcp.integrations.mcp_use needs mcp-use: install mcp-use") from exc
 
 from ..client import ResilientClient
 from ..errors import ResilienceError

@@ -7,7 +7,7 @@ from typing import Any
 try:
     from agents.mcp import MCPServerStdio
 except ImportError as exc:
-    raise ImportError("resilient_mcp.integrations.openai_agents needs the package openai-agents: install it") from exc
+    raise ImportError("resilient_mcp.integrations.openai_agents needs OpenAI's SDK: install openai-agents") from exc
 
 from ..bridge import BridgeTransport
 from ..client import ResilientClient

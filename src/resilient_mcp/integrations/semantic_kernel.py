@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 try:
     from semantic_kernel.connectors.mcp import MCPPluginBase
 except ImportError as exc:
-    raise ImportError("resilient_mcp.integrations.semantic_kernel needs semantic-kernel[mcp]: install it") from exc
+    raise ImportError(
+        "resilient_mcp.integrations.semantic_kernel needs Semantic Kernel: install semantic-kernel"
+    ) from exc
 
 from ..bridge import BridgeTransport
 from ..client import ResilientClient
@@ -29,6 +32,8 @@ class ResilientPlugin(MCPPluginBase):
         'weather'
     """
 
+    session: Any
+
     def __init__(self, client: ResilientClient, name: str, **options: Any) -> None:
         super().__init__(name, **options)
         self._client = client
@@ -41,6 +46,17 @@ class ResilientPlugin(MCPPluginBase):
         """Connect, and let calls go to the client itself: cancelled ones are cancelled on the server.
 
         The session of mcp 1.x, which the framework makes, tells nobody of a cancelled call.
+
+        Raises:
+            KernelPluginInvalidConfigurationError: The server did not get ready; its cause says why.
         """
         await super().connect()
+        if self.session is None:
+            await self._current_task
         self.session = self._client
+
+    async def _inner_connect(self, ready_event: asyncio.Event) -> None:
+        try:
+            await super()._inner_connect(ready_event)
+        finally:
+            ready_event.set()  # `connect()` waits for it, the framework's own for ever when the handshake failed
