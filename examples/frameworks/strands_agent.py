@@ -1,6 +1,6 @@
 """A Strands agent, through a crash of its server: `MCPClient(client.as_transport)`.
 
-Strands repeats no tool call by itself.
+Strands repeats a tool call only where a hook asks for it.
 """
 
 import asyncio
