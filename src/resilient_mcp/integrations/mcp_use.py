@@ -20,17 +20,27 @@ from ..errors import ResilienceError
 
 
 class ResilientMCPClient(MCPClient):
-    """The client of an `MCPAgent`, with all that the framework's own can.
+    """The client of an `MCPAgent`.
 
     Args:
-        clients: Server name to client; started when a session is created and closed with it. Callbacks (sampling,
-            elicitation, roots, log messages) are given to them. They raise what they give up, as is their default, for
-            the framework puts a stack trace around a result that is an error.
-        **options: `allowed_servers`, `code_mode` and `middleware`, as on the framework's `MCPClient`.
+        clients: Server name to client, which is started when a session is created and closed with it. Callbacks
+            (sampling, elicitation, roots, log messages) are given to it. Leave `on_unavailable` at "raise", its
+            default: the framework puts a stack trace around every result that is an error.
+        allowed_servers: As on the framework's `MCPClient`, and so are the next two.
+        code_mode: Whether the model writes code that calls the tools.
+        middleware: Around every request.
     """
 
-    def __init__(self, clients: Mapping[str, ResilientClient], **options: Any) -> None:
-        super().__init__({"mcpServers": {name: {} for name in clients}}, **options)
+    def __init__(
+        self,
+        clients: Mapping[str, ResilientClient],
+        *,
+        allowed_servers: list[str] | None = None,
+        code_mode: bool = False,
+        middleware: list[Any] | None = None,
+    ) -> None:
+        config: dict[str, Any] = {"mcpServers": {name: {} for name in clients}}
+        super().__init__(config, allowed_servers, code_mode=code_mode, middleware=middleware)
         self._clients = clients
 
     async def create_session(self, server_name: str, auto_initialize: bool = True) -> MCPSession:
@@ -40,7 +50,7 @@ class ResilientMCPClient(MCPClient):
             ServerUnavailable: It did not get ready, or cannot (`ServerFailed`).
             KeyError: There is no such server.
         """
-        session = MCPSession(ResilientConnector(self._clients[server_name], middleware=self.middleware))
+        session = MCPSession(ResilientConnector(self._clients[server_name], self.middleware))
         if auto_initialize:
             await session.initialize()
         self.sessions[server_name] = session
@@ -54,11 +64,11 @@ class ResilientConnector(BaseConnector):
 
     Args:
         client: Started by `connect()` and closed by `disconnect()`.
-        **options: `middleware`, as on the framework's connectors.
+        middleware: As on the framework's connectors.
     """
 
-    def __init__(self, client: ResilientClient, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, client: ResilientClient, middleware: list[Any] | None = None) -> None:
+        super().__init__(middleware=middleware)
         self._client = client
 
     @property
