@@ -81,6 +81,22 @@ def test_every_example_is_linked():
     assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")}
 
 
+def test_every_framework_is_linked_with_the_version_that_is_tested():
+    """The table has each framework's example, and the pins of its environment."""
+    linked = set(re.findall(r"\]\((examples/frameworks/[\w.]+)\)", README))
+    examples = (ROOT / "examples" / "frameworks").glob("*.py")
+    assert linked == {f"examples/frameworks/{path.name}" for path in examples} - {"examples/frameworks/script.py"}
+    pins = dict(
+        pin
+        for path in (ROOT / "tests" / "frameworks").glob("requirements-*.txt")
+        for pin in re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    named = re.findall(r"^\| \[.*?\]\(.*?\) \| ([\w-]+) ([\d.]+) \|", README, re.MULTILINE)
+    assert len(named) == len(linked)
+    for framework, version in named:
+        assert pins[framework] == version
+
+
 def test_the_docstrings_examples_run():
     """Examples in docstrings are run."""
     import doctest
