@@ -1,17 +1,29 @@
-"""Faults for tests of your own agents: a TCP proxy in front of a real server."""
+"""Faults for tests of your own agents: a TCP proxy in front of a real server, and servers that misbehave by script."""
 
+from .http_server import ScriptedHttpServer
 from .proxy import FaultProxy
+from .replies import HttpReply, Reply, SseEvent, StdioReply
+from .script import Log, Request
+from .stdio_server import ScriptedStdioServer
 from .toxics import Bandwidth, Direction, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout, Toxic
 
 __all__ = [
     "Bandwidth",
     "Direction",
     "FaultProxy",
+    "HttpReply",
     "Latency",
     "LimitData",
+    "Log",
+    "Reply",
+    "Request",
     "ResetPeer",
+    "ScriptedHttpServer",
+    "ScriptedStdioServer",
     "Slicer",
     "SlowClose",
+    "SseEvent",
+    "StdioReply",
     "Timeout",
     "Toxic",
 ]
