@@ -22,6 +22,7 @@ from .connection import Connection, Failed
 from .events import CatalogChanged, Hub, logger
 from .evidence import printable
 from .strategies.backoff import exponential
+from .waits import clock
 
 _MAX_PAGES = 100
 """A listing that never ends must not be followed for ever."""
@@ -108,7 +109,7 @@ class Catalog:
             else:
                 self._replace(tools)
                 return
-            await anyio.sleep(exponential(tries, base=_BASE, cap=_CAP))
+            await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
 
     async def _list(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any]:

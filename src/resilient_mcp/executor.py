@@ -35,6 +35,7 @@ from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .strategies.loop_guard import RefusalCounter
 from .supervisor import Supervisor
+from .waits import clock
 
 _TRANSPARENT_CAP = 1.0
 """The longest wait between two tries that never left: a server that is back is noticed soon."""
@@ -257,7 +258,7 @@ class Executor:
             raise _Unanswered(verdict, failed, final=True) from failed.cause
         call.last = _Unanswered(verdict, failed)
         self._report(call, delay, transparent=True)
-        await anyio.sleep(delay)
+        await clock.sleep(delay)
 
     # --- more attempts ---
 
@@ -290,7 +291,7 @@ class Executor:
             ),
             wait=lambda state: self._delay(call, state),
             before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
-            sleep=anyio.sleep,
+            sleep=clock.sleep,
             reraise=True,
         )
         return await retrying(attempt)

@@ -25,6 +25,7 @@ from .strategies.breaker import Breaker, BreakerState, Permit
 from .strategies.budget import RetryBudget
 from .strategies.concurrency import Bulkhead, Ticket
 from .strategies.rate_limit import TokenBucket
+from .waits import clock
 
 _TOOLS_KEPT = 1024
 """Tools whose own token buckets are remembered; a model may invent any number of names."""
@@ -75,7 +76,7 @@ class Circuit:
     def isolate(self) -> None:
         """Refuse every call from now on, until `reset`."""
         with self._gate.watched("isolated by hand"):
-            self._breaker.isolate(anyio.current_time())
+            self._breaker.isolate(clock.now())
 
     def reset(self) -> None:
         """Close it and forget all failures."""
@@ -140,7 +141,7 @@ class Gate:
             Overloaded: The queue in front of the concurrency limit is full.
             DeadlineExceeded: No place got free before the deadline.
         """
-        now = anyio.current_time()
+        now = clock.now()
         admission = Admission(operation, deadline, attempts)
         self._admit(admission, now)
         if self._unlimited and not self._bucket.retry_in(now):
@@ -152,7 +153,7 @@ class Gate:
                 await self._find_place(self._bulkhead, admission)
             if self._breaker is not None and self._breaker.state is not BreakerState.CLOSED:
                 self._release(admission)  # the circuit may have opened while this call waited
-                self._admit(admission, anyio.current_time())
+                self._admit(admission, clock.now())
         except BaseException:
             self.leave(admission)
             raise
@@ -179,9 +180,9 @@ class Gate:
         if breaker is not None and admission.permit is not None:
             if admission.permit.trial:
                 with self.watched("the trial call was answered"):
-                    breaker.succeeded(admission.permit, anyio.current_time())
+                    breaker.succeeded(admission.permit, clock.now())
             else:
-                breaker.succeeded(admission.permit, anyio.current_time())
+                breaker.succeeded(admission.permit, clock.now())
 
     def failed(self, admission: Admission, verdict: Verdict, failed: Failed, *, max_retry_after: float) -> None:
         """The attempt failed: count it where it says that the server is unwell, and obey a push-back.
@@ -208,7 +209,7 @@ class Gate:
             return
         self._reason = reason
         with self.watched(reason):
-            self._breaker.failed(admission.permit, anyio.current_time(), shared=shared)
+            self._breaker.failed(admission.permit, clock.now(), shared=shared)
         if not heard and self._breaker.state is BreakerState.OPEN:
             self.unheard.set()
 
@@ -225,14 +226,14 @@ class Gate:
         self.unheard = anyio.Event()
         if self._breaker is not None:
             with self.watched(reason):
-                self._breaker.hint(anyio.current_time())
+                self._breaker.hint(clock.now())
 
     def refuses_for(self, seconds: float) -> bool:
         """Whether the circuit stays open for at least `seconds`, as far as is known."""
         breaker = self._breaker
         if breaker is None or breaker.state not in {BreakerState.OPEN, BreakerState.ISOLATED}:
             return False
-        retry_in = breaker.retry_in(anyio.current_time())
+        retry_in = breaker.retry_in(clock.now())
         return retry_in is None or retry_in > seconds
 
     @property
@@ -291,7 +292,7 @@ class Gate:
         assert self._breaker is not None
         if new is not BreakerState.OPEN:
             self.unheard = anyio.Event()
-        retry_in = None if new is BreakerState.CLOSED else self._breaker.retry_in(anyio.current_time())
+        retry_in = None if new is BreakerState.CLOSED else self._breaker.retry_in(clock.now())
         self._hub.emit(BreakerChanged(server=self._hub.server, old=old, new=new, reason=reason, retry_in=retry_in))
 
     # --- rate limit ---
@@ -314,20 +315,20 @@ class Gate:
 
     async def _take(self, bucket: TokenBucket, admission: Admission) -> None:
         """Wait for a token, and for the end of a push-back."""
-        now = anyio.current_time()
-        wait = bucket.reserve(now, admission.deadline - now)
+        now = clock.now()
+        wait = bucket.reserve(now, admission.deadline - anyio.current_time())
         if wait is None:
             raise self._no_token(bucket.retry_in(now), admission)
         due = now + wait
         try:
-            while now < due <= admission.deadline:
-                await anyio.sleep(due - now)
-                now = anyio.current_time()
+            while now < due and due - now <= admission.deadline - anyio.current_time():
+                await clock.sleep(due - now)
+                now = clock.now()
                 due = now + bucket.paused(now)
         except BaseException:
             bucket.give_back(due)
             raise
-        if due > admission.deadline:
+        if now < due or anyio.current_time() > admission.deadline:
             bucket.give_back(due)
             raise self._no_token(due - now, admission)
 
@@ -340,7 +341,7 @@ class Gate:
 
     def _push_back(self, delay: float, reason: str) -> None:
         """The server asked for less traffic: every caller waits, so that one push-back is enough."""
-        self._bucket.pause(anyio.current_time() + delay)
+        self._bucket.pause(clock.now() + delay)
         self._hub.emit(Throttled(server=self._hub.server, delay=delay, reason=reason))
 
     # --- concurrency limit ---

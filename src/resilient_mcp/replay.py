@@ -22,6 +22,7 @@ from .connection import Connection, Failed
 from .events import Hub, Restored, logger
 from .evidence import Attempt, Delivery, Evidence, Kind, current_attempt, printable
 from .restore import Key, Ledger, Listen, Resource, Value
+from .waits import clock
 from .watch import Watcher
 
 AT_ONCE = 32
@@ -96,7 +97,7 @@ class Desk:
     def failed(self, generation: int, key: Key, failure: Failed | None, *, gone: bool) -> None:
         """A request about `key` failed, or the server ended what was in force."""
         chance = random.random()  # noqa: S311 - jitter, no secret
-        self.ledger.failed(generation, key, anyio.current_time(), chance, gone=gone)
+        self.ledger.failed(generation, key, clock.now(), chance, gone=gone)
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
         self.tell()
@@ -151,16 +152,15 @@ class Replay:
             for watcher in self._watchers:
                 if not watcher.internal:  # the catalog is listed for each connection anyway
                     watcher.missed_lists()
-        self._first = desk.carried.intersection(ledger.due(anyio.current_time()))
+        self._first = desk.carried.intersection(ledger.due(clock.now()))
         self._report_first()
         while True:
-            work, now = desk.work, anyio.current_time()
+            work, now = desk.work, clock.now()
             for key in ledger.due(now):
                 if key not in self._working and not desk.is_busy(key):
                     self._working.add(key)
                     tg.start_soon(self._settle, key, tg)
-            with anyio.move_on_after(ledger.next_due(now) - now):
-                await work.wait()
+            await clock.wait(work, ledger.next_due(now) - now)
 
     # --- one part ---
 
@@ -189,7 +189,7 @@ class Replay:
             desk.failed(self._generation, key, failed, gone=gone)
             self._judge(key, failed)
         else:
-            came = ledger.settled(self._generation, key, value, anyio.current_time())
+            came = ledger.settled(self._generation, key, value, clock.now())
             self._came(key, tg) if came else desk.failures.pop(key, None)
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:

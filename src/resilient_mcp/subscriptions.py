@@ -23,6 +23,7 @@ from .events import Hub
 from .policy import Policy
 from .replay import HEARING, USER, Desk, Replay, is_refusal
 from .restore import Key, Listen, LogLevel, Resource, Value
+from .waits import clock
 from .watch import Feed, ListenWatcher, Watcher
 
 _NEEDED: dict[type[Key], str] = {Resource: "resources.subscribe", LogLevel: "logging"}
@@ -107,7 +108,7 @@ class Subscriptions:
             generation = self._generation_of(session)
             ledger.sending(generation, key, value)
             result = await invoke(session)
-            if ledger.settled(generation, key, value, anyio.current_time()):
+            if ledger.settled(generation, key, value, clock.now()):
                 desk.proven.add(_NEEDED[type(key)])  # the SDK's own servers of 1.x declare no subscriptions
                 desk.missed(key)
             return result

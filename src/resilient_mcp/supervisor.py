@@ -22,6 +22,7 @@ from .events import Connected, Disconnected, Hub, RestartScheduled, State, State
 from .evidence import Delivery, Evidence, Kind, printable
 from .policy import Policy
 from .strategies.restart_meter import RestartMeter
+from .waits import clock
 
 _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 """States in which a call waits for the connection; in all others it fails at once."""
@@ -206,7 +207,7 @@ class Supervisor:
         else:
             evidence = failure.evidence
             unreachable = not self._connector.is_process and evidence is not None and not was_ready
-            now = anyio.current_time()
+            now = clock.now()
             step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
             self._next_try = now + step.delay
             if step.delay:
@@ -214,8 +215,7 @@ class Supervisor:
                 name = self._hub.server
                 self._hub.emit(RestartScheduled(server=name, delay=step.delay, suspended=step.suspended, reason=text))
             self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING, reason_of(failure))
-            with anyio.move_on_after(step.delay):
-                await self._hurry.wait()
+            await clock.wait(self._hurry, step.delay)
         self._next_try = math.inf
         if self._hurry.is_set():
             self._hurry = anyio.Event()
@@ -317,7 +317,7 @@ class Supervisor:
     @property
     def retry_in(self) -> float | None:
         """Seconds until the next try to connect, or None when none is planned."""
-        return None if math.isinf(self._next_try) else max(0.0, self._next_try - anyio.current_time())
+        return None if math.isinf(self._next_try) else max(0.0, self._next_try - clock.now())
 
     def _enter(self, state: State, reason: str = "") -> None:
         old, self.state = self.state, state

@@ -6,6 +6,7 @@ from .replies import HttpReply, Reply, SseEvent, StdioReply
 from .script import Log, Request
 from .stdio_server import ScriptedStdioServer
 from .toxics import Bandwidth, Direction, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout, Toxic
+from .waits import instant_waits
 
 __all__ = [
     "Bandwidth",
@@ -26,4 +27,5 @@ __all__ = [
     "StdioReply",
     "Timeout",
     "Toxic",
+    "instant_waits",
 ]

@@ -22,6 +22,7 @@ from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
 from ..redact import Redactor
 from ..strategies.backoff import half_jitter
+from ..waits import clock
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -334,7 +335,7 @@ class HttpEdge:
                     self._on_stream(evidence)
                     return _response(response.status_code, response.headers, request, content=b"")
             chance = random.random()  # noqa: S311 - jitter, no secret
-            await anyio.sleep(half_jitter(tries, base=_REOPEN_BASE, cap=_REOPEN_CAP, random=chance))
+            await clock.sleep(half_jitter(tries, base=_REOPEN_BASE, cap=_REOPEN_CAP, random=chance))
             tries += 1
 
     def _abort(self, request_id: Any) -> None:

@@ -1,0 +1,62 @@
+"""The clock of the waits that this library imposes by itself.
+
+They are back-off, restart delays, push-backs, rate limits, and the time for which a circuit is open. Tests may let them
+pass at once (`resilient_mcp.testing.instant_waits`). Timeouts are no such waits: they run by the event loop's own
+clock, and what is skipped here takes nothing from them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+
+_TICK = 0.01
+"""Seconds that a skipped wait still takes, so that whoever looks on sees it, and a server is not stormed."""
+
+
+class Clock:
+    """The event loop's clock, and what was skipped.
+
+    Attributes:
+        instant: How many want waits to be skipped.
+    """
+
+    __slots__ = ("_skipped", "instant")
+
+    def __init__(self) -> None:
+        self.instant = 0
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        """The time in seconds; it never goes back."""
+        return anyio.current_time() + self._skipped
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self._skipped += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        due = self.now() + seconds
+        await anyio.sleep(self._really(seconds))
+        self._reach(due)
+
+    async def wait(self, event: anyio.Event, seconds: float) -> None:
+        """Wait for `event`, and no longer than `seconds`."""
+        due = self.now() + seconds
+        with anyio.move_on_after(self._really(seconds)):
+            await event.wait()
+            return
+        self._reach(due)
+
+    def _really(self, seconds: float) -> float:
+        return min(seconds, _TICK) if self.instant and not math.isinf(seconds) else seconds
+
+    def _reach(self, due: float) -> None:
+        if self.instant:
+            self._skipped += max(0.0, due - self.now())
+
+
+clock = Clock()
+"""The one clock of all clients."""

@@ -1,0 +1,59 @@
+"""The example of how to test an agent passes, where there is nothing but pytest; and it can fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .support import ROOT
+
+pytestmark = pytest.mark.timeout(60)  # pytest starts anew in each
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        *arguments,
+    ]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(
+        shutil.copytree(ROOT / "examples" / "testing", tmp_path / "agent", ignore=shutil.ignore_patterns("__*"))
+    )
+
+
+def test_it_passes(folder: Path):
+    """Each test, on each event loop that the anyio plugin finds."""
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "10 passed" in done.stdout
+
+
+def test_it_fails_where_the_agent_is_wrong(folder: Path):
+    """An agent that orders a second umbrella is caught."""
+    agent = folder / "agent.py"
+    wrong = agent.read_text().replace(
+        "except ConnectionLost:", 'except ConnectionLost:\n        await client.call_tool("order")'
+    )
+    agent.write_text(wrong)
+    done = run(folder, "-k", "answer_is_lost")
+    assert done.returncode == 1
+    assert "2 failed" in done.stdout

@@ -1,0 +1,146 @@
+"""Waits that pass at once: hours of policy fit into the twenty seconds that a test has, and timeouts stay real."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from resilient_mcp import (
+    BreakerPolicy,
+    BreakerState,
+    CircuitOpen,
+    DeadlineExceeded,
+    Policy,
+    RateLimit,
+    RateLimitExceeded,
+    RestartPolicy,
+    RestartScheduled,
+    RetryPolicy,
+    RetryScheduled,
+    ServerUnavailable,
+    TimeoutPolicy,
+)
+from resilient_mcp.testing import HttpReply, Reply, ScriptedHttpServer, ScriptedStdioServer, StdioReply, instant_waits
+
+from .support import Recorder, client_of, measured, text_of
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3600.0
+DAYS = TimeoutPolicy(total=100 * HOUR, ready=15, connect=15)
+SLOW = RetryPolicy(base=HOUR, max_delay=9 * HOUR, max_retry_after=9 * HOUR)
+
+
+async def test_back_off_passes():
+    """Hours between the attempts, told as such by the events."""
+    recorder = Recorder()
+    script = [HttpReply.refusal(500)] * 3
+    policy = Policy(retry=SLOW, timeout=DAYS)
+    with instant_waits():
+        async with ScriptedHttpServer(script) as server, client_of(server.url, policy, on_event=recorder) as client:
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+            assert len(server.requests.of()) == 4
+    assert sum(event.delay for event in recorder.of(RetryScheduled)) > HOUR / 4
+
+
+async def test_a_push_back_passes_for_all_callers():
+    """`Retry-After: 3600`, for the call that got it and for one beside it."""
+    policy = Policy(retry=SLOW, timeout=DAYS)
+    with instant_waits():
+        async with ScriptedHttpServer([HttpReply.refusal(429, retry_after=HOUR)]) as server:
+            async with client_of(server.url, policy) as client, anyio.create_task_group() as tg:
+                tg.start_soon(client.call_tool, "echo", {"text": "x"})
+                await server.received()
+                assert text_of(await client.call_tool("order", {"text": "y"})) == "y"
+            assert len(server.requests.of()) == 3
+
+
+async def test_the_rate_limit_passes():
+    """Ten calls at one an hour, one after the other and side by side; each costs its hour of the clock, once."""
+    policy = Policy(rate_limit=RateLimit(rate=1 / HOUR, burst=1), timeout=DAYS)
+    with instant_waits() as clock:
+        async with ScriptedHttpServer() as server, client_of(server.url, policy) as client:
+            began = clock.now()
+            for _ in range(5):
+                await client.call_tool("echo", {"text": "x"})
+            async with anyio.create_task_group() as tg:
+                for _ in range(5):
+                    tg.start_soon(client.call_tool, "echo", {"text": "x"})
+            assert 9 * HOUR <= clock.now() - began < 10 * HOUR
+
+
+async def test_restart_delays_pass():
+    """A server that fails to start four times, with hours between."""
+    recorder = Recorder()
+    policy = Policy(restart=RestartPolicy(base=HOUR, max_delay=HOUR), timeout=DAYS)
+    with instant_waits():
+        async with ScriptedStdioServer({"start": [StdioReply.exit()] * 4}) as server:
+            async with client_of(server.parameters, policy, on_event=recorder) as client:
+                assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+            assert len(server.requests.of("start")) == 5
+    assert sum(event.delay for event in recorder.of(RestartScheduled)) >= HOUR
+
+
+async def test_a_server_that_dies_for_ever_is_told_as_such():
+    """Its suspension is seen, although it passes in a moment."""
+    with instant_waits():
+        async with ScriptedStdioServer({"start": [StdioReply.exit()] * 1000}) as server:
+            with pytest.raises(ServerUnavailable):
+                async with client_of(server.parameters, Policy(timeout=DAYS)):
+                    raise AssertionError("unreachable")
+
+
+async def test_an_open_circuit_is_seen_until_the_clock_is_advanced():
+    """Back-off of a call does not close it; an hour of the clock half-opens it."""
+    policy = Policy(
+        retry=RetryPolicy(attempts=1), breaker=BreakerPolicy(failures=1, open=HOUR, max_open=HOUR), timeout=DAYS
+    )
+    with instant_waits() as clock:
+        async with ScriptedHttpServer([HttpReply.refusal(500)]) as server, client_of(server.url, policy) as client:
+            with pytest.raises(Exception, match="500"):
+                await client.call_tool("echo", {"text": "x"})
+            for _ in range(2):
+                with pytest.raises(CircuitOpen):
+                    await client.call_tool("echo", {"text": "x"})
+                clock.advance(HOUR / 2)
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+            assert client.circuit.state is BreakerState.CLOSED
+
+
+async def test_what_is_skipped_takes_nothing_from_a_timeout():
+    """Three waits of two thirds of the total each: all fit; one that alone is longer is refused as ever."""
+    policy = Policy(retry=SLOW, timeout=TimeoutPolicy(total=30, ready=15, connect=15, attempt=15))
+    with instant_waits():
+        async with ScriptedHttpServer([HttpReply.refusal(503, retry_after=20)] * 3) as server:
+            async with client_of(server.url, policy) as client:
+                assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+                server.then(HttpReply.refusal(503, retry_after=40))
+                with pytest.raises(Exception, match="503"):
+                    await client.call_tool("echo", {"text": "x"})
+                with pytest.raises(RateLimitExceeded):
+                    await client.call_tool("echo", {"text": "x"})
+
+
+async def test_timeouts_and_the_sleep_of_others_stay_real():
+    """A hanging request takes its whole timeout, and a test's own sleep its time."""
+    policy = Policy(retry=RetryPolicy(attempts=1), timeout=TimeoutPolicy(attempt=0.3))
+    with instant_waits():
+        async with ScriptedHttpServer([Reply.hang()]) as server, client_of(server.url, policy) as client:
+            await client.list_tools()
+            with measured() as took, pytest.raises(DeadlineExceeded):
+                await client.call_tool("echo", {"text": "x"})
+            assert took[0] >= 0.3
+        with measured() as took:
+            await anyio.sleep(0.1)
+        assert took[0] >= 0.099
+
+
+async def test_afterwards_waits_are_real_again():
+    """Also when two were nested, and when the body failed."""
+    with pytest.raises(ZeroDivisionError), instant_waits(), instant_waits():
+        raise ZeroDivisionError
+    async with ScriptedHttpServer([HttpReply.refusal(503, retry_after=1)]) as server:
+        async with client_of(server.url) as client:
+            with measured() as took:
+                await client.call_tool("echo", {"text": "x"})
+            assert took[0] >= 0.99
