@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +28,6 @@ from hypothesis import strategies as st
 from resilient_mcp import (
     ConnectionLost,
     Policy,
-    ResilienceError,
     ResilientClient,
     RestartPolicy,
     RetryPolicy,
@@ -49,8 +46,10 @@ from resilient_mcp.gate import Gate
 from resilient_mcp.operation import Operation
 from resilient_mcp.supervisor import Supervisor
 
-from .servers.counting_server import BUSY, ONCE, REPEATABLE, fate
-from .support import LEGACY, Faults, HttpServer, ScriptedHttp, every_pair, in_turn, nothing_left, reply, reset, text_of
+from .promises import Told, broken_promise
+from .servers.counting_http import HTTP_FATES, CountingHttp, Memory
+from .servers.counting_server import ONCE, REPEATABLE
+from .support import LEGACY, HttpServer, every_pair, in_turn, nothing_left
 from .support import _stdio as stdio_server
 
 SEED = int(os.environ.get("NEVER_TWICE_SEED", "20251125"))
@@ -63,8 +62,6 @@ HARD = Policy(
     timeout=TimeoutPolicy(attempt=0.7, ready=45, connect=10, total=60, shutdown=1),
 )
 CALLERS = 20
-SERVERS_OWN = (-32603, -32602)
-"""The JSON-RPC errors that the servers below send: any other that a caller gets must be one of the library's."""
 
 
 @dataclass
@@ -96,22 +93,8 @@ class Ledger:
 
     def compare(self, ran: Counter[str], taken: Counter[str]) -> None:
         """Compare with how often each key was executed, and how often it was taken and not provably refused."""
-        wrong = []
-        for key, outcome in self.told.items():
-            answered = not isinstance(outcome, Exception)
-            if outcome is None:
-                wrong.append(f"{key} had no outcome")
-            elif key.startswith(REPEATABLE):
-                if not answered or text_of(outcome) != key or not ran[key]:
-                    wrong.append(f"{key} was not answered right: {outcome!r}")
-            elif ran[key] > 1 or taken[key] > 1:
-                wrong.append(f"{key} was taken {taken[key]} times, executed {ran[key]} times, told: {outcome!r}")
-            elif answered and not (ran[key] == 1 and (text_of(outcome) == key or BUSY in text_of(outcome))):
-                wrong.append(f"{key} was executed {ran[key]} times, and answered {text_of(outcome)}")
-            elif not answered and not isinstance(outcome, ResilienceError) and outcome.error.code not in SERVERS_OWN:
-                wrong.append(f"{key} was told an error that the server never sent: {outcome!r}")
-            elif not answered and _says_not_run(outcome) and ran[key]:
-                wrong.append(f"{key} was executed, and the caller was told that it was not: {outcome!r}")
+        broken = {key: broken_promise(key, Told.of(self.told[key]), ran[key], taken[key]) for key in self.told}
+        wrong = [f"{key} {why}: told {self.told[key]!r}" for key, why in broken.items() if why]
         assert not wrong, f"seed {self.seed}, {len(wrong)} wrong: " + "\n".join(wrong[:10])
         assert not ran.keys() - self.told.keys()
 
@@ -121,11 +104,6 @@ class Ledger:
         assert any(ran[key] for key in lost)
         assert not all(ran[key] for key in lost)
         assert any(count > 1 for count in ran.values())
-
-
-def _says_not_run(error: Any) -> bool:
-    verdict = getattr(error, "verdict", None)
-    return isinstance(error, ServerUnavailable) or (verdict is not None and verdict.safe)
 
 
 def read_journal(path: Path) -> tuple[Counter[str], Counter[str], int]:
@@ -176,154 +154,6 @@ async def test_on_the_sdks_stdio_server_nothing_is_done_twice(seed: int, tmp_pat
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
 
-REFUSALS = {"429": 0.03, "503": 0.03, "503 bare": 0.02, "forget": 0.01}
-"""Answered, and not run."""
-LOSSES = ("500", "502", "504", "-32603", "reset", "close", "JSON cut", "SSE cut", "SSE primed", "crash", "slow")
-"""Each happens before the key is executed or after."""
-HTTP_FATES = {
-    **REFUSALS,
-    **{
-        f"{loss} {when}": 0.003 if loss in ("slow", "crash") else 0.008
-        for loss in LOSSES
-        for when in ("before", "after")
-    },
-    "bad answer": 0.02,
-    "refused": 0.02,
-    "busy": 0.02,
-    "answer and reset": 0.02,
-}
-
-
-class CountingHttp(ScriptedHttp):
-    """Executes keys and counts; what else happens to a key is drawn from the seed. A crash takes every connection."""
-
-    def __init__(self, seed: int, *, sse: bool) -> None:
-        super().__init__(sse=sse)
-        self.seed = seed
-        self.received: Counter[str] = Counter()
-        self.taken: Counter[str] = Counter()
-        self.ran: Counter[str] = Counter()
-        self.happened: Counter[str] = Counter()
-        self.busy = 0
-        self._streams: set[Any] = set()
-        self._crash = anyio.Event()
-
-    @asynccontextmanager
-    async def serve(self) -> AsyncIterator[CountingHttp]:
-        async with anyio.create_task_group() as tg:
-            await tg.start(self._lives)
-            yield self
-            with anyio.fail_after(5):  # what was delayed past its caller's patience is executed late
-                while self.busy:
-                    await anyio.sleep(0.01)
-            tg.cancel_scope.cancel()
-
-    async def _lives(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        port = 0
-        while True:
-            self._crash = anyio.Event()
-            with socket.create_server(("127.0.0.1", port), backlog=100) as listener:
-                listener.setblocking(False)
-                async with anyio.create_task_group() as tg:
-                    tg.start_soon(self._accept, listener, tg)
-                    if not port:
-                        port = listener.getsockname()[1]
-                        self.url = f"http://127.0.0.1:{port}/mcp"
-                        task_status.started()
-                    await self._crash.wait()
-                    for stream in self._streams:
-                        with suppress(OSError):  # one that is being closed
-                            reset(stream)
-                    tg.cancel_scope.cancel()
-            self.forget_sessions()
-            await anyio.sleep(0.03)  # connections are refused
-
-    async def _accept(self, listener: socket.socket, tg: anyio.abc.TaskGroup) -> None:
-        while True:
-            await anyio.wait_readable(listener)
-            with suppress(BlockingIOError):
-                accepted, _ = listener.accept()
-                tg.start_soon(self._connection, await anyio.abc.SocketStream.from_socket(accepted))
-
-    async def _connection(self, stream: Any) -> None:
-        self._streams.add(stream)
-        try:
-            await super()._connection(stream)
-        finally:
-            self._streams.discard(stream)
-
-    async def _exchange(self, stream: Any, verb: str, path: str, headers: dict[str, str], body: bytes) -> bool:
-        message = json.loads(body) if verb == "POST" else {}
-        session = headers.get("mcp-session-id")
-        if message.get("method") != "tools/call" or session != f"session-{self.session}":
-            return await super()._exchange(stream, verb, path, headers, body)
-        self.busy += 1
-        try:
-            return await self._serve_call(stream, message["id"], message["params"]["arguments"]["text"])
-        finally:
-            self.busy -= 1
-
-    async def _serve_call(self, stream: Any, request_id: Any, key: str) -> bool:
-        self.received[key] += 1
-        happens = fate(self.seed, key, self.received[key], HTTP_FATES)
-        self.happened[happens] += 1
-        if happens in REFUSALS:
-            return await self._refuse(stream, request_id, happens)
-        self.taken[key] += 1
-        result = {"content": [{"type": "text", "text": key}], "isError": False}
-        if happens == "refused":
-            return await Faults.error(200, -32602, "no such key")(stream, request_id)
-        if happens == "slow before":
-            await anyio.sleep(HARD.timeout.attempt * 1.3)
-        if not happens.endswith("before"):
-            self.ran[key] += 1
-        if happens == "slow after":
-            await anyio.sleep(HARD.timeout.attempt * 1.3)
-        if happens == "busy":
-            result = {"content": [{"type": "text", "text": BUSY}], "isError": True}
-        answer = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}).encode()
-        loss = happens.rpartition(" ")[0]
-        if loss in LOSSES and loss != "slow":
-            return await self._lose(stream, request_id, loss, answer)
-        if happens == "slow before":
-            return False
-        if happens == "bad answer":
-            kind = random.Random(f"{self.seed}/{key}").choice(["application/json", "text/html", "text/event-stream"])
-            return await Faults.body(b"event: message\ndata: {nope\n\n", kind)(stream, request_id)
-        if self.sse:
-            await reply(stream, 200, b"data: " + answer + b"\n\n", {"content-type": "text/event-stream"})
-        else:
-            await reply(stream, 200, answer)
-        if happens == "answer and reset":
-            reset(stream)
-            return False
-        return True
-
-    async def _refuse(self, stream: Any, request_id: Any, how: str) -> bool:
-        if how == "forget":
-            self.forget_sessions()
-            return await Faults.error(404, -32600, "Session not found")(stream, request_id)
-        headers = {} if how == "503 bare" else {"retry_after": "0"}
-        return await Faults.status(int(how[:3]), b"not now", **headers)(stream, request_id)
-
-    async def _lose(self, stream: Any, request_id: Any, how: str, answer: bytes) -> bool:
-        if how.isdecimal():
-            return await Faults.status(int(how))(stream, request_id)
-        if how == "-32603":
-            return await Faults.error(200, -32603, "out of order")(stream, request_id)
-        if how == "JSON cut":
-            return await Faults.cut(answer[:-9], "application/json", len(answer))(stream, request_id)
-        if how == "SSE cut":
-            return await Faults.cut(b"data: " + answer[:-9], "text/event-stream", len(answer))(stream, request_id)
-        if how == "SSE primed":  # the SDK asks to resume it, which this server does not do
-            body = b"id: 1\nretry: 5\ndata:\n\n"
-            return await Faults.cut(body, "text/event-stream", len(body) + 1)(stream, request_id)
-        if how == "reset":
-            reset(stream)
-        elif how == "crash":
-            self._crash.set()
-        return False
-
 
 @seeded
 @pytest.mark.timeout(180)  # seconds of work, and more on a busy machine
@@ -332,12 +162,13 @@ class CountingHttp(ScriptedHttp):
 async def test_on_http_nothing_is_done_twice(seed: int, answers: str):
     """600 calls of a server that refuses, loses and cuts answers, forgets sessions, crashes and is late."""
     ledger = Ledger(seed)
-    server = CountingHttp(seed, sse=answers == "sse")
+    journal = Memory()
+    server = CountingHttp(seed, journal, sse=answers == "sse", late=1.3 * HARD.timeout.attempt)
     async with nothing_left(), server.serve():
         async with ResilientClient(server.url, policy=HARD, **LEGACY) as client:
             await ledger.ask(client, 600)
-    ledger.compare(server.ran, server.taken)
-    ledger.assert_that_it_was_hard(server.ran)
+    ledger.compare(journal.ran, journal.taken)
+    ledger.assert_that_it_was_hard(journal.ran)
     assert server.happened.keys() >= {"429", "forget"}
     assert len(server.happened) > len(HTTP_FATES) // 2
     assert server.requests["initialize"] > 2

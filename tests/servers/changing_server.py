@@ -52,19 +52,26 @@ class State:
 
     def __init__(self) -> None:
         self.subscribed: dict[str, Any] = {}
+        self.listened: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.level = ""
         self.listeners: Any = None
 
     def subscribe(self, uri: str, session: Any) -> None:
+        self._admit(uri)
+        self.subscribed[uri] = session
+
+    def listen(self, uri: str) -> None:
+        self._admit(uri)
+        self.listened[uri] += 1
+
+    def _admit(self, uri: str) -> None:
         self.requests[uri] += 1
         if uri == "test://refused" or (uri == "test://flaky" and self.requests[uri] == 1):
             raise error(-32602 if uri == "test://refused" else -32603, f"{uri} cannot be subscribed to")
-        self.subscribed[uri] = session
 
 
-def build(tools: Path | None) -> MCPServer:
-    state = State()
+def build(tools: Path | None, state: State) -> MCPServer:
     if MAJOR == 1:
         server = MCPServer("changing", log_level="CRITICAL")
         handle_as_1(server._mcp_server, state)
@@ -85,7 +92,7 @@ def build(tools: Path | None) -> MCPServer:
     @server.tool(annotations=READ_ONLY, structured_output=False)
     def subscribed() -> str:
         """Which resources are subscribed to, on this process."""
-        return " ".join(sorted(state.subscribed))
+        return " ".join(sorted({*state.subscribed, *(+state.listened)}))
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     def requests(uri: str) -> str:
@@ -160,14 +167,14 @@ def handle_as_2(lowlevel: Any, state: State, listeners: Any) -> None:
         return types.EmptyResult()
 
     async def listen(ctx: Any, params: Any) -> Any:
-        uris = params.notifications.resource_subscriptions or []
+        heard: list[str] = []
         try:
-            for uri in uris:
-                state.subscribe(uri, None)
+            for uri in params.notifications.resource_subscriptions or []:
+                state.listen(uri)
+                heard.append(uri)
             return await listeners(ctx, params)
-        finally:
-            for uri in uris:
-                state.subscribed.pop(uri, None)
+        finally:  # the next stream of a client may be there before the last one is seen to be gone
+            state.listened.subtract(heard)
 
     state.listeners = listeners
     lowlevel.add_request_handler("resources/subscribe", types.SubscribeRequestParams, subscribe)
@@ -192,7 +199,7 @@ def declare(lowlevel: Any) -> None:
 
 def main() -> None:
     arguments = parser.parse_args()
-    server = build(arguments.tools)
+    server = build(arguments.tools, State())
     if arguments.transport == "stdio":
         server.run("stdio")
         return

@@ -14,9 +14,9 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .lifeline import die_with_the_test
 
@@ -89,77 +89,130 @@ def text_result(text: str, *, is_error: bool = False) -> dict:
     return {"content": [{"type": "text", "text": text}], "isError": is_error}
 
 
-def call(journal: Journal, seed: int, request_id: object, key: str) -> None:
-    happens = fate(seed, key, journal.note("received", key), RAW_FATES)
-    answer = {"id": request_id, "result": text_result(key)}
-    failure = {"id": request_id, "error": {"code": -32603, "message": "out of order"}}
-    if happens == "die before":
-        die()
-    elif happens == "mute before":
-        return
-    elif happens == "error before":
-        write(failure)
-        return
-    elif happens == "refused":
-        write({"id": request_id, "error": {"code": -32602, "message": "no such key"}})
-        return
-    journal.note("ran", key)
-    if happens == "die after":
-        die()
-    elif happens == "mute after":
-        return
-    elif happens == "error after":
-        write(failure)
-    elif happens == "busy":
-        write({"id": request_id, "result": text_result(BUSY, is_error=True)})
-    elif happens == "torn answer":
-        sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", **answer}).encode()[:30])
-        sys.stdout.buffer.flush()
-        die()
-    elif happens == "bad answer":
-        write({"id": request_id, "result": 7})
-    else:
-        if happens == "garbage":
-            sys.stdout.buffer.write(b"Working...\n[1]\n50% ")
-        write(answer)
-        if happens == "answer and die":
-            die()
+class RawServer:
+    """A server in plain Python on stdin and stdout, up to 2025-11-25.
 
+    Args:
+        journal: Where it writes what it does.
+        seed: Where the fates come from.
+        fates: What may happen to a key, and how often.
+    """
 
-def raw(journal: Journal, seed: int) -> None:
-    start = journal.note("started", "")
-    dies_young = start > 1 and random.Random(f"{seed}/start/{start}").random() < 0.05
-    hints = {"readOnlyHint": True}
-    tools = [
-        {"name": REPEATABLE, "inputSchema": {"type": "object"}, "annotations": hints},
+    capabilities: ClassVar[dict[str, Any]] = {"tools": {}}
+    tools: ClassVar[list[dict[str, Any]]] = [
+        {"name": REPEATABLE, "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}},
         {"name": ONCE, "inputSchema": {"type": "object"}},
     ]
-    for line in sys.stdin.buffer:
-        message = json.loads(line)
-        method, request_id, params = message.get("method"), message.get("id"), message.get("params", {})
+
+    def __init__(self, journal: Journal, seed: int, fates: Mapping[str, float] = RAW_FATES) -> None:
+        self.journal = journal
+        self.seed = seed
+        self.fates = fates
+
+    def run(self) -> None:
+        """Serve until stdin ends."""
+        start = self.journal.note("started", "")
+        dies_young = start > 1 and random.Random(f"{self.seed}/start/{start}").random() < 0.05
+        for line in sys.stdin.buffer:
+            message = json.loads(line)
+            method, request_id, params = message.get("method"), message.get("id"), message.get("params", {})
+            if request_id is None or method is None:
+                continue
+            if method == "tools/call" and params["name"] in (REPEATABLE, ONCE):
+                self.count(request_id, params["arguments"]["text"])
+                continue
+            result = self.result(method, params)
+            if result is None:
+                write({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
+            else:
+                write({"id": request_id, "result": result})
+            if method == "initialize" and dies_young:
+                die()
+
+    def result(self, method: str, params: dict) -> dict | None:
+        """The result of one request, or None when there is no such method."""
         if method == "initialize":
             info = {"name": "counting", "version": "1"}
             version = params["protocolVersion"]
-            result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
-            write({"id": request_id, "result": result})
-            if dies_young:
+            return {"protocolVersion": version, "capabilities": self.capabilities, "serverInfo": info}
+        if method == "tools/list":
+            return {"tools": self.tools}
+        return {} if method == "ping" else None
+
+    def text(self, key: str) -> str:
+        """What the execution of `key` answers."""
+        return key
+
+    def count(self, request_id: object, key: str) -> None:
+        """Do with `key` as fate has it."""
+        happens = fate(self.seed, key, self.journal.note("received", key), self.fates)
+        failure = {"id": request_id, "error": {"code": -32603, "message": "out of order"}}
+        if happens == "die before":
+            die()
+        elif happens == "mute before":
+            return
+        elif happens == "error before":
+            write(failure)
+            return
+        elif happens == "refused":
+            write({"id": request_id, "error": {"code": -32602, "message": "no such key"}})
+            return
+        self.journal.note("ran", key)
+        answer = {"id": request_id, "result": text_result(self.text(key))}
+        if happens == "die after":
+            die()
+        elif happens == "mute after":
+            return
+        elif happens == "error after":
+            write(failure)
+        elif happens == "busy":
+            write({"id": request_id, "result": text_result(BUSY, is_error=True)})
+        elif happens == "torn answer":
+            sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", **answer}).encode()[:30])
+            sys.stdout.buffer.flush()
+            die()
+        elif happens == "bad answer":
+            write({"id": request_id, "result": 7})
+        else:
+            if happens == "garbage":
+                sys.stdout.buffer.write(b"Working...\n[1]\n50% ")
+            write(answer)
+            if happens == "answer and die":
                 die()
-        elif method == "tools/list":
-            write({"id": request_id, "result": {"tools": tools}})
-        elif method == "tools/call":
-            call(journal, seed, request_id, params["arguments"]["text"])
-        elif method == "ping":
-            write({"id": request_id, "result": {}})
-        elif request_id is not None and method is not None:
-            write({"id": request_id, "error": {"code": -32601, "message": "Method not found"}})
+
+
+def execute(journal: Journal, key: str, happens: str) -> Any:
+    """Execute `key` on a server of the SDK, as fate has it: its tool's result."""
+    from mcp.types import CallToolResult
+
+    if happens == "die before":
+        die()
+    journal.note("ran", key)
+    if happens == "die after":
+        die()
+    busy = happens == "busy"
+    return CallToolResult.model_validate(text_result(BUSY if busy else key, is_error=busy))
+
+
+def add_tools(server: Any, count: Callable[[str], Awaitable[Any]]) -> None:
+    """Give a server of the SDK both tools; `count` executes a key."""
+    from mcp.types import ToolAnnotations
+
+    hints = ToolAnnotations.model_validate({"readOnlyHint": True})
+
+    @server.tool(name=REPEATABLE, annotations=hints, structured_output=False)
+    async def echo(text: str, ballast: str = "") -> Any:
+        return await count(text)
+
+    @server.tool(name=ONCE, structured_output=False)
+    async def unsafe(text: str, ballast: str = "") -> Any:
+        return await count(text)
 
 
 def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
     from . import lean  # noqa: F401 - before the SDK
 
     # isort: split
-    from mcp.types import CallToolResult, ToolAnnotations
-
     try:
         from mcp.server.mcpserver import MCPServer
     except ImportError:
@@ -168,29 +221,14 @@ def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
     journal.note("started", "")
     server = MCPServer("counting", log_level="CRITICAL")
 
-    def execute(key: str) -> Any:
+    async def count(key: str) -> Any:
         arrival = journal.note("received", key)
         happens = fate(seed, key, arrival, SDK_FATES)
         if arrival == 1:
             happens = SDK_DEATHS.get(int(key.split("-")[1]), happens)
-        if happens == "die before":
-            die()
-        journal.note("ran", key)
-        if happens == "die after":
-            die()
-        busy = happens == "busy"
-        return CallToolResult.model_validate(text_result(BUSY if busy else key, is_error=busy))
+        return execute(journal, key, happens)
 
-    hints = ToolAnnotations.model_validate({"readOnlyHint": True})
-
-    @server.tool(name=REPEATABLE, annotations=hints, structured_output=False)
-    async def echo(text: str) -> Any:
-        return execute(text)
-
-    @server.tool(name=ONCE, structured_output=False)
-    async def unsafe(text: str) -> Any:
-        return execute(text)
-
+    add_tools(server, count)
     if transport == "stdio":
         server.run("stdio")
         return
@@ -209,7 +247,7 @@ def main() -> None:
     arguments = parser.parse_args()
     journal = Journal(arguments.journal)
     if arguments.transport == "raw":
-        raw(journal, arguments.seed)
+        RawServer(journal, arguments.seed).run()
     else:
         sdk(journal, arguments.seed, arguments.transport, arguments.port)
 

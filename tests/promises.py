@@ -1,0 +1,97 @@
+"""What a caller was told of a call, and whether that is true, by what its server wrote down.
+
+A call is named by its key, which begins with its tool: `REPEATABLE` or `ONCE`. Its server counts how often it took the
+key (received it, and did not provably refuse it) and how often it executed it. True is:
+
+    told                                  executed (a call of ONCE)    executed (a repeatable call)
+    answered, with its own key            once                         at least once
+    a tool's error (`isError`)            once                         never told: it is repeated
+    an error that the server sent         at most once                 never told: it is repeated
+    not run (never sent, or refused)      never                        never told: it is waited for and repeated
+    unknown: it may have run              at most once                 never told: it is repeated
+    nothing: its caller cancelled it      at most once                 any number of times
+    no outcome within its deadline        never true                   never true
+    another exception, another answer     never true                   never true
+
+A call of ONCE that was taken twice is a broken promise, even if it was executed only once.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+from resilient_mcp import ResilienceError, ServerUnavailable, _sdk
+
+from .servers.counting_server import BUSY, REPEATABLE
+from .support import text_of
+
+SERVERS_OWN = (-32603, -32602)
+"""The JSON-RPC errors that the servers send: any other that a caller gets must be one of the library's."""
+
+
+class Kind(str, enum.Enum):
+    """What sort of thing a caller was told."""
+
+    ANSWER = "answered"
+    TOOL_ERROR = "a tool's error"
+    SERVER_ERROR = "a server's error"
+    NOT_RUN = "not run"
+    UNKNOWN = "may have run"
+    CANCELLED = "cancelled"
+    NOTHING = "no outcome"
+    STRANGE = "strange"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one caller was told, and in which words."""
+
+    kind: Kind
+    text: str = ""
+
+    @classmethod
+    def of(cls, outcome: Any) -> Told:
+        """From a result, an exception, or None when there was neither."""
+        if outcome is None:
+            return cls(Kind.NOTHING)
+        if not isinstance(outcome, BaseException):
+            return cls(Kind.TOOL_ERROR if _sdk.is_error_result(outcome) else Kind.ANSWER, text_of(outcome))
+        text = f"{type(outcome).__name__}: {outcome}"
+        if isinstance(outcome, ResilienceError):
+            safe = isinstance(outcome, ServerUnavailable) or (outcome.verdict is not None and outcome.verdict.safe)
+            return cls(Kind.NOT_RUN if safe else Kind.UNKNOWN, text)
+        if isinstance(outcome, _sdk.MCPError) and outcome.error.code in SERVERS_OWN:
+            return cls(Kind.SERVER_ERROR, text)
+        return cls(Kind.STRANGE, text)
+
+
+def broken_promise(key: str, told: Told, ran: int, taken: int) -> str | None:
+    """What is wrong with what the caller of `key` was told, or None.
+
+    Args:
+        key: The call.
+        told: What its caller was told.
+        ran: How often its server executed it.
+        taken: How often its server took it.
+    """
+    if told.kind is Kind.NOTHING:
+        return "had no outcome"
+    if told.kind is Kind.STRANGE:
+        return "ended in what neither the server nor this library says"
+    if told.kind is Kind.ANSWER and told.text != key:
+        return "was answered wrong"
+    if key.startswith(REPEATABLE):
+        if told.kind is Kind.CANCELLED:
+            return None
+        return None if told.kind is Kind.ANSWER and ran else "is repeatable, and was lost"
+    if ran > 1 or taken > 1:
+        return f"was taken {taken} times and executed {ran} times"
+    if told.kind is Kind.TOOL_ERROR and BUSY not in told.text:
+        return "was answered wrong"
+    if told.kind in (Kind.ANSWER, Kind.TOOL_ERROR) and not ran:
+        return "was answered, and not executed"
+    if told.kind is Kind.NOT_RUN and ran:
+        return "was executed, and its caller was told that it was not"
+    return None
