@@ -1,0 +1,76 @@
+"""When all is over: what callers were told against what the servers wrote down."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..promises import Kind, Told, broken_promise
+from ..servers.counting_server import fate
+from ..servers.soak_server import fates_of
+from .book import Book
+from .place import Place
+
+_STORIES = 5
+"""So many are told in full."""
+
+
+@dataclass
+class Ledger:
+    """What one server wrote down."""
+
+    words: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @classmethod
+    def read(cls, path: Path) -> Ledger:
+        ledger = cls()
+        if path.exists():
+            for line in path.read_text().splitlines():
+                word, _, key = line.partition(" ")
+                ledger.words[word][key] += 1
+        return ledger
+
+    def taken(self, key: str) -> int:
+        """How often a key was taken: a server that refuses says so."""
+        return self.words["taken" if "taken" in self.words else "received"][key]
+
+
+def compare(book: Book, places: list[Place]) -> Iterator[str]:
+    """Every broken promise, the first of them with the call's story."""
+    ledgers = {place.spec.name: Ledger.read(place.journal) for place in places}
+    known: set[str] = set()
+    stories = _STORIES
+    for key, name, began, took, kind, text, story in book.finished():
+        known.add(key)
+        ledger = ledgers[name]
+        ran, taken = ledger.words["ran"][key], ledger.taken(key)
+        why = broken_promise(key, Told(Kind(kind), text), ran, taken)
+        if why is None:
+            continue
+        yield f"{key} {why}: it was told: {kind} {text[:500]}"
+        if stories:
+            stories -= 1
+            yield f"    at {began:.3f}, for {took:.3f} s; taken {taken} times, executed {ran} times. Its story:"
+            yield from (f"    | {line}" for line in story)
+            yield "    The connection meanwhile:"
+            yield from (f"    | {line}" for line in book.connection_events(name, began - 5, began + took + 1))
+    for name, ledger in ledgers.items():
+        for key in ledger.words["ran"].keys() - known:
+            yield f"{key} was executed by {name}, and nobody called it"
+
+
+def fates(place: Place, seed: int) -> Counter[str]:
+    """What happened to the keys of one place, by the journal."""
+    table = fates_of(place.spec.kind)
+    happened: Counter[str] = Counter()
+    for key, count in Ledger.read(place.journal).words["received"].items():
+        happened.update(fate(seed, key, arrival, table) for arrival in range(1, count + 1))
+    del happened["answer"]
+    return happened
+
+
+def starts(place: Place) -> int:
+    """How often the server was started."""
+    return Ledger.read(place.journal).words["started"].total()
