@@ -11,14 +11,14 @@ what is subscribed to. A `--sabotage` breaks one promise, to see that it is foun
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from .counting_server import ONCE, RAW_FATES, Journal, RawServer, text_result, write
 from .lifeline import die_with_the_test
 
-LATE = 4.0
+LATE = 10.0
 """Seconds by which a slow answer is late; more than an attempt may take."""
 STDIO_FATES = {name: share * 0.3 for name, share in RAW_FATES.items()}
 SDK_FATES = {
@@ -41,17 +41,19 @@ def fates_of(kind: str) -> dict[str, float]:
 
 SABOTAGES = ("twice", "wrong", "lost", "deaf")
 """Execute some keys of `ONCE` twice; answer some with another text; refuse some; keep no subscription."""
+_SPOILT = {"twice": "7", "wrong": "8", "lost": "9"}
+"""The last digit of the keys that suffer it."""
 
 
 class Saboteur(Journal):
-    """A journal, and what the server is to spoil: keys that end with 7."""
+    """A journal, and what the server is to spoil."""
 
-    def __init__(self, path: Path, sabotage: str | None) -> None:
+    def __init__(self, path: Path, sabotages: Collection[str]) -> None:
         super().__init__(path)
-        self.sabotage = sabotage
+        self.sabotages = sabotages
 
     def spoils(self, key: str, sabotage: str) -> bool:
-        return self.sabotage == sabotage and key.endswith("7")
+        return sabotage in self.sabotages and key.endswith(_SPOILT[sabotage])
 
     def note(self, word: str, key: str) -> int:
         if word == "ran" and key.startswith(ONCE) and self.spoils(key, "twice"):
@@ -85,7 +87,7 @@ class RawSoakServer(RawServer):
         if method == "resources/read":
             return {"contents": [{"uri": uri, "text": self.notes.version(uri)}]}
         if method == "resources/subscribe":
-            if self.notes.sabotage != "deaf":
+            if "deaf" not in self.notes.sabotages:
                 self.subscribed.add(uri)
             return {}
         if method == "resources/unsubscribe":
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--sse", action="store_true")
-    parser.add_argument("--sabotage", choices=SABOTAGES)
+    parser.add_argument("--sabotage", nargs="*", choices=SABOTAGES, default=())
     arguments = parser.parse_args()
     journal, seed = Saboteur(arguments.journal, arguments.sabotage), arguments.seed
     if arguments.kind == "raw":

@@ -27,7 +27,7 @@ from .plan import fleet
 from .run import Errors, Options, Run, plan_of
 from .watchdog import Watchdog
 
-_PATIENCE = 180.0
+_PATIENCE = 400.0
 """Seconds beyond its length that a run may take: to start, for its quiet points, and for its last calls."""
 _LINES = 60
 
@@ -38,13 +38,19 @@ def parse(names: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--callers", type=int, default=240, help="how many callers there are at once, over all servers")
     parser.add_argument(
-        "--pause", type=float, default=2.0, help="seconds that each rests between two calls, on average"
+        "--pause", type=float, default=3.0, help="seconds that each rests between two calls, on average"
     )
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}"
     )
     parser.add_argument("--trio", action="store_true", help="run on trio instead of asyncio")
-    parser.add_argument("--sabotage", choices=[*SABOTAGES, "leak"], help="break a promise, to see that it is found")
+    parser.add_argument(
+        "--sabotage",
+        nargs="+",
+        choices=[*SABOTAGES, "leak"],
+        default=[],
+        help="break promises, to see that it is found",
+    )
     return parser.parse_args()
 
 
@@ -59,7 +65,7 @@ def main() -> int:
         callers=arguments.callers,
         pause=arguments.pause,
         specs=[spec for spec in specs if spec.name in arguments.only],
-        sabotage=arguments.sabotage,
+        sabotages=arguments.sabotage,
     )
     backend = "trio" if arguments.trio else "asyncio"
     print(
@@ -122,13 +128,16 @@ def table(run: Run, first: Gauges, last: Gauges, own: float, children: float) ->
     yield f"latency    p50 {latency.p50 or 0:.3f} s, p99 {latency.p99 or 0:.3f} s"
     for place in run.places:
         name, stats = place.spec.name, place.client.stats()
-        yield f"{name}"
+        slow = stats.latency
+        yield f"{name}: {stats.calls} requests, p50 {slow.p50 or 0:.3f} s, p99 {slow.p99 or 0:.3f} s"
         yield f"  faults   {counted(place.happened)}"
         yield f"  fates    {counted(fates(place, options.seed))}"
         yield f"  starts   {starts(place)}; connections {stats.connections}, lost {stats.disconnects}"
         yield f"  retries  {stats.retries}, transparent {stats.transparent_retries}; {counted(Counter(stats.failures))}"
     then, now = asdict(first), asdict(last)
     yield "held       " + ", ".join(f"{name} {then[name]:.4g} -> {now[name]:.4g}" for name in then)
+    lag = book.lag.latency()
+    yield f"lag        p50 {lag.p50 or 0:.3f} s, p99 {lag.p99 or 0:.3f} s of this process's event loop"
     yield f"processor  {own:.2f} cores here, {children:.2f} in servers that have ended"
 
 

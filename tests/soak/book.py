@@ -47,6 +47,7 @@ class Book:
         self.told: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self.latency = Histogram()
+        self.lag = Histogram()
         self.running: dict[str, Running] = {}
         self.broken: list[str] = []
         self._calls = (folder / "calls").open("w")

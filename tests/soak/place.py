@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
@@ -70,7 +70,7 @@ class Place:
         happened: The faults that were applied.
     """
 
-    def __init__(self, spec: Spec, seed: int, book: Book, sabotage: str | None) -> None:
+    def __init__(self, spec: Spec, seed: int, book: Book, sabotages: Sequence[str]) -> None:
         self.spec = spec
         self._listener = book.listener(spec.name)
         self.journal = book.folder / f"{spec.name}.journal"
@@ -81,8 +81,8 @@ class Place:
         self.happened: Counter[str] = Counter()
         self._chance = random.Random(f"{seed}/proxy/{spec.name}").getrandbits(32)
         self._arguments = ["--journal", str(self.journal), "--seed", str(seed), *spec.options]
-        if sabotage is not None:
-            self._arguments += ["--sabotage", sabotage]
+        if sabotages:
+            self._arguments += ["--sabotage", *sabotages]
 
     @contextmanager
     def started(self) -> Iterator[None]:

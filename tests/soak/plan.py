@@ -13,8 +13,8 @@ PATIENT = Policy(
     budget=None,
     retry=RetryPolicy(attempts=200, base=0.02, throttled_base=0.05, max_delay=0.5),
     restart=RestartPolicy(base=0.02, max_delay=0.5, intensity=10_000),
-    timeout=TimeoutPolicy(attempt=3, ready=60, connect=10, total=90, shutdown=1),
-    health=HealthPolicy(idle=2, timeout=3, misses=2),
+    timeout=TimeoutPolicy(attempt=8, ready=120, connect=15, total=150, shutdown=3),
+    health=HealthPolicy(idle=2, timeout=5, misses=2),
 )
 """More time than any outage takes, and no end of tries: whatever is repeatable can be answered."""
 LIMITED = PATIENT.model_copy(update={"concurrency": Concurrency(limit=8, queue=1000)})

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
+from resilient_mcp.stats import Histogram
+
+from ..servers.soak_server import SABOTAGES
 from .book import Book
 from .gauges import MOST_MEMORY, Gauges, memory
 from .judge import Ledger
@@ -38,7 +41,7 @@ class Options:
     callers: int
     pause: float
     specs: list[Spec]
-    sabotage: str | None
+    sabotages: list[str]
 
 
 class Errors(logging.Handler):
@@ -65,7 +68,8 @@ class Run:
     def __init__(self, options: Options, book: Book) -> None:
         self.options = options
         self.book = book
-        self.places = [Place(spec, options.seed, book, options.sabotage) for spec in options.specs]
+        sabotages = [sabotage for sabotage in options.sabotages if sabotage in SABOTAGES]
+        self.places = [Place(spec, options.seed, book, sabotages) for spec in options.specs]
         self.loads = [Load(place, options.seed, book, options.pause) for place in self.places]
         self.first: Gauges | None = None
         self.last: Gauges | None = None
@@ -87,8 +91,9 @@ class Run:
                         load.start(tg, each + (n < more))
                         tg.start_soon(self._suffering, load.place)
                         tg.start_soon(load.place.keep_running)
-                    if self.options.sabotage == "leak":
+                    if "leak" in self.options.sabotages:
                         tg.start_soon(_leak, tg)
+                    tg.start_soon(self._measure_lag)
                     await self._course()
                     tg.cancel_scope.cancel()
 
@@ -121,6 +126,13 @@ class Run:
     async def _go_on_until(self, when: float) -> None:
         while (left := when - self._time()) > 0:
             await anyio.sleep(left)
+
+    async def _measure_lag(self) -> None:
+        """How late this process comes to its work: on a machine that is busy with other things, all takes longer."""
+        while True:
+            due = time.monotonic() + 0.1
+            await anyio.sleep(0.1)
+            self.book.lag.add(Histogram.bucket(time.monotonic() - due))
 
     # --- faults ---
 
@@ -160,7 +172,7 @@ class Run:
         versions = Ledger.read(place.journal).words["changed"]
         held: set[str] = set()
         stale: list[str] = ["nothing was compared"]
-        with anyio.move_on_after(_SETTLES):
+        with anyio.move_on_after(min(_SETTLES, self.options.length)):
             while held != wanted or stale:
                 held = await place.held()
                 stale = [
