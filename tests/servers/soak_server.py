@@ -77,17 +77,18 @@ class RawSoakServer(RawServer):
         ),
     ]
 
+    journal: Saboteur
+
     def __init__(self, journal: Saboteur, seed: int, fates: Mapping[str, float]) -> None:
         super().__init__(journal, seed, fates)
-        self.notes = journal
         self.subscribed: set[str] = set()
 
     def result(self, method: str, params: dict) -> dict | None:
         uri = params.get("uri", "")
         if method == "resources/read":
-            return {"contents": [{"uri": uri, "text": self.notes.version(uri)}]}
+            return {"contents": [{"uri": uri, "text": self.journal.version(uri)}]}
         if method == "resources/subscribe":
-            if "deaf" not in self.notes.sabotages:
+            if "deaf" not in self.journal.sabotages:
                 self.subscribed.add(uri)
             return {}
         if method == "resources/unsubscribe":
@@ -97,18 +98,18 @@ class RawSoakServer(RawServer):
             return text_result(" ".join(sorted(self.subscribed)))
         if method == "tools/call" and params["name"] == "change":
             uri = params["arguments"]["uri"]
-            self.notes.note("changed", uri)
+            self.journal.note("changed", uri)
             if uri in self.subscribed:
                 write({"method": "notifications/resources/updated", "params": {"uri": uri}})
             return text_result("changed")
         return super().result(method, params)
 
     def text(self, key: str) -> str:
-        return "another answer" if self.notes.spoils(key, "wrong") else key
+        return "another answer" if self.journal.spoils(key, "wrong") else key
 
     def count(self, request_id: object, key: str) -> None:
-        if self.notes.spoils(key, "lost"):
-            self.notes.note("received", key)
+        if self.journal.spoils(key, "lost"):
+            self.journal.note("received", key)
             write({"id": request_id, "error": {"code": -32602, "message": "no such key"}})
         else:
             super().count(request_id, key)

@@ -85,7 +85,7 @@ class Run:
                 for place in self.places:
                     await stack.enter_async_context(place.opened())
                 async with anyio.create_task_group() as tg:
-                    self.book.began = time.monotonic()
+                    self._rested = self.book.now()
                     each, more = divmod(self.options.callers, len(self.loads))
                     for n, load in enumerate(self.loads):
                         load.start(tg, each + (n < more))

@@ -15,7 +15,8 @@ class Turnstile:
         self._left = anyio.Event()
 
     async def __aenter__(self) -> None:
-        await self._open.wait()
+        while not self._open.is_set():
+            await self._open.wait()
         self.inside += 1
 
     async def __aexit__(self, *exc_info: object) -> None:
