@@ -213,6 +213,32 @@ async def test_cancelling_a_caller_leaves_the_stream_whole():
         assert await pid_of(client) == pid
 
 
+async def test_a_call_given_up_as_its_answer_comes_ends_nothing_else():
+    """Between the edge and the caller, again and again: the session lives, and so does the call beside it."""
+    async with client_of(raw_server()) as client, anyio.create_task_group() as tg:
+        assert text_of(await client.call_tool("echo", {"text": "first"})) == "first"
+        bystanders: list[object] = []
+
+        async def bystander() -> None:
+            try:
+                bystanders.append(await client.call_tool("unsafe", {"do": "no_answer"}))
+            except ResilienceError as error:
+                bystanders.append(error)
+
+        tg.start_soon(bystander)
+        in_flight = client._supervisor.connection.in_flight
+        answered = in_flight.answered
+        for _ in range(20):
+            with anyio.CancelScope() as scope:
+                in_flight.answered = lambda request_id, scope=scope: (answered(request_id), scope.cancel())
+                await client.call_tool("echo", {"text": "given up"})
+            in_flight.answered = answered
+            assert text_of(await client.call_tool("echo", {"text": "next"})) == "next"
+        assert client.generation == 1
+        assert not bystanders
+        tg.cancel_scope.cancel()
+
+
 async def test_garbage_on_stdout_is_counted_once_and_survived():
     """Lines that are no messages cost nothing but one event, with the terminal escapes gone."""
     events = Recorder()

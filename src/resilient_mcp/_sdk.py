@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from importlib import import_module
@@ -411,6 +411,8 @@ class Session:
         self.raw = raw
         self.initialize_result = result
         _keep_answers(raw)
+        if MAJOR == 1:
+            _outlive_callers(raw)
 
     @classmethod
     @asynccontextmanager
@@ -720,6 +722,21 @@ def _keep_answers(session: Any) -> None:
         await validate(name, result)
 
     setattr(session, method, validate_if_listed)
+
+
+def _outlive_callers(session: Any) -> None:
+    """Let a session of 1.x survive that a call is given up in the very moment its answer is handed over.
+
+    1.x looks up who waits, yields once, and then writes to a stream that is closed by then: its reader would end, with
+    the server alive, and every other call be told "Connection closed".
+    """
+    handle = session._handle_response  # noqa: SLF001
+
+    async def handle_response(message: SessionMessage) -> None:
+        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            await handle(message)
+
+    session._handle_response = handle_response  # noqa: SLF001
 
 
 def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]:
