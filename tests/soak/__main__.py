@@ -72,7 +72,7 @@ def main() -> int:
         f"soak: seed {options.seed}, {arguments.minutes:g} min, {options.callers} callers, mcp {_sdk.VERSION},", end=" "
     )
     print(f"Python {platform.python_version()}, {backend}; repeat with: python -m tests.soak {' '.join(sys.argv[1:])}")
-    print("Faults, as second, kind and seconds:", *plan_of(options), sep="\n  ", flush=True)
+    print("Faults, as seconds after the one before, kind and seconds:", *plan_of(options), sep="\n  ", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     book = Book(folder)
     errors = Errors(book)

@@ -40,7 +40,7 @@ class Ledger:
 def compare(book: Book, places: list[Place]) -> Iterator[str]:
     """Every broken promise, the first of them with the call's story."""
     ledgers = {place.spec.name: Ledger.read(place.journal) for place in places}
-    known: set[str] = set()
+    known = set(book.running)  # what was under way when the run broke off
     stories = _STORIES
     for key, name, began, took, kind, text, story in book.finished():
         known.add(key)

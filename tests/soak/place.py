@@ -8,7 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
@@ -146,6 +146,8 @@ class Place:
             self.server.kill()
             await anyio.sleep(fault.seconds)
             self.server.start()
+            with suppress(TimeoutError):  # it is killed no faster than it starts, however busy the machine is
+                await self.server.listening()
         else:
             assert self.proxy is not None
             await self._cut(self.proxy, fault)

@@ -80,17 +80,17 @@ class Fault:
     """Something that happens to a whole server.
 
     Attributes:
-        at: Seconds of the run, pauses for quiet points not counted.
+        pause: Seconds after the end of the one before it; after a kill, since the server was there again.
         kind: What.
         seconds: How long it lasts.
     """
 
-    at: float
+    pause: float
     kind: str
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.at:.1f} {self.kind} {self.seconds:.1f}"
+        return f"{self.pause:.1f} {self.kind} {self.seconds:.1f}"
 
 
 _LONGEST = {"kill": 0.5, "away": 2.0, "freeze": 5.0, "cut": 0.0, "reset": 0.0}
@@ -99,11 +99,8 @@ _LONGEST = {"kill": 0.5, "away": 2.0, "freeze": 5.0, "cut": 0.0, "reset": 0.0}
 def schedule(seed: int, spec: Spec, length: float) -> list[Fault]:
     """What happens to one server in `length` seconds, one after the other."""
     rng = random.Random(f"{seed}/faults/{spec.name}")
-    faults = []
-    at = rng.expovariate(1 / spec.pause)
-    while at < length:
+    faults: list[Fault] = []
+    while sum(fault.pause + fault.seconds for fault in faults) < length:
         kind = rng.choice(spec.faults)
-        fault = Fault(at, kind, rng.uniform(0, _LONGEST.get(kind, 3.0)))
-        faults.append(fault)
-        at += fault.seconds + rng.expovariate(1 / spec.pause)
+        faults.append(Fault(rng.expovariate(1 / spec.pause), kind, rng.uniform(0, _LONGEST.get(kind, 3.0))))
     return faults

@@ -138,7 +138,7 @@ class Run:
 
     async def _suffering(self, place: Place) -> None:
         for fault in schedule(self.options.seed, place.spec, self.options.length):
-            await self._go_on_until(fault.at)
+            await anyio.sleep(fault.pause)
             async with self._faults:
                 await place.suffer(fault)
 
