@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
 
 
 def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A soak of six seconds with the server that starts in an instant, and thirty callers who do not rest long."""
-    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--only", "stdio", "--callers", "30"]
+    """A soak of three seconds with the server that starts in an instant, and thirty callers who do not rest long."""
+    command = [sys.executable, "-m", "tests.soak", "--minutes", "0.05", "--only", "stdio", "--callers", "30"]
     return subprocess.run(
         [*command, "--pause", "0.2", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
     )

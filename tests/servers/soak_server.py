@@ -11,6 +11,7 @@ what is subscribed to. A `--sabotage` breaks one promise, to see that it is foun
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,8 +42,8 @@ def fates_of(kind: str) -> dict[str, float]:
 
 SABOTAGES = ("twice", "wrong", "lost", "deaf")
 """Execute some keys of `ONCE` twice; answer some with another text; refuse some; keep no subscription."""
-_SPOILT = {"twice": "7", "wrong": "8", "lost": "9"}
-"""The last digit of the keys that suffer it."""
+_SPOILT = {"twice": 0, "wrong": 1, "lost": 2}
+"""Which tenth of the keys suffers it."""
 
 
 class Saboteur(Journal):
@@ -53,7 +54,7 @@ class Saboteur(Journal):
         self.sabotages = sabotages
 
     def spoils(self, key: str, sabotage: str) -> bool:
-        return sabotage in self.sabotages and key.endswith(_SPOILT[sabotage])
+        return sabotage in self.sabotages and zlib.crc32(key.encode()) % 10 == _SPOILT[sabotage]
 
     def note(self, word: str, key: str) -> int:
         if word == "ran" and key.startswith(ONCE) and self.spoils(key, "twice"):

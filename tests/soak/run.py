@@ -26,9 +26,7 @@ from .turnstile import Turnstile
 FIRST = 60.0
 """Seconds after which the first reading is taken, or half of the run if that is less."""
 _SETTLES = 20.0
-"""Seconds that subscriptions and watchers get at a quiet point."""
-_SHRINKS = 12.0
-"""Seconds that connections which are kept for a while get to be closed; an HTTP client keeps idle ones for five."""
+"""Seconds that subscriptions and watchers get at a quiet point; less in a short run."""
 _MEMORY_IS_JUDGED = 2 * FIRST
 
 
@@ -172,7 +170,7 @@ class Run:
         versions = Ledger.read(place.journal).words["changed"]
         held: set[str] = set()
         stale: list[str] = ["nothing was compared"]
-        with anyio.move_on_after(min(_SETTLES, self.options.length)):
+        with anyio.move_on_after(min(_SETTLES, 5 + self.options.length / 8)):
             while held != wanted or stale:
                 held = await place.held()
                 stale = [
@@ -197,12 +195,13 @@ class Run:
             gauges = Gauges.read()
             waited = anyio.current_time() - began
             settled = waited > self._keeps if first is None else not gauges.growth(first)
-            if settled or waited > _SHRINKS:
+            if settled or waited > 2 * self._keeps:
                 return gauges
 
     @property
     def _keeps(self) -> float:
-        return 0.5 if all(place.spec.is_process for place in self.places) else 6.0
+        """Seconds after which nothing idle is kept: an HTTP client keeps connections for five."""
+        return 1.5 if all(place.spec.is_process for place in self.places) else 6.0
 
     @asynccontextmanager
     async def _nothing_left(self) -> AsyncIterator[None]:
