@@ -64,16 +64,25 @@ class CountingHttp(ScriptedHttp):
             that `ran`.
         sse: Whether it answers by server-sent events.
         late: Seconds by which a slow answer is late.
+        retry_after: Seconds that callers are asked to wait, as the header has it.
         fates: What may happen to a key, and how often.
     """
 
     def __init__(
-        self, seed: int, journal: Notes, *, sse: bool, late: float, fates: Mapping[str, float] = HTTP_FATES
+        self,
+        seed: int,
+        journal: Notes,
+        *,
+        sse: bool,
+        late: float,
+        retry_after: str = "0",
+        fates: Mapping[str, float] = HTTP_FATES,
     ) -> None:
         super().__init__(sse=sse)
         self.seed = seed
         self.journal = journal
         self.late = late
+        self.retry_after = retry_after
         self.fates = fates
         self.happened: Counter[str] = Counter()
         self.busy = 0
@@ -173,7 +182,7 @@ class CountingHttp(ScriptedHttp):
         if how == "forget":
             self.forget_sessions()
             return await Faults.error(404, -32600, "Session not found")(stream, request_id)
-        headers = {} if how == "503 bare" else {"retry_after": "0"}
+        headers = {} if how == "503 bare" else {"retry_after": self.retry_after}
         return await Faults.status(int(how[:3]), b"not now", **headers)(stream, request_id)
 
     async def _lose(self, stream: Any, request_id: Any, how: str, answer: bytes) -> bool:

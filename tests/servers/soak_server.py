@@ -122,7 +122,8 @@ async def scripted(journal: Saboteur, seed: int, port: int, *, sse: bool) -> Non
 
     from .counting_http import CountingHttp
 
-    async with CountingHttp(seed, journal, sse=sse, late=LATE, fates=fates_of("scripted")).serve(port):
+    fates = fates_of("scripted")
+    async with CountingHttp(seed, journal, sse=sse, late=LATE, retry_after="1", fates=fates).serve(port):
         await anyio.sleep_forever()
 
 

@@ -29,7 +29,8 @@ from .watchdog import Watchdog
 
 _PATIENCE = 400.0
 """Seconds beyond its length that a run may take: to start, for its quiet points, and for its last calls."""
-_LINES = 60
+_LINES = 1000
+"""So much is told of what was broken."""
 
 
 def parse(names: list[str]) -> argparse.Namespace:
@@ -94,7 +95,7 @@ def main() -> int:
         print("All promises were kept.")
         return 0
     print(f"\nBROKEN, seed {options.seed} (what everyone wrote is in {folder}):")
-    print(*broken[: 20 * _LINES], sep="\n")
+    print(*broken[:_LINES], sep="\n")
     return 1
 
 
@@ -111,13 +112,9 @@ def last_words(run: Run) -> Iterator[str]:
         yield f"under way for {run.book.now() - running.began:.1f} s: {running.key}"
         yield from (f"    | {line}" for line in running.story)
     for place in run.places:
-        yield f"{place.spec.name}: {place.client.health()}"
+        yield f"{place.spec.name}: {place.health()}"
         now = run.book.now()
-        yield from (f"    | {line}" for line in book_lines(run.book, place.spec.name, now))
-
-
-def book_lines(book: Book, place: str, now: float) -> list[str]:
-    return book.connection_events(place, now - 60, now)[-10:]
+        yield from (f"    | {line}" for line in run.book.connection_events(place.spec.name, now - 60, now)[-10:])
 
 
 def table(run: Run, first: Gauges, last: Gauges, own: float, children: float) -> Iterator[str]:

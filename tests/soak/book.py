@@ -38,14 +38,23 @@ current: ContextVar[Running | None] = ContextVar("soak_call", default=None)
 
 
 class Book:
-    """Where everyone writes; read again when all is over."""
+    """Where everyone writes; read again when all is over.
+
+    Attributes:
+        folder: Where it is.
+        calls: How many ended.
+        told: How many were told what.
+        latency: How long they took.
+        lag: How late the event loop came to its work.
+        running: The calls under way, by their keys.
+        broken: The promises that were seen to be broken.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.began = time.monotonic()
         self.calls = 0
         self.told: Counter[str] = Counter()
-        self.events: Counter[str] = Counter()
         self.latency = Histogram()
         self.lag = Histogram()
         self.running: dict[str, Running] = {}
@@ -92,13 +101,10 @@ class Book:
         file = self._connections[place] = (self.folder / f"{place}.connections").open("w")
 
         def listen(event: Event) -> None:
-            kind = type(event).__name__
-            self.events[f"{place} {kind}"] += 1
-            running = current.get()
             if isinstance(event, CallFinished):
                 return
             text = f"{self.now():.3f} {event}"
-            if running is not None:
+            if (running := current.get()) is not None:
                 running.story.append(text)
             else:
                 file.write(text + "\n")

@@ -125,6 +125,9 @@ class Place:
         assert self._client is not None, f"{self.spec.name} did not start"
         return self._client
 
+    def health(self) -> str:
+        return "did not start" if self._client is None else str(self._client.health())
+
     @property
     def is_legacy(self) -> bool:
         return self.client.protocol_version != "2026-07-28"
