@@ -239,6 +239,22 @@ async def test_a_call_given_up_as_its_answer_comes_ends_nothing_else():
         tg.cancel_scope.cancel()
 
 
+async def test_a_message_handler_that_raises_ends_nothing():
+    """Not on what a server says unasked, nor on the late answer to a call that was given up (mcp 1.x hands it on)."""
+
+    async def handler(message: object) -> None:
+        raise ValueError(f"no {type(message).__name__} expected")
+
+    async with client_of(raw_server(), message_handler=handler) as client:
+        pid = await pid_of(client)
+        update = {"method": "notifications/resources/updated", "params": {"uri": "raw://a"}}
+        assert text_of(await client.call_tool("send", {"messages": [update], "text": "sent"})) == "sent"
+        with anyio.move_on_after(0.1):
+            await client.call_tool("hang", {"seconds": 0.3})
+        assert await pid_of(client) == pid
+        assert client.generation == 1
+
+
 async def test_garbage_on_stdout_is_counted_once_and_survived():
     """Lines that are no messages cost nothing but one event, with the terminal escapes gone."""
     events = Recorder()

@@ -60,14 +60,17 @@ class Subscriptions:
     # --- what comes from the server ---
 
     async def on_message(self, message: Any) -> None:
-        """The session's `message_handler`: tells the watchers, then the user's."""
+        """The session's `message_handler`: tells the watchers, then the user's. Raising would end a session of 1.x."""
         change = _sdk.change_in(message)
         connection = self._current()
         if change is not None and (connection is None or connection.session.is_legacy):
             kind, uri = change
             for watcher in list(self._desk.watchers):
                 watcher.notify(kind, uri)
-        await self._handler(message)
+        try:
+            await self._handler(message)
+        except Exception as exc:
+            self._hub.log_exception("message_handler raised", exc)
 
     def feed(self, on_change: Callable[[], object]) -> None:
         """Call `on_change` whenever the server's list of tools changed, or may have."""
