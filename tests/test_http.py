@@ -228,6 +228,7 @@ RUBBISH = {
     "HTML": Faults.body(b"<html>login</html>", "text/html"),
     "no content type": Faults.body(b"{}", ""),
     "another id": Faults.body(b'{"jsonrpc":"2.0","id":999,"result":{}}'),
+    "another id in SSE": Faults.body(b'data: {"jsonrpc":"2.0","id":999,"result":{}}\n\n', "text/event-stream"),
     "a list": Faults.body(b"[]"),
     "202": Faults.status(202),
     "empty": Faults.body(b""),

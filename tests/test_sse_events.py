@@ -34,13 +34,31 @@ def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], 
 def test_the_answer_is_noticed():
     """Only the response to this request counts."""
     scanner = EventScanner(1, 10_000, repr)
-    list(scanner.feed(b"data: " + NOTE + b"\n\ndata: " + ANSWER.replace(b"1,", b"2,") + b"\n\n"))
+    list(scanner.feed(b"data: " + NOTE + b"\n\n"))
     assert not scanner.answered
     list(scanner.feed(b"event: message\ndata: " + ANSWER[:10]))
     assert not scanner.answered
     list(scanner.feed(ANSWER[10:] + b"\n\n"))
     assert scanner.answered
     assert scanner.last_id is None
+    assert scanner.stray is None
+
+
+def test_answers_to_other_requests_are_left_out():
+    """The SDK would take one for the answer to this request; nor is its event id one to resume from."""
+    scanner = EventScanner(1, 10_000, bytes.decode)
+    stray = ANSWER.replace(b"1,", b"2,")
+    own = b"id: b\ndata: " + ANSWER + b"\n\n"
+    assert list(scanner.feed(b"id: a\ndata: " + stray + b"\n\n")) == []
+    assert (scanner.answered, scanner.stray, scanner.last_id) == (False, stray.decode(), None)
+    assert list(scanner.feed(own)) == [own]
+    assert (scanner.answered, scanner.last_id) == (True, "b")
+
+
+def test_a_stream_of_no_request_is_left_as_it_is():
+    """What belongs to whom there is the SDK's business."""
+    event = b"data: " + ANSWER + b"\n\n"
+    assert list(EventScanner(None, 10_000, repr).feed(event)) == [event]
 
 
 def test_an_answer_over_several_data_lines():

@@ -395,9 +395,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         if evidence is not None:
             self._over = True
         if self._over and not self._scanner.answered:
-            self._end(
-                evidence or Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
-            )
+            self._end(evidence or self._unanswered())
 
     async def _next(self) -> bytes:
         """The next bytes; none at the end, or when the call was cancelled."""
@@ -405,6 +403,12 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
             with anyio.CancelScope() as self._reading:
                 return bytes(await anext(self._chunks, b""))
         return b""
+
+    def _unanswered(self) -> Evidence:
+        if self._scanner.stray is not None:
+            text = f"an answer that is not the JSON-RPC response to this request: {self._scanner.stray}"
+            return Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text)
+        return Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
 
     def _end(self, evidence: Evidence) -> None:
         """The stream is over without the answer: let the SDK resume it where it can, else end the call."""

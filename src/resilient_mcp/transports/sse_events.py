@@ -18,6 +18,8 @@ class Unusable(Exception):  # noqa: N818 - a signal between two modules, never s
 class EventScanner:
     """Cuts a stream of bytes into whole events and notices ids and the answer to one request.
 
+    Answers to other requests are left out of that request's stream: the SDK would take them for this one's.
+
     Args:
         request_id: The JSON-RPC id whose response ends the stream; None when there is no such request.
         max_bytes: The longest event that is kept.
@@ -25,6 +27,7 @@ class EventScanner:
 
     Attributes:
         answered: Whether the response to `request_id` has passed.
+        stray: An answer to another request, as a line for people; None when there was none.
         last_id: The last event id seen, with which the SDK can resume the stream; None when there was none.
     """
 
@@ -35,6 +38,7 @@ class EventScanner:
         self._buffer = bytearray()
         self._searched = 0
         self.answered = False
+        self.stray: str | None = None
         self.last_id: str | None = None
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -48,31 +52,43 @@ class EventScanner:
         for boundary in _BOUNDARY.finditer(self._buffer, max(0, self._searched - _BOUNDARY_LENGTH)):
             event = bytes(self._buffer[start : boundary.end()])
             start = boundary.end()
-            self._look(event)
-            yield event
+            if self._passes(event):
+                yield event
         del self._buffer[:start]
         self._searched = len(self._buffer)
         if self._searched > self._max:
             raise Unusable(f"an event over the bound of {self._max} bytes (Policy.max_message_bytes)")
 
-    def _look(self, event: bytes) -> None:
+    def _passes(self, event: bytes) -> bool:
+        """Whether the SDK should have `event`, and what it says."""
         data: list[bytes] = []
         kind = b"message"
+        event_id = b""
         for line in event.splitlines():
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
             elif line.startswith(b"event:"):
                 kind = line[6:].strip()
-            elif line.startswith(b"id:") and line[3:].strip():
-                self.last_id = line[3:].strip().decode("utf-8", "replace")
+            elif line.startswith(b"id:"):
+                event_id = line[3:].strip() or event_id
         text = b"\n".join(data)
-        if kind != b"message" or not text:
-            return
+        if kind == b"message" and text and not self._is_for_this_request(text):
+            return False
+        if event_id:
+            self.last_id = event_id.decode("utf-8", "replace")
+        return True
+
+    def _is_for_this_request(self, text: bytes) -> bool:
         message = parse(text)
         if not is_well_formed(message):
             raise Unusable(f"an event that is no JSON-RPC: {self._preview(text)}")
+        assert isinstance(message, dict)
         if is_response(message, self._request_id):
             self.answered = True
+        elif self._request_id is not None and "method" not in message:
+            self.stray = self._preview(text)
+            return False
+        return True
 
 
 def parse(data: bytes) -> object:
