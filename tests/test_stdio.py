@@ -29,7 +29,9 @@ from resilient_mcp import (
     TimeoutPolicy,
     ToolPolicy,
 )
+from resilient_mcp.transports.process import spawn
 
+from .matrix.descriptors import take
 from .support import (
     QUICK,
     Recorder,
@@ -371,6 +373,20 @@ async def test_a_working_directory_that_does_not_exist_fails_at_once():
     """The same for `cwd`: the error names it."""
     with pytest.raises(ServerFailed, match="no-such-folder"):
         await ResilientClient(StdioServerParameters(command=sys.executable, cwd="/no-such-folder")).start()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors")
+@pytest.mark.parametrize("left", range(6))
+async def test_a_start_without_descriptors_leaks_none(left: int):
+    """However many are left when the pipes are made: those that were opened are closed again."""
+    count = len(os.listdir("/proc/self/fd"))
+    give_back = take(left=left)
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            await spawn([sys.executable, "-c", ""], {}, None)
+    finally:
+        give_back()
+    assert len(os.listdir("/proc/self/fd")) == count
 
 
 async def test_exit_127_at_start_fails_at_once():

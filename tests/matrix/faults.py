@@ -12,8 +12,19 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from resilient_mcp import RestartPolicy, _sdk
-from resilient_mcp.testing import Bandwidth, HttpReply, Latency, Reply, Slicer, SseEvent, StdioReply, Timeout, Toxic
+from resilient_mcp import RestartPolicy, RetryPolicy, _sdk
+from resilient_mcp.testing import (
+    Bandwidth,
+    HttpReply,
+    Latency,
+    LimitData,
+    Reply,
+    Slicer,
+    SseEvent,
+    StdioReply,
+    Timeout,
+    Toxic,
+)
 
 from .stages import HANDSHAKE, PLACES, RESTARTS, Place, Stage
 
@@ -153,12 +164,12 @@ async def kill_in_flight(at: Stage) -> None:
 
 async def kill_and_take_descriptors(at: Stage) -> None:
     await at.restart()
-    await at.take_descriptors()
+    at.take_descriptors()
 
 
-async def free_descriptors_soon(at: Stage) -> None:
+async def give_back_descriptors_soon(at: Stage) -> None:
     await anyio.sleep(0.2)
-    at.free_descriptors()
+    at.give_back_descriptors()
 
 
 def jump_in_flight(seconds: float) -> Hook:
@@ -206,7 +217,7 @@ ANYWHERE = [
         STREAMS,  # where each call is a connection of its own, so that it cannot take the descriptor of the last one
         policy={"restart": RestartPolicy(base=0.01, max_delay=0.05, intensity=100)},
         before=kill_and_take_descriptors,
-        during=free_descriptors_soon,
+        during=give_back_descriptors_soon,
     ),
     Fault(
         "a message over the limit",
@@ -271,6 +282,7 @@ OVER_STDIO = [
         STDIO,
         at_start=True,
         script={HANDSHAKE: [StdioReply(exit_code=1)] * 20},
+        policy={"retry": RetryPolicy(attempts=20, base=0.01)},
         proof=few_starts,
     ),
     Fault("the command does not exist", HOPELESS, STDIO, at_start=True, target=not_found),
@@ -396,7 +408,15 @@ ON_THE_WAY = [
         limits={"ready": 0.3},
     ),
     Fault("the name has no address (DNS)", UNAVAILABLE, HTTP, at_start=True, target=nowhere, limits={"ready": 0.3}),
-    Fault("the TLS handshake fails", UNAVAILABLE, HTTP, at_start=True, target=over_tls, limits={"ready": 0.3}),
+    Fault(
+        "the TLS handshake is cut off",
+        UNAVAILABLE,
+        HTTP,
+        at_start=True,
+        target=over_tls,
+        before=add(LimitData(1, direction="upstream")),
+        limits={"ready": 0.3},
+    ),
     Fault("down when the call is made, up a moment later", UNHARMED, HTTP, before=down, mend=up),
     Fault("down when the call is made", AWAY, HTTP, before=down, mend=up, stays=True, limits={"ready": 0.3}),
     Fault("latency", UNHARMED, HTTP, before=add(*LATENCY), mend=clear),

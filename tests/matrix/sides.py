@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mcp
@@ -56,8 +55,7 @@ async def _plain(stage: Stage) -> AsyncIterator[Any]:
     """As the SDK's documentation has it: `ClientSession` up to 2025-11-25, `mcp.Client` at 2026-07-28."""
     async with AsyncExitStack() as stack:
         if isinstance(stage.target, StdioServerParameters):
-            errlog = stack.enter_context(Path(os.devnull).open("w"))
-            transport = stdio_client(stage.target, errlog=errlog)
+            transport = stdio_client(stage.target, errlog=subprocess.DEVNULL)
         else:
             options = await _http_client(stage, stack)
             transport = streamable_http_client(stage.target, **options)

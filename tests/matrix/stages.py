@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from resilient_mcp import _sdk
 from resilient_mcp.testing import FaultProxy, Reply, Request, ScriptedHttpServer, ScriptedStdioServer
 
 from ..support import gone
+from . import descriptors
 
 if TYPE_CHECKING:
     from .faults import Fault
@@ -79,8 +79,7 @@ class Stage:
         self.place = place
         self.noticed = anyio.Event()
         self.heard = anyio.Event()
-        self._hoard: list[int] = []
-        self._limit: tuple[int, int] | None = None
+        self.give_back_descriptors: Callable[[], None] = lambda: None
         self._clock: Any = None
 
     @asynccontextmanager
@@ -89,7 +88,7 @@ class Stage:
             async with self._serving():
                 yield
         finally:
-            self.free_descriptors()
+            self.give_back_descriptors()
             self.right_clock()
 
     def _serving(self) -> Any:
@@ -132,24 +131,9 @@ class Stage:
 
     # --- what happens to the client's own process ---
 
-    async def take_descriptors(self) -> None:
-        """Not one more file, pipe or socket can be opened."""
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, self._limit[1]))
-        try:
-            while True:
-                self._hoard.append(os.dup(0))
-        except OSError:
-            return
-
-    def free_descriptors(self) -> None:
-        for fd in self._hoard:
-            os.close(fd)
-        self._hoard.clear()
-        if self._limit is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
-            self._limit = None
+    def take_descriptors(self) -> None:
+        """Not one more file, pipe or socket can be opened, until they are given back."""
+        self.give_back_descriptors = descriptors.take()
 
     async def jump(self, seconds: float) -> None:
         """The wall clock is set anew. Of this process only: the machine's is not ours to set."""

@@ -15,6 +15,7 @@ import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -93,8 +94,7 @@ class PosixProcess:
         Raises:
             OSError: It cannot be started: not found, not executable, no such `cwd`.
         """
-        pairs = [os.pipe() for _ in range(3)]
-        (child_in, stdin), (stdout, child_out), (stderr, child_err) = pairs
+        (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes(3)
         try:
             process = await anyio.open_process(
                 list(command),
@@ -286,6 +286,19 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
     def close(self) -> None:
         self._errlog.close()
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """So many pipes or, where descriptors are used up, none."""
+    pairs: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            pairs.append(os.pipe())  # noqa: PERF401 - those that there are must be known when the next one fails
+    except OSError:
+        for fd in chain(*pairs):
+            os.close(fd)
+        raise
+    return pairs
 
 
 async def spawn(command: Sequence[str], env: Mapping[str, str], cwd: str | Path | None) -> ServerProcess:
