@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from .counting_server import ONCE, RAW_FATES, Journal, RawServer, text_result, write
 from .lifeline import die_with_the_test
 
-LATE = 10.0
+LATE = 17.0
 """Seconds by which a slow answer is late; more than an attempt may take."""
 STDIO_FATES = {name: share * 0.3 for name, share in RAW_FATES.items()}
 SDK_FATES = {

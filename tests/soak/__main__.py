@@ -27,7 +27,7 @@ from .plan import fleet
 from .run import Errors, Options, Run, plan_of
 from .watchdog import Watchdog
 
-_PATIENCE = 400.0
+_PATIENCE = 500.0
 """Seconds beyond its length that a run may take: to start, for its quiet points, and for its last calls."""
 _LINES = 1000
 """So much is told of what was broken."""
