@@ -817,3 +817,14 @@ async def test_tools_are_listed_again_until_it_works():
         server.faults = [Faults.status(500)]
         await echo(client, "x")
         assert server.requests["tools/list"] >= 3
+
+
+async def test_the_first_answers_of_a_tool_share_one_listing():
+    """The SDK lists the tools to validate an answer; ten at once on a new connection do not list ten times."""
+    async with ScriptedHttp().serve() as server:
+        server.listing_faults = [Faults.hang(server)]  # the listing that each connection begins with
+        async with client_of(server.url) as client, anyio.create_task_group() as tg:
+            for n in range(10):
+                tg.start_soon(client.call_tool, "echo", {"text": str(n)})
+        assert sorted(server.calls) == [str(n) for n in range(10)]
+        assert server.requests["tools/list"] == 2

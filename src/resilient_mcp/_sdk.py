@@ -698,23 +698,36 @@ _LISTING_PATIENCE = 5.0
 def _keep_answers(session: Any) -> None:
     """Let no answer be lost to the listing that the SDK makes, unasked, to validate the first answer of a tool.
 
-    When the server dies between the two, the tool has run and its answer is here: it is given out unvalidated.
+    When the server dies between the two, the tool has run and its answer is here: it is given out unvalidated. Answers
+    that come at once, as they do on a new connection, share one listing.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
     validators = _Validators()
+    listing: anyio.Event | None = None
+
+    async def list_once() -> None:
+        nonlocal listing
+        if listing is not None:
+            await listing.wait()
+            return
+        listing = listed = anyio.Event()
+        token = current_attempt.set(None)
+        try:
+            await session.list_tools()
+        finally:
+            current_attempt.reset(token)
+            listing = None
+            listed.set()
 
     async def validate_if_listed(name: str, result: Any) -> None:
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
         if name not in schemas:
-            token = current_attempt.set(None)
             try:
                 with anyio.move_on_after(_LISTING_PATIENCE):
-                    await session.list_tools()
+                    await list_once()
             except (MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return
-            finally:
-                current_attempt.reset(token)
             if name not in schemas:
                 return
         if MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result)):
