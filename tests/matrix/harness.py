@@ -16,7 +16,7 @@ from .sides import Side
 from .stages import BESIDE, Place, Stage, stage
 
 ANSWERED = "answered"
-WRONG = "WRONG"
+WRONG = "WRONG ANSWER"
 HUNG = "HUNG"
 TORN = "TORN"
 """The task that opened the session was cancelled, whatever it did; only the exception group on leaving says why."""
@@ -45,9 +45,9 @@ class Outcome:
     processes: int = 0
 
 
-async def outcome(side: Side, fault: Fault, place: Place, found: Outcome | None = None) -> tuple[Outcome, Stage]:
-    """What becomes of a side's calls; `found` is filled in as that becomes known."""
-    found = Outcome() if found is None else found
+async def outcome(side: Side, fault: Fault, place: Place) -> tuple[Outcome, Stage]:
+    """What becomes of a side's calls, and the stage after it."""
+    found = Outcome()
     at = stage(fault, place)
     async with at.running(), anyio.create_task_group() as others:
         scenario = _Scenario(side, fault, at, others, found)
@@ -125,7 +125,8 @@ class _Scenario:
         over.set()
         await mended.wait()
         found.next = await self._call(session, "echo", f"after {tool}")
-        found.seen[tool] = at.seen(tool)
+        if fault.act is None:
+            found.seen[tool] = at.seen(tool)
 
     async def _beside(self, over: anyio.Event, mended: anyio.Event) -> None:
         """Whatever happens to the server while the call is under way."""
@@ -166,8 +167,14 @@ class _Scenario:
 
 def word(exc: BaseException) -> str:
     """An error in one word: its code if the server or the SDK gave it one, else its class."""
-    if exceptions := getattr(exc, "exceptions", None):
-        return f"{type(exc).__name__}[{', '.join(sorted({word(each) for each in exceptions}))}]"
+    if hasattr(exc, "exceptions"):
+        return f"ExceptionGroup[{', '.join(sorted(set(map(word, leaves(exc)))))}]"
     if type(exc) is _sdk.MCPError:
         return str(exc.error.code)
     return type(exc).__name__
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The errors in an exception group, however deep."""
+    inner = getattr(exc, "exceptions", None)
+    return [exc] if inner is None else [leaf for each in inner for leaf in leaves(each)]

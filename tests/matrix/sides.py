@@ -38,13 +38,11 @@ class Side:
     """One side.
 
     Attributes:
-        name: Its name in reports.
         tools: What is called while the fault strikes, once each: a tool that may be repeated, and one that may not.
         patience: Seconds after which a call without an outcome counts as hung.
         open: How a session is opened.
     """
 
-    name: str
     tools: tuple[str, ...]
     patience: float
     open: Callable[[Stage], AbstractAsyncContextManager[Any]]
@@ -103,5 +101,6 @@ def policy(stage: Stage) -> Policy:
     return Policy(**{**usual, **stage.fault.policy})
 
 
-PLAIN = Side("plain SDK", ("echo",), 3, _plain)
-OURS = Side("ResilientClient", ("echo", "order"), TOTAL + 4, _ours)
+PLAIN = Side(("echo",), 10, _plain)
+OURS = Side(("echo", "order"), TOTAL + 4, _ours)
+SIDES = {"plain": PLAIN, "ours": OURS}

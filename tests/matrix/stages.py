@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ HANDSHAKE = "handshake"
 """In a script, the first request of either era."""
 BESIDE = "resources/list"
 """What the bystander asks for."""
-LATE = 0.1
+LATE = 0.05
 """Seconds until the bystander is answered: it is in flight when the fault strikes."""
 RESTARTS = 3
 """How often our policy allows a server to be started anew before it is suspended."""
@@ -73,6 +72,7 @@ class Stage:
     """
 
     target: Any
+    server: Any
 
     def __init__(self, fault: Fault, place: Place) -> None:
         self.fault = fault
@@ -91,7 +91,7 @@ class Stage:
             self.give_back_descriptors()
             self.right_clock()
 
-    def _serving(self) -> Any:
+    def _serving(self) -> AbstractAsyncContextManager[None]:
         raise NotImplementedError
 
     async def hear(self, message: Any) -> None:
@@ -135,7 +135,7 @@ class Stage:
         """Not one more file, pipe or socket can be opened, until they are given back."""
         self.give_back_descriptors = descriptors.take()
 
-    async def jump(self, seconds: float) -> None:
+    def jump(self, seconds: float) -> None:
         """The wall clock is set anew. Of this process only: the machine's is not ours to set."""
         real = time.time
         self._clock = mock.patch("time.time", lambda: real() + seconds)
@@ -181,20 +181,20 @@ class StdioStage(Stage):
         mark = f"{MARK}={self._mark}".encode()
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in _environment(pid)]
 
-    async def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+    def stop(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self.processes():
+            os.kill(pid, signal.SIGCONT)
 
     async def restart(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
         await gone(self.pid)
 
-    async def kill_wrapper(self) -> None:
+    def kill_wrapper(self) -> None:
         status = Path(f"/proc/{self.pid}/status").read_text()
         os.kill(int(status.split("PPid:")[1].split()[0]), signal.SIGKILL)
-
-    def resume(self) -> None:
-        for pid in self.processes():
-            os.kill(pid, signal.SIGCONT)
 
 
 def _environment(pid: int) -> bytes:
@@ -242,29 +242,21 @@ class HttpStage(Stage):
     def seen(self, text: str) -> int:
         return self._ran[text]
 
-    async def forget_sessions(self) -> None:
+    def forget_sessions(self) -> None:
         self.server.forget_sessions()
         self._forgotten |= self._sessions - {""}
 
     async def down(self) -> None:
         self.proxy.down(reset=True)
-        await self.forget_sessions()
+        self.forget_sessions()
         while self.proxy.open_connections:
             await anyio.sleep(0.001)
 
-    async def up(self) -> None:
-        self.proxy.up()
-
     async def restart(self) -> None:
         await self.down()
-        await self.up()
+        self.proxy.up()
 
 
-def stage(fault: Fault, place: Place) -> Any:
+def stage(fault: Fault, place: Place) -> Stage:
+    """The stage for a fault at a place."""
     return (HttpStage if place.http else StdioStage)(fault, place)
-
-
-def unused_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
