@@ -119,18 +119,17 @@ class Load:
             await self._read(name, change.uri)
 
     async def _fickle_watcher(self, name: str, rng: random.Random) -> None:
-        while True:
-            async with AsyncExitStack() as stack:
-                async with self.turnstile:
-                    changes = await stack.enter_async_context(self._watching(name, (FICKLE,)))
-                async with AsyncExitStack() as inside:
-                    async with anyio.create_task_group() as tg:
-                        tg.start_soon(self._follow, name, changes)
-                        await anyio.sleep(rng.uniform(0, 10))
-                        await inside.enter_async_context(self.turnstile)
-                        tg.cancel_scope.cancel()
-                    await stack.aclose()
-            await anyio.sleep(rng.uniform(0, 3))
+        """Come and go; at a quiet point it is always there, so that each finds as much to hold."""
+        async with AsyncExitStack() as away:
+            await away.enter_async_context(self.turnstile)
+            while True:
+                async with self._watching(name, (FICKLE,)) as changes, anyio.create_task_group() as tg:
+                    await away.aclose()
+                    tg.start_soon(self._follow, name, changes)
+                    await anyio.sleep(rng.uniform(0, 10))
+                    await away.enter_async_context(self.turnstile)
+                    tg.cancel_scope.cancel()
+                await anyio.sleep(rng.uniform(0, 3))
 
     @asynccontextmanager
     async def _watching(self, name: str, uris: tuple[str, ...]) -> AsyncIterator[Any]:
