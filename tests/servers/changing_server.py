@@ -71,7 +71,8 @@ class State:
             raise error(-32602 if uri == "test://refused" else -32603, f"{uri} cannot be subscribed to")
 
 
-def build(tools: Path | None, state: State) -> MCPServer:
+def build(tools: Path | None, state: State | None = None) -> MCPServer:
+    state = state or State()
     if MAJOR == 1:
         server = MCPServer("changing", log_level="CRITICAL")
         handle_as_1(server._mcp_server, state)
@@ -199,7 +200,7 @@ def declare(lowlevel: Any) -> None:
 
 def main() -> None:
     arguments = parser.parse_args()
-    server = build(arguments.tools, State())
+    server = build(arguments.tools)
     if arguments.transport == "stdio":
         server.run("stdio")
         return
