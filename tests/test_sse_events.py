@@ -55,6 +55,16 @@ def test_answers_to_other_requests_are_left_out():
     assert (scanner.answered, scanner.last_id) == (True, "b")
 
 
+@pytest.mark.parametrize("nobody", [b'"id":null,', b""])
+def test_an_error_without_an_id_is_this_requests(nobody: bytes):
+    """The server could not read it: the SDK gets the error with the id of the request that it answers."""
+    scanner = EventScanner(1, 10_000, repr)
+    (event,) = scanner.feed(b'data: {"jsonrpc":"2.0",%s"error":{"code":1,"message":"m"}}\n\n' % nobody)
+    expected = {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "m"}}
+    assert json.loads(event.removeprefix(b"data:")) == expected
+    assert scanner.answered
+
+
 def test_a_stream_of_no_request_is_left_as_it_is():
     """What belongs to whom there is the SDK's business."""
     event = b"data: " + ANSWER + b"\n\n"

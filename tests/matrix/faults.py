@@ -144,6 +144,7 @@ REJECTED = both("answered", 2, "answered", 2)
 USELESS = both("ConnectionLost", 1, "ConnectionLost", 1)
 REFUSED = both("ResilienceError", 1, "ResilienceError", 1)
 FORBIDDEN = both("ServerFailed", 1, "ServerFailed", 1)
+UNREADABLE = both("-32700", 1, "-32700", 1)
 AWAY = replace(both("ServerUnavailable", 0, "ServerUnavailable", 0), bystander="ServerUnavailable")
 STARTED = one("answered")
 UNAVAILABLE = one("ServerUnavailable")
@@ -190,6 +191,7 @@ async def right_clock(at: Stage) -> None:
 DAY = 86400.0
 LATE = Reply.ok("late").after(0.1)
 OTHER = {"id": 987654321, "result": text_result("not for you")}
+UNREAD = {"id": None, "error": {"code": -32700, "message": "Parse error"}}
 OWN = {"id": "$id", "result": text_result("own")}
 
 ANYWHERE = [
@@ -491,6 +493,7 @@ REFUSALS = [
     Fault("200 with HTML of a proxy", USELESS, HTTP, reply=HttpReply.html()),
     Fault("200 with bad JSON", USELESS, HTTP, reply=HttpReply.raw(b"{nope")),
     Fault("200 with another content type", USELESS, HTTP, reply=HttpReply.raw(b"{}", content_type="text/plain")),
+    Fault("an error without an id", UNREADABLE, HTTP, reply=Reply.sending(UNREAD)),
     Fault("202 to a call", USELESS, HTTP, reply=HttpReply.refusal(202)),
     Fault("an SSE event of 2 MB", UNHARMED, SSE, reply=HttpReply.ok("x" * 2_000_000), answer="x" * 2_000_000),
     Fault(

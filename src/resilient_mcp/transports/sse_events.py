@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _BOUNDARY_LENGTH = 4
@@ -52,43 +52,45 @@ class EventScanner:
         for boundary in _BOUNDARY.finditer(self._buffer, max(0, self._searched - _BOUNDARY_LENGTH)):
             event = bytes(self._buffer[start : boundary.end()])
             start = boundary.end()
-            if self._passes(event):
-                yield event
+            if (passed := self._passed(event)) is not None:
+                yield passed
         del self._buffer[:start]
         self._searched = len(self._buffer)
         if self._searched > self._max:
             raise Unusable(f"an event over the bound of {self._max} bytes (Policy.max_message_bytes)")
 
-    def _passes(self, event: bytes) -> bool:
-        """Whether the SDK should have `event`, and what it says."""
-        data: list[bytes] = []
-        kind = b"message"
-        event_id = b""
-        for line in event.splitlines():
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif line.startswith(b"event:"):
-                kind = line[6:].strip()
-            elif line.startswith(b"id:"):
-                event_id = line[3:].strip() or event_id
-        text = b"\n".join(data)
-        if kind == b"message" and text and not self._is_for_this_request(text):
-            return False
+    def _passed(self, event: bytes) -> bytes | None:
+        """`event` as the SDK should have it; None if it should not."""
+        kind, event_id, text = _fields(event)
+        if kind == b"message" and text:
+            message = parse(text)
+            if not is_well_formed(message):
+                raise Unusable(f"an event that is no JSON-RPC: {self._preview(text)}")
+            assert isinstance(message, dict)
+            if is_response(message, self._request_id):
+                self.answered = True
+                if message.get("id") is None:  # mcp 1.x cannot read it, and nobody would be told
+                    event = b"data: " + to_json({**message, "id": self._request_id}) + b"\n\n"
+            elif self._request_id is not None and "method" not in message:
+                self.stray = self._preview(text)
+                return None
         if event_id:
             self.last_id = event_id.decode("utf-8", "replace")
-        return True
+        return event
 
-    def _is_for_this_request(self, text: bytes) -> bool:
-        message = parse(text)
-        if not is_well_formed(message):
-            raise Unusable(f"an event that is no JSON-RPC: {self._preview(text)}")
-        assert isinstance(message, dict)
-        if is_response(message, self._request_id):
-            self.answered = True
-        elif self._request_id is not None and "method" not in message:
-            self.stray = self._preview(text)
-            return False
-        return True
+
+def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
+    """The kind of an event, its id and its data."""
+    data: list[bytes] = []
+    kind, event_id = b"message", b""
+    for line in event.splitlines():
+        if line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"event:"):
+            kind = line[6:].strip()
+        elif line.startswith(b"id:"):
+            event_id = line[3:].strip() or event_id
+    return kind, event_id, b"\n".join(data)
 
 
 def parse(data: bytes) -> object:
