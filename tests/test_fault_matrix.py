@@ -72,7 +72,6 @@ def test_what_harms_nobody_can_be_seen_to_have_happened():
             assert not fault.script or fault.proof is not None, fault.name
 
 
-@pytest.mark.xfail(reason="the table is not in the README yet")
 def test_the_readme_shows_this_table():
     """Each fault has its row there, and what it says of ours is what is proven here."""
     shown = table.read(README)
@@ -83,7 +82,6 @@ def test_the_readme_shows_this_table():
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(reason="the table is not in the README yet")
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="the README shows mcp 2.x")
 @pytest.mark.parametrize("name", ["killed in mid-call", "reset before headers", "429", "503", "200 with bad JSON"])
 async def test_the_readme_is_right_about_the_plain_sdk(name: str):
