@@ -389,10 +389,10 @@ async def test_stdio_freezes_and_mutes():
         assert len(server.requests.of()) == 1
         assert process.returncode is None
     async with pipe(StdioReply.mute()) as (process, server):
-        await ask(process, call(), call())
+        await ask(process, call(), call(), call())
         assert await output(process) == b""
         with anyio.fail_after(10):
-            await server.received(count=2)
+            await server.received(count=3)
         assert process.returncode is None
 
 

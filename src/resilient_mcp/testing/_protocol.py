@@ -174,7 +174,7 @@ class _Process:
             if then == "freeze":
                 _live_on()
             if then == "mute":
-                os.close(1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # closed for the client; what is written here goes nowhere
             if then == "orphan":
                 subprocess.Popen([sys.executable, "-c", _ORPHAN])  # noqa: S603
             if reply.get("exit_code") is not None:
