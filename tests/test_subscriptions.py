@@ -12,6 +12,7 @@ import pytest
 from resilient_mcp import (
     Change,
     Connected,
+    Disconnected,
     ResilienceError,
     ResilientClient,
     Restored,
@@ -21,10 +22,11 @@ from resilient_mcp import (
 )
 from resilient_mcp.connection import Failed
 from resilient_mcp.events import State
+from resilient_mcp.testing import ScriptedStdioServer, StdioReply
 from resilient_mcp.watch import Watcher
 
 from .changing import PLACES, next_of, place
-from .support import LEGACY, QUICK, every_pair, nothing_left, raw_server
+from .support import LEGACY, QUICK, Recorder, every_pair, nothing_left, raw_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
@@ -338,6 +340,17 @@ async def test_a_replay_dies_with_its_connection(where: str):
 
 
 # --- 2026-07-28 ---
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_status():
+    """The SDK tells the stream of the end before the exit status is known, and the status is told all the same."""
+    events = Recorder()
+    async with ScriptedStdioServer({"subscriptions/listen": [StdioReply.exit(7)]}, modern=True) as server:
+        client = ResilientClient(server.parameters, policy=QUICK, on_event=events)
+        async with client, client.watch([A]):
+            lost = await events.wait_for(Disconnected)
+            assert lost.evidence.exit.code == 7
 
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")

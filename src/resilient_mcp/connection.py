@@ -200,11 +200,15 @@ class Connection:
             return None
         if _sdk.is_local_timeout(exc):
             return Evidence(Kind.TIMEOUT, attempt.delivery, printable(str(exc)))
-        with anyio.CancelScope(deadline=min(attempt.scope.deadline, anyio.current_time() + _END_PATIENCE)):
-            await self.lost.wait()
-        reason = self.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed")
+        reason = await self.why_closed(attempt.scope.deadline)
         self.end(reason)
         return _seen_by(attempt, reason)
+
+    async def why_closed(self, deadline: float = math.inf) -> Evidence:
+        """What the edge saw of the end that the SDK speaks of: it may know a moment later, and it knows more."""
+        with anyio.CancelScope(deadline=min(deadline, anyio.current_time() + _END_PATIENCE)):
+            await self.lost.wait()
+        return self.reason or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the connection closed")
 
     async def _tell_server(self, attempt: Attempt) -> None:
         """A call was given up: tell the server, where the SDK does not."""

@@ -302,7 +302,7 @@ class Replay:
             with anyio.fail_after(self._timeout):
                 stream = await manager.__aenter__()
         except Exception as exc:
-            failed = Failed(exc, _seen(exc, attempt))
+            failed = Failed(exc, await self._seen(exc, attempt))
             self._leave(attempt)
             task_status.started(failed)
             return
@@ -333,6 +333,17 @@ class Replay:
             evidence = attempt.evidence or Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
             self._desk.failed(self._generation, key, Failed(ended, evidence), gone=True)
 
+    async def _seen(self, exc: Exception, attempt: Attempt) -> Evidence | None:
+        """What is known of a stream that was not acknowledged; None when the server refused it."""
+        if attempt.evidence is not None:
+            return attempt.evidence
+        if attempt.answered or not isinstance(exc, _sdk.MCPError | TimeoutError | RuntimeError):
+            return None
+        if _sdk.is_connection_closed(exc):
+            return await self._connection.why_closed()
+        kind = Kind.TIMEOUT if isinstance(exc, TimeoutError) else Kind.CLOSED
+        return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
+
     def _leave(self, attempt: Attempt) -> None:
         """The stream is over, and the SDK itself has told the server."""
         attempt.answered = True
@@ -344,13 +355,3 @@ def is_refusal(failed: Failed) -> bool:
     if failed.evidence is None:
         return isinstance(failed.cause, _sdk.MCPError)
     return failed.evidence.own_error
-
-
-def _seen(exc: Exception, attempt: Attempt) -> Evidence | None:
-    """What is known of a stream that was not acknowledged; None when the server refused it."""
-    if attempt.evidence is not None:
-        return attempt.evidence
-    if attempt.answered or not isinstance(exc, _sdk.MCPError | TimeoutError | RuntimeError):
-        return None
-    kind = Kind.TIMEOUT if isinstance(exc, TimeoutError) else Kind.CLOSED
-    return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
