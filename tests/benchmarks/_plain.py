@@ -54,12 +54,18 @@ except ImportError:
 else:
     FASTMCP = fastmcp.__version__
 
+    class _FastMCPClient(fastmcp.Client):
+        """It calls the progress callback otherwise."""
+
+        async def call_tool(self, name: str, arguments: Any = None, *, progress_callback: Any = None) -> Any:
+            return await super().call_tool(name, arguments, progress_handler=progress_callback)
+
     def _fastmcp(endpoint: Endpoint) -> AbstractAsyncContextManager[Any]:
         if isinstance(endpoint, str):
-            return fastmcp.Client(endpoint)
+            return _FastMCPClient(endpoint)
         cwd = None if endpoint.cwd is None else str(endpoint.cwd)
         transport = fastmcp.client.transports.StdioTransport(endpoint.command, endpoint.args, endpoint.env, cwd)
-        return fastmcp.Client(transport)
+        return _FastMCPClient(transport)
 
     BASELINES["fastmcp.Client"] = _fastmcp
 
