@@ -11,23 +11,15 @@ from mcp import MCPError, StdioServerParameters
 from resilient_mcp.demo import stdio_server
 from tests.support import gone, nothing_left, sdk_server
 
-from .support import check_advice, check_cancel, check_example
+from .every_framework import (  # noqa: F401
+    test_cancelling_a_run_cancels_the_call,
+    test_the_example,
+    test_the_model_reads_our_advice,
+)
 
 pytestmark = pytest.mark.anyio
 
 EXAMPLE = "fastmcp_client"
-
-
-def test_the_example(tmp_path):
-    check_example(EXAMPLE, tmp_path)
-
-
-async def test_the_model_reads_our_advice(example, tmp_path):
-    await check_advice(example.main, tmp_path)
-
-
-async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
-    await check_cancel(example.main, tmp_path)
 
 
 def plain(server):

@@ -6,24 +6,16 @@ import pytest
 
 from resilient_mcp.demo import stdio_server
 
-from .support import check_advice, check_cancel, check_example
+from .every_framework import (  # noqa: F401
+    test_cancelling_a_run_cancels_the_call,
+    test_the_example,
+    test_the_model_reads_our_advice,
+)
 from .test_fastmcp import plain
 
 pytestmark = pytest.mark.anyio
 
 EXAMPLE = "pydantic_ai_agent"
-
-
-def test_the_example(tmp_path):
-    check_example(EXAMPLE, tmp_path)
-
-
-async def test_the_model_reads_our_advice(example, tmp_path):
-    await check_advice(example.main, tmp_path)
-
-
-async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
-    await check_cancel(example.main, tmp_path)
 
 
 async def test_the_same_run_without_us_fails(example, monkeypatch):

@@ -8,24 +8,17 @@ from mcp import StdioServerParameters
 from resilient_mcp import ResilientClient
 from tests.support import nothing_left
 
+from .every_framework import (  # noqa: F401
+    test_cancelling_a_run_cancels_the_call,
+    test_the_example,
+    test_the_model_reads_our_advice,
+)
 from .staying import check_cancel_alone
-from .support import HANG, Journaled, check_advice, check_cancel, check_example
+from .support import HANG, Journaled
 
 pytestmark = pytest.mark.anyio
 
 EXAMPLE = "semantic_kernel_agent"
-
-
-def test_the_example(tmp_path):
-    check_example(EXAMPLE, tmp_path)
-
-
-async def test_the_model_reads_our_advice(example, tmp_path):
-    await check_advice(example.main, tmp_path)
-
-
-async def test_cancelling_a_run_cancels_the_call(example, tmp_path):
-    await check_cancel(example.main, tmp_path)
 
 
 async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
