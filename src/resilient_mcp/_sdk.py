@@ -171,6 +171,9 @@ def _body(item: SessionMessage) -> Any:
     return message.root if MAJOR == 1 else message
 
 
+_RESPONSES = (_types.JSONRPCResponse, _types.JSONRPCError)  # to ask a model for what it has not takes 2 µs each time
+
+
 def describe(item: SessionMessage) -> tuple[str | None, Any]:
     """The (method, id) of an outgoing message; either is None when it has none."""
     message = _body(item)
@@ -201,13 +204,14 @@ def cancelled_id(item: SessionMessage) -> Any:
 def response_id(item: SessionMessage) -> Any:
     """The id of an incoming response or error, None for anything else."""
     message = _body(item)
-    return None if hasattr(message, "method") else getattr(message, "id", None)
+    return message.id if isinstance(message, _RESPONSES) else None
 
 
 def clean_error(item: SessionMessage, clean: Callable[[Any], Any]) -> None:
     """Pass the message and the data of an incoming error response through `clean`; anything else is left as it is."""
-    error = getattr(_body(item), "error", None)
-    if error is not None:
+    message = _body(item)
+    if isinstance(message, _types.JSONRPCError):
+        error = message.error
         error.message = clean(error.message)
         if error.data is not None:
             error.data = clean(error.data)

@@ -25,6 +25,7 @@ from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of
 from .transports.linked import Link, linked
 from .transports.stdio import stdio
+from .waits import loop_time
 
 _END_PATIENCE = 2.0
 """Seconds a call that the SDK woke with "connection closed" waits to learn why."""
@@ -130,7 +131,7 @@ class Connection:
         Raises:
             Failed: It failed; says what is known.
         """
-        scope = anyio.CancelScope(deadline=min(deadline, anyio.current_time() + timeout))
+        scope = anyio.CancelScope(deadline=min(deadline, loop_time() + timeout))
         attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
         if self.reason is not None:
             raise Failed(None, _seen_by(attempt, self.reason))
@@ -145,7 +146,7 @@ class Connection:
                 callback = None if progress is None else _restarting(progress, scope, timeout, deadline)
                 result = await invoke(self.session, callback)
                 settled = True
-                self.answered_at = anyio.current_time()
+                self.answered_at = loop_time()
                 return result
         except Exception as exc:
             settled = True

@@ -35,7 +35,7 @@ from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .strategies.loop_guard import RefusalCounter
 from .supervisor import Supervisor
-from .waits import clock
+from .waits import clock, loop_time
 
 _TRANSPARENT_CAP = 1.0
 """The longest wait between two tries that never left: a server that is back is noticed soon."""
@@ -134,7 +134,7 @@ class Executor:
             attempt_timeout = tool.attempt_timeout or attempt_timeout
         if operation.timeout is not None:
             attempt_timeout = operation.timeout
-        began = anyio.current_time()
+        began = loop_time()
         call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
         if self._policy.send_operation_id:
             call.operation_id = operation_id

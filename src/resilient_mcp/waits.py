@@ -7,12 +7,21 @@ clock, and what is skipped here takes nothing from them.
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import anyio
 
 _TICK = 0.01
 """Seconds that a skipped wait still takes, so that whoever looks on sees it, and a server is not stormed."""
+
+
+def loop_time() -> float:
+    """The event loop's clock, in seconds: `anyio.current_time()` in half the time, for what every call asks for."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return anyio.current_time()
 
 
 class Clock:
@@ -30,7 +39,7 @@ class Clock:
 
     def now(self) -> float:
         """The time in seconds; it never goes back."""
-        return anyio.current_time() + self._skipped
+        return loop_time() + self._skipped
 
     def advance(self, seconds: float) -> None:
         """Let so much time pass."""

@@ -9,6 +9,7 @@ import logging
 import platform
 import statistics
 import sys
+import traceback
 from pathlib import Path
 
 from ._plain import FASTMCP, VERSION
@@ -62,14 +63,21 @@ def main() -> None:
     shown = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions.items())
     title = f"{shown}; ratio: resilient / plain, median of the rounds"
     rows: list[Row] = []
+    failed = []
     for name in options.only or COMPARISONS:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows += asyncio.run(COMPARISONS[name](quick=options.quick))
+        try:
+            rows += asyncio.run(COMPARISONS[name](quick=options.quick))
+        except Exception:  # what the others measured, which took minutes, must not be lost
+            traceback.print_exc()
+            failed.append(name)
     print(title)
     _print_table(rows)
     if options.json is not None:
         facts = {**versions, "rows": list(map(_as_json, rows))}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if failed:
+        sys.exit(f"{', '.join(failed)} failed, see above")
 
 
 if __name__ == "__main__":

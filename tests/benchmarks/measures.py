@@ -142,10 +142,35 @@ async def turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) 
     return figures
 
 
-async def _compare(endpoint: Endpoint, measure: Measure, rounds: int, ours: Connect = resilient) -> Figures:
+async def call_by_call(
+    sides: Mapping[str, Any], calls: int, rounds: int, *, tool: str = "echo", **options: Any
+) -> Figures:
+    """Median milliseconds of `calls` calls of each side, `rounds` times; the first round warms up and is left out.
+
+    The sides take turns after each call, so that a slow second of the machine hits all of them alike; and who is first
+    changes, so that nobody is always preceded by itself, with all its code in the processor's cache.
+    """
+    names = list(sides)
+    figures: Figures = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        gc.collect()
+        times: Figures = {name: [] for name in sides}
+        for turn in range(calls):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                began = time.perf_counter()
+                text = await call(sides[name], tool, {"text": "hello"}, **options)
+                times[name].append(time.perf_counter() - began)
+                assert text == "hello"
+        if number:
+            for name, taken in times.items():
+                figures[name].append(1000 * statistics.median(taken))
+    return figures
+
+
+async def _latency(endpoint: Endpoint, calls: int, rounds: int, ours: Connect = resilient, **options: Any) -> Figures:
     async with _sides(endpoint, BASELINES, ours) as sides:
-        await turn_by_turn(sides, measure, 1)  # the first round warms up
-        return await turn_by_turn(sides, measure, rounds)
+        return await call_by_call(sides, calls, rounds, **options)
 
 
 def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row]:
@@ -166,17 +191,6 @@ async def call(client: Any, tool: str, arguments: dict[str, Any], **options: Any
     return result.content[0].text
 
 
-async def p50(client: Any, calls: int, tool: str = "echo", **options: Any) -> float:
-    """Median milliseconds of calls that follow each other."""
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        text = await call(client, tool, {"text": "hello"}, **options)
-        times.append(time.perf_counter() - began)
-        assert text == "hello"
-    return 1000 * statistics.median(times)
-
-
 async def _refusal(client: ResilientClient, calls: int) -> float:
     """Median microseconds of a call that the open circuit refuses."""
     times = []
@@ -188,13 +202,12 @@ async def _refusal(client: ResilientClient, calls: int) -> float:
     return 1e6 * statistics.median(times)
 
 
-async def _throughput(client: Any, batches: int) -> float:
-    """Calls per second, 64 at once; the next 64 start when all are answered."""
+async def _throughput(client: Any) -> float:
+    """Calls per second of 64 at once, until all are answered."""
     began = time.perf_counter()
-    for _ in range(batches):
-        texts = await asyncio.gather(*(call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
-        assert texts == [str(n) for n in range(_AT_ONCE)]
-    return batches * _AT_ONCE / (time.perf_counter() - began)
+    texts = await asyncio.gather(*(call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
+    assert texts == [str(n) for n in range(_AT_ONCE)]
+    return _AT_ONCE / (time.perf_counter() - began)
 
 
 async def _big(client: Any, size: int) -> float:
@@ -229,8 +242,8 @@ async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
 async def sequential(*, quick: bool) -> list[Row]:
     """One stdio call after the other: the p50 of a call. The raw server's row shows the clients with little else."""
     rounds = 3 if quick else 20
-    figures = await _compare(SDK_SERVER, partial(p50, calls=100), rounds)
-    raw = await _compare(RAW_SERVER, partial(p50, calls=200), rounds)
+    figures = await _latency(SDK_SERVER, 100, rounds)
+    raw = await _latency(RAW_SERVER, 200, rounds)
     return [
         *_rows("stdio, one after the other, p50", "ms", figures, Goal(1.05)),
         *_rows("  the same, raw server", "ms", raw, None),
@@ -240,7 +253,7 @@ async def sequential(*, quick: bool) -> list[Row]:
 async def strategies(*, quick: bool) -> list[Row]:
     """What the whole chain of strategies costs a stdio call, and what a call at an open circuit costs."""
     rounds = 3 if quick else 20
-    figures = await _compare(SDK_SERVER, partial(p50, calls=100), rounds, _with_everything)
+    figures = await _latency(SDK_SERVER, 100, rounds, _with_everything)
     refusals = []
     async with resilient(RAW_SERVER) as client:
         assert client.circuit is not None
@@ -253,11 +266,17 @@ async def strategies(*, quick: bool) -> list[Row]:
     ]
 
 
+async def _at_once(endpoint: Endpoint, rounds: int) -> Figures:
+    async with _sides(endpoint, BASELINES) as sides:
+        await turn_by_turn(sides, _throughput, 4)  # to warm up
+        return await turn_by_turn(sides, _throughput, rounds)
+
+
 async def at_once(*, quick: bool) -> list[Row]:
     """64 stdio calls at once: throughput. The SDK's server is slower than the clients; the raw one is not."""
-    rounds = 2 if quick else 10
-    figures = await _compare(SDK_SERVER, partial(_throughput, batches=8), rounds)
-    raw = await _compare(RAW_SERVER, partial(_throughput, batches=16), rounds)
+    rounds = 10 if quick else 80
+    figures = await _at_once(SDK_SERVER, rounds)
+    raw = await _at_once(RAW_SERVER, 2 * rounds)
     return [
         *_rows("stdio, 64 at once", "calls/s", figures, Goal(1.1, at_least=True)),
         *_rows("  the same, raw server", "calls/s", raw, None),
@@ -299,10 +318,9 @@ async def http(*, quick: bool) -> list[Row]:
         return
 
     with http_server("json") as url:
-        json_answers = await _compare(url, partial(p50, calls=60), rounds)
+        json_answers = await _latency(url, 60, rounds)
     with http_server("sse") as url:
-        measure = partial(p50, calls=40, tool="report", progress_callback=ignore)
-        sse_answers = await _compare(url, measure, rounds)
+        sse_answers = await _latency(url, 40, rounds, tool="report", progress_callback=ignore)
     return [
         *_rows("HTTP, JSON answers, p50", "ms", json_answers, Goal(1.05)),
         *_rows("HTTP, SSE answers, p50", "ms", sse_answers, Goal(1.05)),

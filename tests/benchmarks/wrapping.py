@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 from mcp import StdioServerParameters
 
 from ._plain import BASELINES
-from .measures import OURS, RAW_SERVER, REPLACED, ROOT, SDK_SERVER, Endpoint, Figures, Goal, Row, p50, turn_by_turn
+from .measures import OURS, RAW_SERVER, REPLACED, ROOT, SDK_SERVER, Endpoint, Figures, Goal, Row, call_by_call
 
 
 def _wrapped(server: StdioServerParameters) -> StdioServerParameters:
@@ -22,9 +21,7 @@ async def _compare(server: Endpoint, rounds: int, calls: int) -> Figures:
     assert isinstance(server, StdioServerParameters)
     connect = BASELINES[REPLACED]
     async with connect(server) as direct, connect(_wrapped(server)) as wrapped:
-        sides = {REPLACED: direct, OURS: wrapped}
-        await turn_by_turn(sides, partial(p50, calls=calls), 1)
-        return await turn_by_turn(sides, partial(p50, calls=calls), rounds)
+        return await call_by_call({REPLACED: direct, OURS: wrapped}, calls, rounds)
 
 
 async def wrapping(*, quick: bool) -> list[Row]:

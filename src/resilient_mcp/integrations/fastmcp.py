@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from resilient_mcp import ResilientClient
+from ..client import ResilientClient
 
 try:
     from fastmcp.client.transports.base import ClientTransport, TransportOptions

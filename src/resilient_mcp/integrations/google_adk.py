@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from resilient_mcp import ResilientClient
+from ..client import ResilientClient
 
 try:
     from google.adk.tools.mcp_tool import McpToolset

@@ -22,7 +22,7 @@ from .._sdk import http
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
 from ..redact import Redactor
 from ..strategies.backoff import half_jitter
-from ..waits import clock
+from ..waits import clock, loop_time
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -471,7 +471,7 @@ class _Trace:
     def __init__(self, request: Any, attempt: Attempt | None, connect: float) -> None:
         self._attempt = attempt
         self._set(Delivery.UNKNOWN)
-        if attempt is not None and attempt.scope.deadline - anyio.current_time() <= connect:
+        if attempt is not None and attempt.scope.deadline - loop_time() <= connect:
             request.extensions["trace"] = self
 
     def _set(self, delivery: Delivery) -> None:
