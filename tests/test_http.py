@@ -819,6 +819,16 @@ async def test_tools_are_listed_again_until_it_works():
         assert server.requests["tools/list"] >= 3
 
 
+async def test_an_answer_outlives_the_listing_that_would_validate_it():
+    """A listing that hangs leaves the attempt enough time to give out what the tool has answered."""
+    async with ScriptedHttp().serve() as server:
+        server.listing_faults = [Faults.hang(server), Faults.hang(server)]
+        policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(attempt=2)})
+        async with client_of(server.url, policy) as client:
+            await echo(client, "x", tool="unsafe")
+        assert server.calls == ["x"]
+
+
 async def test_the_first_answers_of_a_tool_share_one_listing():
     """The SDK lists the tools to validate an answer; ten at once on a new connection do not list ten times."""
     async with ScriptedHttp().serve() as server:

@@ -7,6 +7,7 @@ message. What differs between 1.x and 2.x (names, field spelling, units, era neg
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -696,19 +697,24 @@ class _Validators:
 
 
 _LISTING_PATIENCE = 5.0
-"""Seconds for a listing of which only the validation of an answer depends."""
+"""Seconds for a listing of which only the validation of an answer depends; never more than half of what is left."""
 
 
 def _keep_answers(session: Any) -> None:
     """Let no answer be lost to the listing that the SDK makes, unasked, to validate the first answer of a tool.
 
-    When the server dies between the two, the tool has run and its answer is here: it is given out unvalidated. Answers
-    that come at once, as they do on a new connection, share one listing.
+    When the server dies between the two, or takes too long, the tool has run and its answer is here: it is given out
+    unvalidated. Answers that come at once, as they do on a new connection, share one listing.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
     validators = _Validators()
     listing: anyio.Event | None = None
+
+    def listing_patience() -> float:
+        attempt = current_attempt.get()
+        left = math.inf if attempt is None else attempt.scope.deadline - anyio.current_time()
+        return min(_LISTING_PATIENCE, left / 2)
 
     async def list_once() -> None:
         nonlocal listing
@@ -728,7 +734,7 @@ def _keep_answers(session: Any) -> None:
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
         if name not in schemas:
             try:
-                with anyio.move_on_after(_LISTING_PATIENCE):
+                with anyio.move_on_after(listing_patience()):
                     await list_once()
             except (MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return
