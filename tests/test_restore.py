@@ -86,6 +86,18 @@ def test_an_unknown_fate_is_settled_by_asking_again():
     assert ledger.due(math.inf) == []
 
 
+def test_what_the_server_does_not_know_is_asked_again_only_for_a_new_wish_or_connection():
+    ledger = ledger_of(A)
+    ledger.failed(1, A, 0.0, 1.0, gone=True, unknown=True)
+    assert ledger.due(1e9) == []
+    assert ledger.next_due(1e9) == math.inf
+    ledger.want(A, "watcher")
+    assert ledger.due(1e9) == [A]
+    ledger.failed(1, A, 0.0, 1.0, gone=True, unknown=True)
+    ledger.begin(2, lambda _: True)
+    assert ledger.due(0.0) == [A]
+
+
 def test_a_refusal_waits_longer_each_time():
     """Half-jittered exponential back-off; a new wish does not wait."""
     ledger = ledger_of(A)

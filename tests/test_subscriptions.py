@@ -22,7 +22,7 @@ from resilient_mcp import (
 )
 from resilient_mcp.connection import Failed
 from resilient_mcp.events import State
-from resilient_mcp.testing import ScriptedStdioServer, StdioReply
+from resilient_mcp.testing import ScriptedStdioServer, StdioReply, instant_waits
 from resilient_mcp.watch import Watcher
 
 from .changing import PLACES, next_of, place
@@ -351,6 +351,31 @@ async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_st
         async with client, client.watch([A]):
             lost = await events.wait_for(Disconnected)
             assert lost.evidence.exit.code == 7
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+async def test_a_server_without_listen_is_asked_once_a_connection():
+    """It declares what needs `subscriptions/listen` and does not know that: to ask again and again is of no use."""
+    discovered = {
+        "supportedVersions": ["2026-07-28"],
+        "capabilities": {"tools": {"listChanged": True}},
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+    }
+    script = {
+        "server/discover": [StdioReply.result(discovered)] * 3,
+        "subscriptions/listen": [StdioReply.error(-32601, "Method not found")] * 100,
+    }
+    async with ScriptedStdioServer(script, modern=True) as server:
+        with instant_waits():
+            async with ResilientClient(server.parameters, policy=QUICK) as client:
+                for connection in (1, 2):
+                    await server.received("subscriptions/listen", connection)
+                    for _ in range(50):
+                        await client.call_tool("echo", {"text": "x"})
+                    assert server.requests.counts()["subscriptions/listen"] == connection
+                    await client.restart()
 
 
 @pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")

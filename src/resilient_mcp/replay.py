@@ -97,7 +97,8 @@ class Desk:
     def failed(self, generation: int, key: Key, failure: Failed | None, *, gone: bool) -> None:
         """A request about `key` failed, or the server ended what was in force."""
         chance = random.random()  # noqa: S311 - jitter, no secret
-        self.ledger.failed(generation, key, clock.now(), chance, gone=gone)
+        unknown = failure is not None and is_refusal(failure) and _is_unknown(failure)
+        self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
         self.tell()
@@ -348,6 +349,12 @@ class Replay:
         """The stream is over, and the SDK itself has told the server."""
         attempt.answered = True
         self._connection.in_flight.forget(attempt)
+
+
+def _is_unknown(failed: Failed) -> bool:
+    """Whether a refusal says that the server knows no such request."""
+    cause = failed.cause
+    return isinstance(cause, _sdk.MCPError) and cause.error.code == _sdk.METHOD_NOT_FOUND
 
 
 def is_refusal(failed: Failed) -> bool:

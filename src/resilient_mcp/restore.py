@@ -201,7 +201,9 @@ class Ledger:
         self._tidy(key)
         return came
 
-    def failed(self, generation: int, key: Key, now: float, random: float, *, gone: bool) -> None:
+    def failed(
+        self, generation: int, key: Key, now: float, random: float, *, gone: bool, unknown: bool = False
+    ) -> None:
         """A request failed, or what was in force ended; the next try waits.
 
         Args:
@@ -210,13 +212,15 @@ class Ledger:
             now: The time, in seconds.
             random: A number from 0 to 1, for the jitter.
             gone: Whether it is not in force for certain (the server refused, or ended it), or its fate is unknown.
+            unknown: Whether the server does not know such requests: on this connection only a new wish is tried.
         """
         if generation != self.generation:
             return
         part = self._parts.setdefault(key, _Part())
         if now - part.since >= STABLE:
             part.failures = 0
-        part.not_before = now + half_jitter(part.failures, base=BASE, cap=CAP, random=random)
+        wait = half_jitter(part.failures, base=BASE, cap=CAP, random=random)
+        part.not_before = math.inf if unknown else now + wait
         part.failures += 1
         part.since = math.inf
         part.known = gone and (part.certain or part.asked is None)
