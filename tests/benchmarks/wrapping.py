@@ -7,7 +7,7 @@ import sys
 from mcp import StdioServerParameters
 
 from ._plain import BASELINES
-from .measures import OURS, RAW_SERVER, REPLACED, ROOT, SDK_SERVER, Endpoint, Figures, Goal, Row, call_by_call
+from .measures import OURS, RAW_SERVER, REPLACED, ROOT, SDK_SERVER, Figures, Goal, Row, call_by_call
 
 
 def _wrapped(server: StdioServerParameters) -> StdioServerParameters:
@@ -17,11 +17,10 @@ def _wrapped(server: StdioServerParameters) -> StdioServerParameters:
     )
 
 
-async def _compare(server: Endpoint, rounds: int, calls: int) -> Figures:
-    assert isinstance(server, StdioServerParameters)
+async def _compare(server: StdioServerParameters, rounds: int) -> Figures:
     connect = BASELINES[REPLACED]
     async with connect(server) as direct, connect(_wrapped(server)) as wrapped:
-        return await call_by_call({REPLACED: direct, OURS: wrapped}, calls, rounds)
+        return await call_by_call({REPLACED: direct, OURS: wrapped}, 100, rounds)
 
 
 async def wrapping(*, quick: bool) -> list[Row]:
@@ -32,6 +31,6 @@ async def wrapping(*, quick: bool) -> list[Row]:
         ("wrap, one after the other, p50", SDK_SERVER, Goal(2)),
         ("  the same, raw server", RAW_SERVER, None),
     ):
-        figures = await _compare(server, rounds, 100)
+        figures = await _compare(server, rounds)
         rows.append(Row(what, "ms", REPLACED, figures[REPLACED], figures[OURS], goal))
     return rows
