@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -807,6 +808,24 @@ async def test_a_call_that_ends_while_it_connects_was_not_sent():
             slow.connecting = False
             await echo(client, "z")
     assert server.calls == ["x", "z"]
+
+
+async def test_sockets_ask_whether_anybody_is_there():
+    """Else a stream on which only the server speaks would wait for ever when the server is gone without a word."""
+    async with ScriptedHttp().serve() as server, client_of(server.url) as client:
+        ping = {"jsonrpc": "2.0", "id": 99, "method": "ping"}
+        async with client._connector._own_client.stream("POST", server.url, json=ping) as response:
+            sock = response.extensions["network_stream"].get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert [sock.getsockopt(*option) for *option, _ in _sdk.KEEPALIVE[1:]] == [30, 10, 3]
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch):
+    async with ScriptedHttp().serve() as server:
+        monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/mcp"))
+        async with client_of("http://mcp.invalid/mcp") as client:
+            await echo(client, "x")
+        assert server.calls == ["x"]
 
 
 async def test_tools_are_listed_again_until_it_works():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -16,6 +17,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.request import getproxies
 
 import anyio
 import mcp
@@ -266,11 +268,36 @@ def is_in_process_server(server: object) -> bool:
 
 
 def create_http_client(headers: Mapping[str, Any] | None, *, connect: float, read: float | None) -> Any:
-    """An HTTP client of the installed SDK's library, without a bound of its own on how many calls wait at once."""
+    """An HTTP client of the installed SDK's library, without a bound of its own on how many calls wait at once.
+
+    Its connections find out by themselves that nobody is there any more: a stream on which only the server speaks would
+    otherwise wait for ever. Behind a proxy of the environment, which the library then has to find, that is the proxy's
+    business.
+    """
     timeout = http.Timeout(connect, read=read, pool=None)
-    limits = http.Limits(max_connections=None, max_keepalive_connections=20)
     trusted = _trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-    return http.AsyncClient(headers=dict(headers or {}), timeout=timeout, limits=limits, verify=trusted)
+    options = {"limits": http.Limits(max_connections=None, max_keepalive_connections=20), "verify": trusted}
+    if not {"http", "https", "all"} & getproxies().keys():
+        options = {"transport": http.AsyncHTTPTransport(**options, socket_options=KEEPALIVE)}
+    return http.AsyncClient(headers=dict(headers or {}), timeout=timeout, **options)
+
+
+def _keepalive() -> list[tuple[int, int, int]]:
+    wanted = {
+        "TCP_KEEPIDLE": 30,  # seconds of silence before it is asked
+        "TCP_KEEPALIVE": 30,  # the same on macOS
+        "TCP_KEEPINTVL": 10,
+        "TCP_KEEPCNT": 3,
+    }
+    known = {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *((socket.IPPROTO_TCP, *option) for option in known.items())]
+
+
+KEEPALIVE = _keepalive()
+"""Socket options by which the operating system notices within a minute that the other end is gone without a word.
+
+Asking also keeps routers from forgetting a connection on which nothing is said.
+"""
 
 
 @lru_cache(maxsize=8)

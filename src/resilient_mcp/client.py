@@ -79,7 +79,7 @@ class ResilientClient:
         debug: Let the log have arguments, results and what servers say in full, still without secrets; by default if
             the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
-            stays yours to close.
+            stays yours to close; and TCP keepalive, which ours has, is yours to set.
         sampling_callback: As on `ClientSession`, and so are the next five.
         elicitation_callback: Answers the server's elicitations.
         list_roots_callback: Answers the server's question for roots.
