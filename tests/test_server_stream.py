@@ -130,6 +130,18 @@ async def test_an_outage_is_waited_for():
         assert server.requests["GET"] == 6
 
 
+@in_turn
+async def test_a_server_that_has_not_noticed_the_end_of_it_is_asked_again():
+    """The end of a connection may reach one side long before the other: until then it is 409 Conflict."""
+    server = Streaming()
+    async with server.serve(), client_of(server.url) as client, client.watch([URI]) as changes:
+        await server.opened_times(1)
+        server.statuses = [409] * 3
+        server.order("reset")
+        await server.opened_times(2)
+        assert await next_of(changes) == Change("resource", URI, missed=True)
+
+
 async def test_a_lost_session_is_noticed_with_no_call_under_way():
     """404 where the stream was open before: a new session, and what was subscribed to is there again."""
     server, events = Streaming(), Recorder()

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import math
 import platform
 import statistics
 import sys
@@ -45,7 +46,7 @@ def _as_json(row: Row) -> dict[str, object]:
         "unit": row.unit,
         "plain": row.plain,
         "resilient": row.ours,
-        "ratio": row.ratio,
+        "ratio": row.ratio if math.isfinite(row.ratio) else None,
         "goal": None if row.goal is None else str(row.goal),
         "reached": None if row.goal is None else row.goal.is_reached(row.ratio),
     }
@@ -71,11 +72,11 @@ def main() -> None:
         except Exception:  # what the others measured, which took minutes, must not be lost
             traceback.print_exc()
             failed.append(name)
-    print(title)
-    _print_table(rows)
     if options.json is not None:
         facts = {**versions, "rows": list(map(_as_json, rows))}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(title)
+    _print_table(rows)
     if failed:
         sys.exit(f"{', '.join(failed)} failed, see above")
 

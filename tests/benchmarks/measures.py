@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import statistics
@@ -73,7 +74,8 @@ class Row:
     @property
     def ratios(self) -> list[float]:
         """Ours divided by plain, round by round: a slow moment of the machine hits both."""
-        return sorted(ours / plain for plain, ours in zip(self.plain, self.ours, strict=False))
+        pairs = zip(self.plain, self.ours, strict=False)
+        return sorted(ours / plain if plain else math.inf for plain, ours in pairs)
 
     @property
     def ratio(self) -> float:

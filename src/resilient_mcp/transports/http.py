@@ -35,6 +35,11 @@ _REOPEN_BASE, _REOPEN_CAP = 0.2, 10.0
 """The back-off between two tries to open the stream of what the server says unasked, in seconds."""
 _OUTAGES = frozenset({408, 429, 500, 502, 503, 504})
 """What a server, or a gateway before it, answers when asking again may help."""
+_NOT_YET = _OUTAGES | {409}
+"""The same for the stream of what a server says unasked.
+
+409 is what the SDK's servers answer as long as they have not noticed that the stream before is gone.
+"""
 _SESSION_ID = "mcp-session-id"
 _JSON = "application/json"
 _SSE = "text/event-stream"
@@ -331,7 +336,7 @@ class HttpEdge:
                 if response.is_redirect:
                     return response
                 evidence, _ = await self._read_refusal(request, response)
-                if response.status_code not in _OUTAGES:
+                if response.status_code not in _NOT_YET:
                     self._on_stream(evidence)
                     return _response(response.status_code, response.headers, request, content=b"")
             chance = random.random()  # noqa: S311 - jitter, no secret
