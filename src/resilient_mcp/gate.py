@@ -48,6 +48,13 @@ class Admission:
     attempts: int
     permit: Permit | None = None
     ticket: Ticket | None = None
+    _name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The operation in one line. It is cleaned, once: a call that is refused at once is to be quick."""
+        self._name = self._name or str(self.operation)
+        return self._name
 
     @property
     def sent(self) -> str:
@@ -265,14 +272,14 @@ class Gate:
         else:
             why = f"it failed too often: {self._reason}"
             when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
-        what = f"{admission.operation} was refused: the circuit of MCP server {self._hub.server!r}"
+        what = f"{admission.name} was refused: the circuit of MCP server {self._hub.server!r}"
         text = f"{what} is {breaker.state.value}, because {why}. {admission.sent} {when}"
         raise CircuitOpen(text, retry_in=retry_in, **self._context(admission, text))
 
     def _context(self, admission: Admission, advice: str) -> dict[str, Any]:
         return {
             "server": self._hub.server,
-            "operation": str(admission.operation),
+            "operation": admission.name,
             "attempts": admission.attempts,
             "advice": advice,
         }
@@ -334,7 +341,7 @@ class Gate:
 
     def _no_token(self, retry_in: float, admission: Admission) -> RateLimitExceeded:
         text = (
-            f"{admission.operation} was refused: the rate limit of MCP server {self._hub.server!r} has no room for it "
+            f"{admission.name} was refused: the rate limit of MCP server {self._hub.server!r} has no room for it "
             f"before its deadline. {admission.sent} Try again in {_span(retry_in)}."
         )
         return RateLimitExceeded(text, retry_in=retry_in, **self._context(admission, text))
@@ -352,7 +359,7 @@ class Gate:
         busy = f"{bulkhead.running} calls run on MCP server {self._hub.server!r}"
         if ticket is None:
             text = (
-                f"{admission.operation} was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that "
+                f"{admission.name} was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that "
                 f"its concurrency limit allows. {admission.sent} Try again later."
             )
             raise Overloaded(text, **self._context(admission, text))
@@ -365,7 +372,7 @@ class Gate:
             return
         elapsed = anyio.current_time() - began
         text = (
-            f"{admission.operation} was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its "
+            f"{admission.name} was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its "
             f"concurrency limit. {admission.sent} Try again later."
         )
         raise DeadlineExceeded(text, elapsed=elapsed, **self._context(admission, text))
