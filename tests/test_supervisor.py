@@ -115,7 +115,7 @@ def test_suspended_fails_at_once_and_recovers_by_itself():
             await supervisor.lend(began + 30)
         assert anyio.current_time() == began
         assert caught.value.retry_in is not None
-        assert 28 < caught.value.retry_in < 29.1
+        assert 28 < round(caught.value.retry_in, 6) <= 29  # the clock stands still: what is left is not quite exact
         await anyio.sleep(31)
         assert supervisor.state is State.READY
 

@@ -724,7 +724,14 @@ class _Validators:
 
 
 _LISTING_PATIENCE = 5.0
-"""Seconds for a listing of which only the validation of an answer depends; never more than half of what is left."""
+"""Seconds for a listing of which only the validation of an answer depends."""
+
+
+def _listing_patience() -> float:
+    """The same for the running attempt: never more than half of what it has left."""
+    attempt = current_attempt.get()
+    left = math.inf if attempt is None else attempt.scope.deadline - anyio.current_time()
+    return min(_LISTING_PATIENCE, left / 2)
 
 
 def _keep_answers(session: Any) -> None:
@@ -737,11 +744,6 @@ def _keep_answers(session: Any) -> None:
     validate = getattr(session, method)
     validators = _Validators()
     listing: anyio.Event | None = None
-
-    def listing_patience() -> float:
-        attempt = current_attempt.get()
-        left = math.inf if attempt is None else attempt.scope.deadline - anyio.current_time()
-        return min(_LISTING_PATIENCE, left / 2)
 
     async def list_once() -> None:
         nonlocal listing
@@ -761,7 +763,7 @@ def _keep_answers(session: Any) -> None:
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
         if name not in schemas:
             try:
-                with anyio.move_on_after(listing_patience()):
+                with anyio.move_on_after(_listing_patience()):
                     await list_once()
             except (MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return

@@ -97,7 +97,7 @@ class Desk:
     def failed(self, generation: int, key: Key, failure: Failed | None, *, gone: bool) -> None:
         """A request about `key` failed, or the server ended what was in force."""
         chance = random.random()  # noqa: S311 - jitter, no secret
-        unknown = failure is not None and is_refusal(failure) and _is_unknown(failure)
+        unknown = failure is not None and _is_unknown(failure)
         self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
@@ -352,9 +352,9 @@ class Replay:
 
 
 def _is_unknown(failed: Failed) -> bool:
-    """Whether a refusal says that the server knows no such request."""
+    """Whether the server itself said that it knows no such request."""
     cause = failed.cause
-    return isinstance(cause, _sdk.MCPError) and cause.error.code == _sdk.METHOD_NOT_FOUND
+    return is_refusal(failed) and isinstance(cause, _sdk.MCPError) and cause.error.code == _sdk.METHOD_NOT_FOUND
 
 
 def is_refusal(failed: Failed) -> bool:

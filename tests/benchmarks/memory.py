@@ -56,13 +56,13 @@ async def _per_client(url: str, side: str, traced: bool) -> float:
         await open_more(CLIENTS)
         if traced:
             tracemalloc.start()
-        before = 0 if traced else _grown()
+        before = 0 if traced else _resident()
         await open_more(CLIENTS)
-        after = tracemalloc.get_traced_memory()[0] if traced else _grown()
+        after = tracemalloc.get_traced_memory()[0] if traced else _resident()
         return (after - before) / CLIENTS / _KIB
 
 
-def _grown() -> int:
+def _resident() -> int:
     """The memory of this process, in bytes; where the system does not tell that, the most it has had."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
