@@ -268,9 +268,10 @@ async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
 async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
     """The caller gets it; events, log and advice get a line of bounded length, and nothing else of it stays."""
     server = ScriptedHttp()
+    patient = QUICKER.model_copy(update={"timeout": TimeoutPolicy(attempt=15)})  # four times ten megabytes of JSON
     huge = "x\n" * 5_000_000
     events: list[Event] = []
-    async with server.serve(), client_of(server.url, QUICKER, on_event=events.append, debug=True) as client:
+    async with server.serve(), client_of(server.url, patient, on_event=events.append, debug=True) as client:
         server.faults = [Faults.error(200, -32602, huge, {"hint": huge, "issues": [{"path": [huge], "message": huge}]})]
         with pytest.raises(_sdk.MCPError) as caught:
             await client.call_tool("unsafe", {"text": "x"})
