@@ -77,10 +77,10 @@ def test_demo_keeps_its_promises(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds its processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.timeout(60)
 def test_demo_takes_its_servers_with_it(number, tmp_path):
-    """Ended while its servers are frozen, by Ctrl-C or by force, it leaves none of them."""
+    """Ended while its servers are frozen, by Ctrl-C, SIGTERM or by force, it leaves none of them."""
     demo = subprocess.Popen(
         [sys.executable, *COMMAND, "demo"],
         env=clean_environment(tmp_path),
@@ -139,7 +139,7 @@ def test_a_broken_promise_is_shown(monkeypatch):
     scene = Scene("A scene", "A story.", "stdio", no_calls, lambda side: side.outcomes[0].answer is not None)
     monkeypatch.setattr(screen, "SCENES", [scene])
     console = Console(file=io.StringIO(), width=80)
-    assert screen.show(console) is False
+    assert screen.show(console) == 1
     printed = console.file.getvalue()
     assert "not as promised" in printed
     assert "0 of 1 scenes" in printed
@@ -149,5 +149,5 @@ def test_a_broken_promise_is_shown(monkeypatch):
 def test_the_demo_needs_posix_signals(monkeypatch, capsys):
     """Elsewhere it says so instead of failing in the middle."""
     monkeypatch.delattr(signal, "SIGSTOP")
-    assert screen.show() is False
+    assert screen.show() == 1
     assert "POSIX" in capsys.readouterr().out

@@ -57,7 +57,7 @@ def create_app() -> "typer.Typer":
         """Watch a plain ClientSession and ResilientClient meet the same faults, side by side (20 seconds, offline)."""
         from ..demo.screen import show  # noqa: PLC0415 - needs the extra
 
-        raise typer.Exit(0 if show() else 1)
+        raise typer.Exit(show())
 
     config_file = typer.Argument(metavar="CONFIG", help="An mcpServers file: JSON, as MCP hosts keep it.")
 

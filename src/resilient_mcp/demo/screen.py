@@ -5,7 +5,6 @@ On a terminal the scenes are live; anywhere else the same is printed once each s
 
 from __future__ import annotations
 
-import asyncio
 import io
 import logging
 import signal
@@ -22,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resilient_mcp import _sdk
+from resilient_mcp.cli.run import run
 from resilient_mcp.errors import ResilienceError
 
 from .scenes import SCENES
@@ -35,14 +35,14 @@ _STYLES = {"call": "bold", "note": "dim", "answer": "green", "advice": "yellow",
 _NAMES = {"plain": "plain ClientSession", "resilient": "ResilientClient"}
 
 
-def show(console: Console | None = None) -> bool:
+def show(console: Console | None = None) -> int:
     """Play all scenes and show them.
 
     Args:
         console: Where to; stdout by default.
 
     Returns:
-        Whether `ResilientClient` ended every scene as promised.
+        The command's exit status: 0 when `ResilientClient` ended every scene as promised, else 1.
     """
     if console is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -51,13 +51,13 @@ def show(console: Console | None = None) -> bool:
     console.width = min(console.width, _WIDTH)
     if not hasattr(signal, "SIGSTOP"):
         console.print("The demo kills and freezes processes with POSIX signals, which this system does not have.")
-        return False
+        return 1
     # The scenes make SDK and server complain on purpose; what matters of it is on the screen.
     logging.getLogger().addHandler(logging.NullHandler())
-    return asyncio.run(_show(console))
+    return run(_show(console))
 
 
-async def _show(console: Console) -> bool:
+async def _show(console: Console) -> int:
     began = time.monotonic()
     console.print(
         Text.assemble(
@@ -88,7 +88,7 @@ async def _show(console: Console) -> bool:
     seconds = time.monotonic() - began
     text = f"ResilientClient did as promised in {sum(kept)} of {len(kept)} scenes ({seconds:.0f} s in all)."
     console.print(Text(text, style="bold green" if all(kept) else "bold red"))
-    return all(kept)
+    return 0 if all(kept) else 1
 
 
 class _View:
