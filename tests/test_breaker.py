@@ -13,6 +13,7 @@ from resilient_mcp import BreakerPolicy
 from resilient_mcp.strategies.breaker import Breaker, BreakerState, Permit
 
 CLOSED, OPEN, HALF_OPEN, ISOLATED = BreakerState
+ROUNDING = 1e-6
 
 
 def admitted(breaker: Breaker, now: float) -> Permit:
@@ -406,10 +407,10 @@ class BreakerMachine(RuleBasedStateMachine):
                 assert wait == 0
             case BreakerState.OPEN:
                 assert wait is not None
-                assert 0 <= wait <= self.policy.max_open
+                assert 0 <= wait <= self.policy.max_open + ROUNDING
             case BreakerState.HALF_OPEN:
                 assert wait is not None
-                assert 0 <= wait <= self.policy.trial
+                assert 0 <= wait <= self.policy.trial + ROUNDING
 
     @invariant()
     def the_window_adds_up(self):

@@ -136,7 +136,7 @@ async def test_no_server_at_all_is_an_error_in_time():
 
 async def test_a_call_while_the_server_is_down_is_an_error_in_time():
     """The server goes away for good: a call waits `timeout.ready`, then says that nothing was sent."""
-    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=1.5)})
     server = HttpServer()
     server.start()
     try:
