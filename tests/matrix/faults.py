@@ -544,6 +544,8 @@ ACKNOWLEDGED = {
     "method": "notifications/subscriptions/acknowledged",
     "params": {"notifications": {"resourceSubscriptions": [URI]}, "_meta": LISTENER},
 }
+OPENED = HttpReply.sse(SseEvent(id="1", retry=10))
+UPDATING = HttpReply.sse(SseEvent(data={"method": UPDATED["method"], "params": {"uri": URI}})).holding()
 TELLING = HttpReply.sse(SseEvent(data=ACKNOWLEDGED), SseEvent(data=UPDATED)).holding()
 
 STREAM = [
@@ -552,12 +554,14 @@ STREAM = [
         TOLD,
         before_2026(HTTP),
         act=hear,
-        script={
-            "GET": [
-                *[HttpReply.sse(SseEvent(id="1", retry=10)).cut(reset=True)] * 3,
-                *[HttpReply.sse(SseEvent(data={"method": UPDATED["method"], "params": {"uri": URI}})).holding()] * 3,
-            ]
-        },
+        script={"GET": [*[OPENED.cut(reset=True)] * 3, *[UPDATING] * 3]},
+    ),
+    Fault(
+        "the GET stream is cut, and refused (409) while the server takes it for open",
+        TOLD,
+        before_2026(HTTP),
+        act=hear,
+        script={"GET": [OPENED.cut(), *[HttpReply.refusal(409)] * 2, *[UPDATING] * 3]},
     ),
     Fault(
         "a `listen` stream is cut",
