@@ -35,6 +35,7 @@ _PING_PATIENCE = 5.0
 """Seconds a process that seems to hang gets to answer a ping; calls wait for the outcome."""
 _CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED)
 _RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for")
+_UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
 
@@ -308,9 +309,9 @@ class Supervisor:
             )
             return ServerFailed(text, advice=advice, **facts)
         due = facts["retry_in"] = self.retry_in
-        when = f"in {due:.1f} s" if due else "now"
+        plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
         back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
-        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}. The next try is {when}."
+        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{plan}"
         advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
 
