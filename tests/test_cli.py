@@ -139,7 +139,7 @@ def test_a_broken_promise_is_shown(monkeypatch):
     scene = Scene("A scene", "A story.", "stdio", no_calls, lambda side: side.outcomes[0].answer is not None)
     monkeypatch.setattr(screen, "SCENES", [scene])
     console = Console(file=io.StringIO(), width=80)
-    assert screen.show(console) == 1
+    assert anyio.run(screen.show, console) == 1
     printed = console.file.getvalue()
     assert "not as promised" in printed
     assert "0 of 1 scenes" in printed
@@ -149,5 +149,5 @@ def test_a_broken_promise_is_shown(monkeypatch):
 def test_the_demo_needs_posix_signals(monkeypatch, capsys):
     """Elsewhere it says so instead of failing in the middle."""
     monkeypatch.delattr(signal, "SIGSTOP")
-    assert screen.show() == 1
+    assert anyio.run(screen.show) == 1
     assert "POSIX" in capsys.readouterr().out

@@ -16,7 +16,7 @@ import anyio
 from . import _sdk
 from .classifier import Category, Verdict
 from .connection import Failed
-from .errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded
+from .errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded, ResilienceError
 from .events import BreakerChanged, Hub, Throttled
 from .evidence import Delivery, Evidence, Kind
 from .operation import Operation
@@ -48,13 +48,6 @@ class Admission:
     attempts: int
     permit: Permit | None = None
     ticket: Ticket | None = None
-    _name: str = ""
-
-    @property
-    def name(self) -> str:
-        """The operation in one line. It is cleaned, once: a call that is refused at once is to be quick."""
-        self._name = self._name or str(self.operation)
-        return self._name
 
     @property
     def sent(self) -> str:
@@ -272,17 +265,17 @@ class Gate:
         else:
             why = f"it failed too often: {self._reason}"
             when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
-        what = f"{admission.name} was refused: the circuit of MCP server {self._hub.server!r}"
-        text = f"{what} is {breaker.state.value}, because {why}. {admission.sent} {when}"
-        raise CircuitOpen(text, retry_in=retry_in, **self._context(admission, text))
+        circuit = f"the circuit of MCP server {self._hub.server!r} is {breaker.state.value}"
+        fate = f"was refused: {circuit}, because {why}. {admission.sent} {when}"
+        raise self._refusal(CircuitOpen, admission, fate, retry_in=retry_in)
 
-    def _context(self, admission: Admission, advice: str) -> dict[str, Any]:
-        return {
-            "server": self._hub.server,
-            "operation": admission.name,
-            "attempts": admission.attempts,
-            "advice": advice,
-        }
+    def _refusal(self, kind: type[ResilienceError], admission: Admission, fate: str, **facts: Any) -> ResilienceError:
+        """The error that says what became of an attempt that was not let through."""
+        operation = str(admission.operation)  # once: it is cleaned of secrets, and a refusal is to be quick
+        text = f"{operation} {fate}"
+        return kind(
+            text, advice=text, server=self._hub.server, operation=operation, attempts=admission.attempts, **facts
+        )
 
     def _release(self, admission: Admission) -> None:
         if self._breaker is not None and admission.permit is not None:
@@ -339,12 +332,12 @@ class Gate:
             bucket.give_back(due)
             raise self._no_token(due - now, admission)
 
-    def _no_token(self, retry_in: float, admission: Admission) -> RateLimitExceeded:
-        text = (
-            f"{admission.name} was refused: the rate limit of MCP server {self._hub.server!r} has no room for it "
-            f"before its deadline. {admission.sent} Try again in {_span(retry_in)}."
+    def _no_token(self, retry_in: float, admission: Admission) -> ResilienceError:
+        fate = (
+            f"was refused: the rate limit of MCP server {self._hub.server!r} has no room for it before its deadline. "
+            f"{admission.sent} Try again in {_span(retry_in)}."
         )
-        return RateLimitExceeded(text, retry_in=retry_in, **self._context(admission, text))
+        return self._refusal(RateLimitExceeded, admission, fate, retry_in=retry_in)
 
     def _push_back(self, delay: float, reason: str) -> None:
         """The server asked for less traffic: every caller waits, so that one push-back is enough."""
@@ -358,11 +351,11 @@ class Gate:
         ticket = bulkhead.enter()
         busy = f"{bulkhead.running} calls run on MCP server {self._hub.server!r}"
         if ticket is None:
-            text = (
-                f"{admission.name} was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that "
-                f"its concurrency limit allows. {admission.sent} Try again later."
+            fate = (
+                f"was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that its concurrency limit "
+                f"allows. {admission.sent} Try again later."
             )
-            raise Overloaded(text, **self._context(admission, text))
+            raise self._refusal(Overloaded, admission, fate)
         admission.ticket = ticket
         if ticket.admitted:
             return
@@ -371,11 +364,11 @@ class Gate:
             await event.wait()
             return
         elapsed = anyio.current_time() - began
-        text = (
-            f"{admission.name} was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its "
-            f"concurrency limit. {admission.sent} Try again later."
+        fate = (
+            f"was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its concurrency limit. "
+            f"{admission.sent} Try again later."
         )
-        raise DeadlineExceeded(text, elapsed=elapsed, **self._context(admission, text))
+        raise self._refusal(DeadlineExceeded, admission, fate, elapsed=elapsed)
 
 
 _ENDS_MANY = frozenset({Kind.NETWORK, Kind.PROCESS, Kind.CLOSED})

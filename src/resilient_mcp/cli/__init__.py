@@ -56,8 +56,9 @@ def create_app() -> "typer.Typer":
     def demo() -> None:
         """Watch a plain ClientSession and ResilientClient meet the same faults, side by side (20 seconds, offline)."""
         from ..demo.screen import show  # noqa: PLC0415 - needs the extra
+        from .run import run  # noqa: PLC0415 - quick to start without it
 
-        raise typer.Exit(show())
+        raise typer.Exit(run(show()))
 
     config_file = typer.Argument(metavar="CONFIG", help="An mcpServers file: JSON, as MCP hosts keep it.")
 

@@ -21,7 +21,6 @@ from rich.table import Table
 from rich.text import Text
 
 from resilient_mcp import _sdk
-from resilient_mcp.cli.run import run
 from resilient_mcp.errors import ResilienceError
 
 from .scenes import SCENES
@@ -35,7 +34,7 @@ _STYLES = {"call": "bold", "note": "dim", "answer": "green", "advice": "yellow",
 _NAMES = {"plain": "plain ClientSession", "resilient": "ResilientClient"}
 
 
-def show(console: Console | None = None) -> int:
+async def show(console: Console | None = None) -> int:
     """Play all scenes and show them.
 
     Args:
@@ -54,7 +53,7 @@ def show(console: Console | None = None) -> int:
         return 1
     # The scenes make SDK and server complain on purpose; what matters of it is on the screen.
     logging.getLogger().addHandler(logging.NullHandler())
-    return run(_show(console))
+    return await _show(console)
 
 
 async def _show(console: Console) -> int:
