@@ -5,7 +5,8 @@ key (received it, and did not provably refuse it) and how often it executed it. 
 
     told                                  executed (a call of ONCE)    executed (a repeatable call)
     answered, with its own key            once                         at least once
-    a tool's error (`isError`)            once                         never told: it is repeated
+    a tool's error (`isError`)            once                         at least once: on a connection whose list of
+                                                                       tools is not there yet it is not repeated
     an error that the server sent         at most once                 never told: it is repeated
     not run (never sent, or refused)      never                        never told: it is waited for and repeated
     unknown: it may have run              at most once                 never told: it is repeated
@@ -85,7 +86,8 @@ def broken_promise(key: str, told: Told, ran: int, taken: int) -> str | None:
     if key.startswith(REPEATABLE):
         if told.kind is Kind.CANCELLED:
             return None
-        return None if told.kind is Kind.ANSWER and ran else "is repeatable, and was lost"
+        busy = told.kind is Kind.TOOL_ERROR and BUSY in told.text
+        return None if (told.kind is Kind.ANSWER or busy) and ran else "is repeatable, and was lost"
     if ran > 1 or taken > 1:
         return f"was taken {taken} times and executed {ran} times"
     if told.kind is Kind.TOOL_ERROR and BUSY not in told.text:

@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 
 from resilient_mcp import Delivery, Evidence, Failure, Policy, RetryPolicy, _sdk
-from resilient_mcp.classifier import ERROR_CODES, HTTP_STATUS, KINDS, Classifier, Verdict
+from resilient_mcp.classifier import ERROR_CODES, HTTP_STATUS, KINDS, REFUSALS, Classifier, Verdict
 from resilient_mcp.connection import Failed
 from resilient_mcp.events import Hub
 from resilient_mcp.evidence import Kind
-from resilient_mcp.executor import Executor, _Call
+from resilient_mcp.executor import Executor, _Call, _Miss
 from resilient_mcp.operation import Operation
 
 HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
@@ -32,6 +32,11 @@ KIND_ROWS = {
     Kind.PROTOCOL: "an answer that cannot be used: no JSON, wrong id, too long",
     Kind.AUTH: "the OAuth flow failed",
 }
+SAMPLES_OF_GATEWAYS = {
+    "Envoy": "no healthy upstream",
+    "HAProxy": "<html><body><h1>503 Service Unavailable</h1> No server is available to handle this request. "
+    "</body></html>",
+}
 SAMPLES = {
     "throttled": "rate limit exceeded",
     "transient": "temporarily unavailable",
@@ -48,6 +53,13 @@ def http(status: int, **facts: Any) -> Failure:
     return failed(_sdk.ErrorBase(-32603, "x"), evidence)
 
 
+def gateway() -> Failure:
+    sample, *others = (http(503, body=body) for body in SAMPLES_OF_GATEWAYS.values())
+    judge = Classifier(Policy()).judge
+    assert {judge(other, now=0).delivery for other in others} == {judge(sample, now=0).delivery}
+    return sample
+
+
 def failures() -> list[tuple[str, Failure]]:
     rows = [
         (
@@ -61,12 +73,14 @@ def failures() -> list[tuple[str, Failure]]:
     assert set(KIND_ROWS) == set(KINDS)
     rows.append(("HTTP 404 with a session id, 400 that speaks of the session", http(404, session_id_sent=True)))
     rows += [(f"HTTP {status}", http(status)) for status in HTTP_STATUS]
-    rows.append(("HTTP 503 with `Retry-After`", http(503, retry_after="1")))
-    rows.append(("any other HTTP 3xx or 4xx", http(418)))
-    rows.append(("any other HTTP 5xx", http(599)))
+    rows.append(("any other HTTP 4xx, and a redirect (307, 308) that is not followed", http(418)))
+    rows.append(("any other HTTP 3xx", http(303)))
+    rows.append(("any HTTP 5xx", http(599)))
+    rows.append(("any HTTP 5xx with `Retry-After`", http(503, retry_after="1")))
+    rows.append((f"HTTP 503 of {' or '.join(SAMPLES_OF_GATEWAYS)} that says that nothing was forwarded", gateway()))
     codes = defaultdict(list)
     for code, meaning in ERROR_CODES.items():
-        codes[meaning].append(code)
+        codes[(meaning, code in REFUSALS)].append(code)
     for named in codes.values():
         rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(_sdk.ErrorBase(named[0], "x"))))
     rows.append(("any other JSON-RPC code", failed(_sdk.ErrorBase(1, "x"))))
@@ -91,9 +105,9 @@ async def table() -> str:
             end = "the result, as it came"
         else:
             call = _Call(Operation("tools/call", None, "t"), RetryPolicy(), 60, 0, math.inf)  # type: ignore[arg-type]
-            call.attempts = 1
+            call.history.add(verdict)
             cause: Any = failure.error
-            error = executor._final(call, verdict, Failed(cause, failure.evidence))
+            error = executor._final(call, _Miss(verdict, Failed(cause, failure.evidence)))
             end = "the server's `MCPError`" if error is cause else f"`{type(error).__name__}`"
         row = [name, verdict.category.value, RUN[verdict.delivery], again(verdict), end]
         lines.append(f"| {' | '.join(row)} |")

@@ -65,6 +65,20 @@ def _stdio(module: str, arguments: tuple[str, ...], env: dict[str, str] | None) 
     return StdioServerParameters(command=sys.executable, args=["-m", module, *arguments], cwd=ROOT, env=env)
 
 
+async def listed(client: ResilientClient) -> None:
+    """Wait until the client knows the tools of its connection: until then no annotation makes a call repeatable."""
+    connection = client._supervisor.ready
+    assert connection is not None
+    await client._catalog.listed(connection, anyio.current_time() + 5)
+
+
+def is_repeatable(client: ResilientClient, tool: str) -> bool | None:
+    """What the list of tools of the client's connection says."""
+    connection = client._supervisor.ready
+    assert connection is not None
+    return client._catalog.is_repeatable(tool, connection, trust=True)
+
+
 def text_of(result: Any) -> str:
     return result.content[0].text
 

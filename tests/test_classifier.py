@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -15,6 +16,7 @@ from resilient_mcp.classifier import (
     _MEANINGS,
     DIALECTS,
     ERROR_CODES,
+    REFUSALS,
     Classifier,
     Failure,
     Verdict,
@@ -46,7 +48,8 @@ def http(status: int, *, session: bool = False, retry_after: str | None = None, 
 def test_the_servers_own_codes(code: int):
     """Each code of the table means what the table says, and the reason names it."""
     verdict = classify(server_error(code), None, now=NOW)
-    assert (verdict.category, verdict.delivery) == _MEANINGS[ERROR_CODES[code]]
+    category, delivery = _MEANINGS[ERROR_CODES[code]]
+    assert (verdict.category, verdict.delivery) == (category, Delivery.REJECTED if code in REFUSALS else delivery)
     assert str(code) in verdict.reason
     assert verdict.rule == f"JSON-RPC code {code}"
 
@@ -62,7 +65,10 @@ def test_any_code_gets_a_verdict(code: int):
 @pytest.mark.parametrize(
     ("status", "category", "delivery", "retryable"),
     [
-        (301, Category.PERMANENT, Delivery.REJECTED, False),
+        (301, Category.PERMANENT, Delivery.UNKNOWN, False),
+        (303, Category.PERMANENT, Delivery.UNKNOWN, False),
+        (307, Category.PERMANENT, Delivery.REJECTED, False),
+        (308, Category.PERMANENT, Delivery.REJECTED, False),
         (400, Category.PERMANENT, Delivery.REJECTED, False),
         (401, Category.AUTH, Delivery.REJECTED, False),
         (403, Category.AUTH, Delivery.REJECTED, False),
@@ -71,9 +77,10 @@ def test_any_code_gets_a_verdict(code: int):
         (408, Category.TRANSIENT, Delivery.UNKNOWN, True),
         (413, Category.PERMANENT, Delivery.REJECTED, False),
         (429, Category.THROTTLED, Delivery.REJECTED, True),
+        (499, Category.TRANSIENT, Delivery.UNKNOWN, True),
         (500, Category.TRANSIENT, Delivery.UNKNOWN, True),
         (502, Category.TRANSIENT, Delivery.UNKNOWN, True),
-        (503, Category.TRANSIENT, Delivery.REJECTED, True),
+        (503, Category.TRANSIENT, Delivery.UNKNOWN, True),
         (504, Category.TRANSIENT, Delivery.UNKNOWN, True),
         (599, Category.TRANSIENT, Delivery.UNKNOWN, True),
     ],
@@ -98,18 +105,48 @@ def test_a_lost_session():
 
 
 def test_an_overloaded_server():
-    """503 with `Retry-After` is throttling; the wait is read."""
+    """503 with `Retry-After` is throttling, and may have run; the wait is read."""
     verdict = classify(None, http(503, retry_after="7"), now=NOW)
     assert verdict.category is Category.THROTTLED
+    assert verdict.delivery is Delivery.UNKNOWN
     assert verdict.retry_after == 7
+
+
+@pytest.mark.parametrize("status", range(500, 600))
+@pytest.mark.parametrize("retry_after", [None, "1"])
+def test_no_5xx_proves_anything(status: int, retry_after: str | None):
+    """A router may have forwarded the request and given up on its answer."""
+    assert classify(None, http(status, retry_after=retry_after), now=NOW).delivery is Delivery.UNKNOWN
+
+
+def test_what_a_status_means_can_be_said():
+    """The tool's table before the server's, the server's before the default; "refused" is not run, and tried again."""
+    options = {"http_statuses": {503: "refused", "429": "transient"}, "tools": {"e*": {"http_statuses": {503: "auth"}}}}
+    verdict = classify(None, http(503), now=NOW, **options)
+    assert (verdict.category, verdict.rule) == (Category.AUTH, "ToolPolicy.http_statuses[503]")
+    verdict = classify(None, http(429, retry_after="3"), now=NOW, **options)
+    assert (verdict.category, verdict.delivery) == (Category.THROTTLED, Delivery.UNKNOWN)
+    other = Classifier(Policy.model_validate(options)).judge(Failure("ping", None, None, http(503)), now=NOW)
+    assert (other.category, other.delivery, other.retryable) == (Category.TRANSIENT, Delivery.REJECTED, True)
+    assert other.rule == "Policy.http_statuses[503]"
+
+
+def test_a_permanent_status_is_no_proof_either():
+    """That another try cannot help says nothing about this one, unless it is a 4xx."""
+    assert classify(None, http(500), now=NOW, http_statuses={500: "permanent"}).delivery is Delivery.UNKNOWN
+    assert classify(None, http(429), now=NOW, http_statuses={429: "permanent"}).delivery is Delivery.REJECTED
 
 
 def test_a_json_rpc_error_behind_a_4xx():
     """The server's own code decides, but for the one that says nothing."""
-    verdict = classify(server_error(-32002), http(422), now=NOW)
-    assert (verdict.category, verdict.delivery) == _MEANINGS[ERROR_CODES[-32002]]
-    assert classify(server_error(-32603), http(422), now=NOW).category is Category.PERMANENT
-    assert classify(server_error(12), http(422), now=NOW).category is Category.PERMANENT
+    own = replace(http(422), own_error=True)
+    verdict = classify(server_error(-32002), own, now=NOW)
+    assert (verdict.category, verdict.delivery) == (Category.PERMANENT, Delivery.REJECTED)
+    assert verdict.rule == "HTTP 422 with JSON-RPC code -32002"
+    assert classify(server_error(-32001), own, now=NOW).delivery is Delivery.UNKNOWN
+    assert classify(server_error(-32603), own, now=NOW).category is Category.PERMANENT
+    assert classify(server_error(12), own, now=NOW).category is Category.PERMANENT
+    assert classify(server_error(-32001), http(422), now=NOW).category is Category.PERMANENT
 
 
 @pytest.mark.parametrize(
@@ -132,9 +169,11 @@ def test_what_an_edge_saw_is_believed(kind: Kind, category: Category, reconnect:
 
 
 def test_what_came_after_the_answer_is_final():
-    """An exception without a code (a result that breaks its schema) is permanent: the tool has run."""
-    verdict = classify(RuntimeError("Invalid structured content"), None, now=NOW)
-    assert (verdict.retryable, verdict.delivery) == (False, Delivery.ANSWERED)
+    """An exception without a code is permanent; how far the request got is known (a result that breaks its schema)."""
+    for delivery in Delivery:
+        failure = Failure("tools/call", "t", RuntimeError("Invalid structured content"), delivery=delivery)
+        verdict = Classifier(Policy()).judge(failure, now=NOW)
+        assert (verdict.retryable, verdict.delivery) == (False, delivery)
     assert classify(None, None, now=NOW).reason == "no answer"
 
 
@@ -173,36 +212,36 @@ def test_hopeless_starts():
     def ended(code: int | None, signal: int | None = None) -> Evidence:
         return Evidence(Kind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
 
-    assert is_hopeless(None, ended(127))
-    assert is_hopeless(None, ended(126))
-    assert not is_hopeless(None, ended(1))
-    assert not is_hopeless(None, ended(None, 9))
-    assert is_hopeless(None, http(401))
-    assert not is_hopeless(None, http(503))
-    assert not is_hopeless(None, http(404))
-    assert is_hopeless(None, Evidence(Kind.AUTH, Delivery.REJECTED, "x"))
-    assert not is_hopeless(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x"))
-    assert is_hopeless(FileNotFoundError("x"), None)
-    assert is_hopeless(ValueError("embedded null byte"), None)
+    assert is_hopeless(None, ended(127), Policy())
+    assert is_hopeless(None, ended(126), Policy())
+    assert not is_hopeless(None, ended(1), Policy())
+    assert not is_hopeless(None, ended(None, 9), Policy())
+    assert is_hopeless(None, http(401), Policy())
+    assert not is_hopeless(None, http(503), Policy())
+    assert not is_hopeless(None, http(404), Policy())
+    assert is_hopeless(None, Evidence(Kind.AUTH, Delivery.REJECTED, "x"), Policy())
+    assert not is_hopeless(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x"), Policy())
+    assert is_hopeless(FileNotFoundError("x"), None, Policy())
+    assert is_hopeless(ValueError("embedded null byte"), None, Policy())
     with pytest.raises(ValueError, match="attempts") as invalid:
         Policy.model_validate({"retry": {"attempts": -1}})
-    assert not is_hopeless(invalid.value, None)
-    assert is_hopeless(PermissionError("x"), None)
-    assert is_hopeless(server_error(-32022), None)
-    assert not is_hopeless(server_error(-32603), None)
-    assert is_hopeless(RuntimeError("Unsupported protocol version from the server: 1"), None)
-    assert not is_hopeless(RuntimeError("x"), None)
-    assert not is_hopeless(None, None)
+    assert not is_hopeless(invalid.value, None, Policy())
+    assert is_hopeless(PermissionError("x"), None, Policy())
+    assert is_hopeless(server_error(-32022), None, Policy())
+    assert not is_hopeless(server_error(-32603), None, Policy())
+    assert is_hopeless(RuntimeError("Unsupported protocol version from the server: 1"), None, Policy())
+    assert not is_hopeless(RuntimeError("x"), None, Policy())
+    assert not is_hopeless(None, None, Policy())
 
 
 def test_outages_are_no_verdict_on_the_era():
     """Refusals that a server makes of a method it does not know are one; the rest is an outage."""
-    assert not is_outage(None)
-    assert is_outage(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "x"))
+    assert not is_outage(None, Policy())
+    assert is_outage(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "x"), Policy())
     for status in (401, 408, 429, 500, 503):
-        assert is_outage(http(status))
+        assert is_outage(http(status), Policy())
     for status in (400, 404, 405, 406, 415):
-        assert not is_outage(http(status))
+        assert not is_outage(http(status), Policy())
 
 
 def test_descriptions_are_never_empty():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -29,7 +30,18 @@ from resilient_mcp.degrade import Copies
 from resilient_mcp.events import Hub, State
 
 from .changing import place
-from .support import QUICK, Faults, Recorder, ScriptedHttp, client_of, every_pair, sdk_server, text_of
+from .support import (
+    QUICK,
+    Faults,
+    Recorder,
+    ScriptedHttp,
+    client_of,
+    every_pair,
+    is_repeatable,
+    listed,
+    sdk_server,
+    text_of,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
 
@@ -112,8 +124,8 @@ async def test_no_fallback_for_what_may_have_run():
     policy = QUICK.model_copy(update={"tools": {"chosen": ToolPolicy(repeatable=True)}, "retry": once})
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy, fallbacks={name: remember(name) for name in names}) as client:
-            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
-            server.faults = [Faults.close(), Faults.close(), Faults.close(), Faults.status(503)]
+            await listed(client)
+            server.faults = [Faults.close(), Faults.close(), Faults.close(), Faults.status(429)]
             with pytest.raises(ConnectionLost):
                 await client.call_tool("unsafe", {})
             for name in ("echo", "chosen", "unsafe"):
@@ -172,7 +184,7 @@ async def test_stale_over_http_and_not_for_refused_credentials():
     )
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy) as client:
-            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
+            await listed(client)
             await client.list_tools()
             server.listing_faults = [Faults.status(503)] * 4
             assert "resilient-mcp/stale-age" in (await client.list_tools()).meta
@@ -221,9 +233,14 @@ async def test_arguments_are_checked_before_anything_is_sent():
         assert "$.seconds" in text_of(await client.call_tool("sleep", {"seconds": "x"}))
 
 
+HERE: Any = SimpleNamespace(generation=1)
+ELSEWHERE: Any = SimpleNamespace(generation=2)
+
+
 def catalog_with(schema: dict[str, Any]) -> Catalog:
     catalog = Catalog(Classifier(Policy()), Hub("test"))
     catalog._replace({"tool": Tool.model_validate({"name": "tool", "inputSchema": schema})})
+    catalog._current = HERE.generation
     return catalog
 
 
@@ -240,18 +257,19 @@ def catalog_with(schema: dict[str, Any]) -> Catalog:
 )
 def test_a_broken_schema_blocks_no_call(schema: dict[str, Any]):
     """Nothing is fetched from elsewhere, and what cannot be checked is left to the server."""
-    assert catalog_with(schema).problems("tool", {"a": "x"}) == []
+    assert catalog_with(schema).problems("tool", {"a": "x"}, HERE) == []
 
 
 def test_problems_are_bounded_and_printable():
     """At most ten, each of one printable line; of an unknown tool nothing is known."""
     catalog = catalog_with({"additionalProperties": {"type": "integer"}})
-    problems = catalog.problems("tool", {f"a{n}": "\x1b[31m" + "x" * 5000 for n in range(100)})
+    problems = catalog.problems("tool", {f"a{n}": "\x1b[31m" + "x" * 5000 for n in range(100)}, HERE)
     assert len(problems) == 10
     assert all(len(reason) <= 300 and "\x1b" not in reason for _, reason in problems)
-    assert catalog.problems("other", {}) == []
+    assert catalog.problems("other", {}, HERE) == []
+    assert catalog.problems("tool", {"a": "x"}, ELSEWHERE) == []
     assert catalog_with({"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}).problems(
-        "tool", {"a": "x"}
+        "tool", {"a": "x"}, HERE
     )
 
 
@@ -276,15 +294,15 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
     tools = tmp_path / "tools"
     tools.write_text("kept\nremoved\nturned idempotentHint\n")
     async with place(where, tools=tools) as at:
-        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
-        assert at.client._catalog.is_repeatable("turned") is True
+        await listed(at.client)
+        assert is_repeatable(at.client, "turned") is True
         tools.write_text("kept\nturned\nadded readOnlyHint\n")
         await at.kill()
         await at.ask("kept")
         change = await at.events.wait_for(CatalogChanged)
         assert (change.added, change.removed, change.changed) == (("added",), ("removed",), ("turned",))
-        assert at.client._catalog.is_repeatable("turned") is False
-        assert at.client._catalog.is_repeatable("added") is True
+        assert is_repeatable(at.client, "turned") is False
+        assert is_repeatable(at.client, "added") is True
         assert "removed" in text_of(await at.client.call_tool("removed", {}))
         assert len(at.events.of(Connected)) == 2
 
@@ -294,7 +312,7 @@ async def test_a_call_is_not_repeated_on_a_server_that_no_longer_allows_it(tmp_p
     tools = tmp_path / "tools"
     tools.write_text("turned idempotentHint\n")
     async with place("stdio legacy", tools=tools) as at:
-        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
+        await listed(at.client)
         pid = int(await at.ask("pid"))
         os.kill(pid, signal.SIGSTOP)
         tools.write_text("turned\n")
@@ -314,7 +332,7 @@ async def test_a_call_is_not_repeated_on_a_server_that_no_longer_allows_it(tmp_p
 async def test_changes_at_once_cost_few_listings():
     """The list is made again after the last change, not once for each; `list_changed` during a listing is not lost."""
     async with place("stdio legacy") as at:
-        await at.client._catalog.listed(at.client._supervisor.ready, anyio.current_time() + 5)
+        await listed(at.client)
         async with anyio.create_task_group() as tg:
             for n in range(20):
                 tg.start_soon(lambda n=n: at.client.call_tool("grow", {"name": f"new-{n}"}))
@@ -330,7 +348,7 @@ async def test_nothing_is_listed_that_is_not_declared():
     """A server without tools is not asked for them."""
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
-            await client._catalog.listed(client._supervisor.ready, anyio.current_time() + 5)
+            await listed(client)
             await client.send_ping()
             await anyio.wait_all_tasks_blocked()
             assert server.requests["tools/list"] == 1

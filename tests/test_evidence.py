@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_mcp import Delivery, Evidence, ExitStatus
-from resilient_mcp.evidence import Attempt, InFlight, Kind, current_attempt, printable
+from resilient_mcp.evidence import _ABANDONED_KEPT, Attempt, InFlight, Kind, current_attempt, printable
 
 LOST = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "lost")
 
@@ -80,16 +80,16 @@ async def test_what_is_abandoned_is_told_and_bounded():
     nothing_written = attempt()
     in_flight.forget(nothing_written)
     in_flight.on_abandoned = told.append
-    for n in range(1100):
+    for n in range(_ABANDONED_KEPT + 2):
         one = attempt()
         token = current_attempt.set(one)
         in_flight.sending("ping", n)
         current_attempt.reset(token)
         in_flight.forget(one)
         in_flight.forget(one)
-    assert told == list(range(1100))
+    assert told == list(range(_ABANDONED_KEPT + 2))
     assert not in_flight.is_abandoned(0)
-    assert in_flight.is_abandoned(1099)
+    assert in_flight.is_abandoned(_ABANDONED_KEPT + 1)
 
 
 @pytest.mark.anyio

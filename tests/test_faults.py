@@ -251,6 +251,10 @@ RUBBISH = both(1, Category.PERMANENT, Delivery.UNKNOWN, ConnectionLost)
 PERMANENT = both(1, Category.PERMANENT, Delivery.REJECTED, ResilienceError)
 FORBIDDEN = both(1, Category.AUTH, Delivery.REJECTED, ServerFailed)
 THROTTLED = both(2, Category.THROTTLED, Delivery.REJECTED)
+PUSHED_BACK = (
+    Outcome(2, Category.THROTTLED, Delivery.UNKNOWN),
+    Outcome(1, Category.THROTTLED, Delivery.UNKNOWN, ConnectionLost),
+)
 SHORT = {"attempt": 0.8}
 FROZEN: Any = {"beside": Stdio.go_on_after_the_failure, "timeout": SHORT}
 
@@ -415,8 +419,8 @@ HTTP = [
     Row("429", Scripted, THROTTLED, Faults.status(429)),
     Row("500", Scripted, BROKEN, Faults.status(500)),
     Row("502", Scripted, BROKEN, Faults.status(502)),
-    Row("503", Scripted, both(2, Category.TRANSIENT, Delivery.REJECTED), Faults.status(503)),
-    Row("503 with Retry-After", Scripted, THROTTLED, Faults.status(503, retry_after="0")),
+    Row("503", Scripted, BROKEN, Faults.status(503)),
+    Row("503 with Retry-After", Scripted, PUSHED_BACK, Faults.status(503, retry_after="0")),
     Row("response SSE cut, no event ids", Scripted, BROKEN, Faults.cut(b'data: {"jso', SSE, 999)),
     Row("response SSE cut, event ids, resumed", Scripted, UNHARMED, CUT, resume),
     Row("response SSE cut, event ids, resumption refused", Scripted, BROKEN, CUT, Faults.status(405)),

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +25,15 @@ import trio
 import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from mcp import types
 
 from resilient_mcp import (
+    BudgetPolicy,
+    Concurrency,
     ConnectionLost,
     Policy,
+    RateLimit,
+    ResilienceError,
     ResilientClient,
     RestartPolicy,
     RetryPolicy,
@@ -218,7 +224,7 @@ async def test_on_the_sdks_http_server_nothing_is_done_twice(seed: int, tmp_path
 # --- The rule itself, under virtual time -----------------------------------------------------------------------------
 
 NO_SERVER = Failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused"))
-REJECTING = frozenset({400, 401, 403, 404, 405, 413, 429, 503})
+REJECTING = frozenset({400, 401, 403, 404, 405, 413, 429})
 """HTTP statuses that prove that the request was not run."""
 THROTTLED = 7
 """A JSON-RPC code that the policy says to mean that nothing was run."""
@@ -234,6 +240,10 @@ class Seen:
     @property
     def free(self) -> bool:
         return self.evidence.delivery is Delivery.NOT_SENT or self.lost_session
+
+    @property
+    def sent(self) -> bool:
+        return self.evidence.delivery is not Delivery.NOT_SENT
 
     @property
     def lost_session(self) -> bool:
@@ -263,7 +273,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class Silence:
-    """No answer comes, or only after `seconds`."""
+    """No answer comes, or only after `seconds`; none to what was not sent."""
 
     sent: bool
     seconds: float
@@ -305,6 +315,11 @@ class Step:
     def free(self) -> bool:
         return self.rounds == 1 and self.fault.free
 
+    @property
+    def left(self) -> bool:
+        """Whether a request of it was sent."""
+        return self.rounds > 1 or getattr(self.fault, "sent", True)
+
 
 seen = st.one_of(
     st.builds(
@@ -318,7 +333,7 @@ seen = st.one_of(
         st.just(Kind.HTTP),
         st.just(Delivery.UNKNOWN),
         st.just("HTTP"),
-        st.sampled_from([*REJECTING, 408, 500, 502, 504, 599]),
+        st.sampled_from([*sorted(REJECTING), 408, 499, 500, 502, 503, 504, 599]),
         st.sampled_from([None, "0", "1", "7", "59", "3600", "soon"]),
         st.booleans(),
     ),
@@ -333,17 +348,45 @@ fault = st.one_of(
 step = st.builds(Step, fault, st.sampled_from([1, 1, 1, 2]), st.sampled_from([0.0, 0.1, 5.0, 19.0]))
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a connection's list of tools says of the tool, and when; `hint` None is a list that is refused."""
+
+    hint: bool | None
+    after: float
+    stale_after: float | None
+
+
+listing = st.builds(
+    Listing,
+    st.sampled_from([True, True, False, None]),
+    st.sampled_from([0.0, 0.0, 1.0, 5.0]),
+    st.sampled_from([None, None, 0.0, 3.0]),
+)
+LISTED = Listing(hint=True, after=0, stale_after=None)
+
+
 class Play:
-    """A server that follows a script, seen from the SDK's session: stands where `Connector` and the session stand."""
+    """A server that follows a script, seen from the SDK's session: stands where `Connector` and the session stand.
+
+    Attributes:
+        done: The steps played so far.
+        allowed: For each of them, whether the list of its connection said just then that it may run twice.
+    """
 
     is_process = False
 
-    def __init__(self, steps: list[Step], absences: list[float]) -> None:
+    def __init__(self, steps: list[Step], absences: list[float], listings: list[Listing]) -> None:
         self.steps = steps
         self.absences = absences
+        self.listings = listings
         self.done: list[Step] = []
+        self.allowed: list[bool] = []
         self.connection: Connection | None = None
+        self.catalog: Catalog | None = None
         self.ids = itertools.count(1)
+        self._listing = LISTED
+        self._says = False
 
     async def __aenter__(self) -> Play:
         return self
@@ -356,9 +399,37 @@ class Play:
         if self.absences:
             await anyio.sleep(self.absences.pop())
             raise NO_SERVER
-        session: Any = SimpleNamespace(protocol_version="test", cancel=self._told)
+        self._listing = self.listings.pop(0) if self.listings else LISTED
+        self._says = False
+        capabilities = SimpleNamespace(tools=True)
+        session: Any = SimpleNamespace(
+            protocol_version="test", cancel=self._told, capabilities=capabilities, list=self._list
+        )
         self.connection = Connection(generation, session, InFlight())
         yield self.connection
+
+    async def _list(self, *_: object) -> Any:
+        assert self.connection is not None
+        request_id = self._request(self.connection, sent=True)
+        await anyio.sleep(self._listing.after)
+        self.connection.in_flight.answered(request_id)
+        if self._listing.hint is None:
+            raise _sdk.ErrorBase(_sdk.METHOD_NOT_FOUND, "nothing is listed")
+        annotations = {"idempotentHint": self._listing.hint}
+        tool = types.Tool.model_validate({"name": "tool", "inputSchema": {"type": "object"}, "annotations": annotations})
+        self._says = self._listing.hint
+        return types.ListToolsResult(tools=[tool])
+
+    async def follow(self, connection: Connection) -> None:
+        """What a client does beside the calls: keep the list, until the server says that it changed for good."""
+        assert self.catalog is not None
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(partial(self.catalog.keep, connection, timeout=20))
+            if self._listing.stale_after is not None:
+                await anyio.sleep(self._listing.stale_after)
+                self._listing = Listing(hint=None, after=0, stale_after=None)
+                self._says = False
+                self.catalog.changed()
 
     async def _told(self, request_id: object, reason: str) -> None:
         """The server takes no notice of cancellations."""
@@ -370,9 +441,11 @@ class Play:
         if not self.steps:
             self._request(connection, sent=True)
             self.done.append(Step(Said(None), 1, 0))
+            self.allowed.append(self._says)
             return _result("fine", is_error=False)
         now = self.steps.pop(0)
         self.done.append(now)
+        self.allowed.append(self._says)
         if now.rounds > 1:
             connection.in_flight.answered(self._request(connection, sent=True))
         await self._play(connection, now)
@@ -402,7 +475,7 @@ class Play:
                 raise _sdk.ErrorBase(_sdk.CONNECTION_CLOSED, "Connection closed")
             connection.end(Evidence(Kind.PROCESS, Delivery.UNKNOWN, "it died"))
             await anyio.sleep(1000)
-        await anyio.sleep(fault.seconds)
+        await anyio.sleep(fault.seconds if fault.sent else 1000)
         connection.in_flight.answered(request_id)
 
 
@@ -417,24 +490,42 @@ def _result(text: str, *, is_error: bool) -> Any:
 
 session_lost = Step(Seen(Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP", 404, session_id_sent=True)), 2, 0)
 silence = Step(Silence(sent=True, seconds=1000), 1, 0)
+died = Step(Gone(sent=True, sdk_first=False), 1, 0)
+BURST = 1000
+
+
+def reset_after(pause: float) -> Step:
+    return Step(Seen(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "reset")), 1, pause)
 
 
 @settings(deadline=None, max_examples=300)
-@example([session_lost], [], False, 4)
-@example([Step(Said(THROTTLED), 2, 0)], [], False, 4)
-@example([Step(Seen(Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP", 401)), 2, 0)], [], False, 4)
-@example([silence, silence, Step(Gone(sent=True, sdk_first=True), 1, 19)], [], True, 4)
+@example([session_lost], [], [], False, 4)
+@example([Step(Said(THROTTLED), 2, 0)], [], [], False, 4)
+@example([Step(Seen(Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP", 401)), 2, 0)], [], [], False, 4)
+@example([silence, silence, Step(Gone(sent=True, sdk_first=True), 1, 19)], [], [], True, 4)
+@example([died], [], [LISTED, Listing(hint=False, after=1, stale_after=None)], None, 4)
+@example([died], [], [LISTED, Listing(hint=True, after=5, stale_after=None)], None, 4)
+@example([reset_after(5)], [], [Listing(hint=True, after=0, stale_after=3)], None, 4)
 @given(
     st.lists(step, min_size=1, max_size=8),
     st.lists(st.sampled_from([0.0, 0.5, 20.0]), max_size=4),
-    st.sampled_from([True, False, None]),
+    st.lists(listing, max_size=4),
+    st.sampled_from([True, False, None, None]),
     st.integers(1, 5),
 )
-def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | None, attempts: int):
-    """Whatever happens: no second sending of what may have run, no attempt and no second beyond the policy."""
-    play = Play(list(steps), absences)
+def test_the_rule(
+    steps: list[Step], absences: list[float], listings: list[Listing], repeatable: bool | None, attempts: int
+):
+    """Whatever happens: nothing that may have run is sent again unless the policy or the list of its connection says
+    just then that it may; nobody is told "not run" of what may have run; no attempt and no second beyond the policy;
+    and what was taken for a request that was not sent is there again.
+    """
+    play = Play(list(steps), absences, list(listings))
     policy = Policy(
         breaker=None,
+        rate_limit=RateLimit(rate=1e-6, burst=BURST),
+        concurrency=Concurrency(limit=1),
+        budget=BudgetPolicy(tokens=BURST, refund=0),
         retry=RetryPolicy(attempts=attempts),
         restart=RestartPolicy(intensity=1000),
         timeout=LIMIT,
@@ -450,10 +541,11 @@ def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | N
 
     async def main() -> None:
         hub = Hub("play")
-        supervisor = Supervisor(play, policy, hub)  # type: ignore[arg-type]
         judge = Classifier(policy)
         gate = Gate(policy, hub)
-        executor = Executor(supervisor, gate, catalog=Catalog(judge, hub), policy=policy, hub=hub, classifier=judge)
+        play.catalog = catalog = Catalog(judge, hub)
+        supervisor = Supervisor(play, policy, hub, on_ready=play.follow)  # type: ignore[arg-type]
+        executor = Executor(supervisor, gate, catalog=catalog, policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()
             tg.start_soon(supervisor.run)
@@ -468,9 +560,27 @@ def test_the_rule(steps: list[Step], absences: list[float], repeatable: bool | N
         sent = [step for step in play.done if not step.free]
         assert len(sent) <= attempts, "an attempt too many"
         assert elapsed <= LIMIT.total + 1e-6, f"{elapsed} s is beyond the deadline"
-        if not repeatable:
-            assert not any(step.may_have_run for step in play.done[:-1]), "sent again, though it may have run"
-        if isinstance(outcome, ServerUnavailable):
-            assert repeatable or not any(step.may_have_run for step in play.done), "it may have run, and is told not to"
+        may_have_run = False
+        for one, allowed in zip(play.done, play.allowed, strict=True):
+            may_twice = allowed if repeatable is None else repeatable
+            assert may_twice or not may_have_run, "sent again, though it may have run"
+            may_have_run = may_have_run or one.may_have_run
+        if isinstance(outcome, ResilienceError):
+            assert outcome.may_have_run or not may_have_run, "it may have run, and is told not to"
+            if elapsed < LIMIT.total:  # else the deadline may have come before the proof that it was not run
+                assert outcome.may_have_run is may_have_run, "it was not run, and is told that it may have"
+            assert outcome.attempts == sum(one.left for one in play.done), "it is told wrong how often it was sent"
+            if may_have_run and not outcome.repeatable:
+                assert not isinstance(outcome, ServerUnavailable)
+            for text in (str(outcome), outcome.advice) if may_have_run else ():
+                assert "may have run" in text
+                assert "not run" not in text
+                assert "Nothing was sent" not in text
+        assert gate._bulkhead is not None
+        assert gate._budget is not None
+        assert (gate._bulkhead.running, gate._bulkhead.waiting) == (0, 0)
+        left = sum(gate._bucket.reserve(1e6, 0) is not None for _ in range(BURST))
+        assert left >= BURST - sum(one.left for one in play.done), "a token was taken for what was not sent"
+        assert BURST - len(sent) <= gate._budget.tokens <= BURST
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

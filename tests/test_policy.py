@@ -137,6 +137,10 @@ CODES: list[tuple[Any, str]] = [
     ({"x": "auth"}, INTEGER), ({"1.0": "auth"}, INTEGER), ({"9" * 19: "auth"}, INTEGER), ({"5": "bad"}, "'transient'"),
 ]  # fmt: skip
 
+STATUSES: list[tuple[Any, str]] = [
+    ({"x": "auth"}, INTEGER), ({200: "refused"}, "greater than or equal to 300"), ({503: "bad"}, "'refused'"),
+]  # fmt: skip
+
 IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
     RetryPolicy: {
         "attempts": COUNT,
@@ -187,6 +191,7 @@ IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
         "retry": [(3, "instance of RetryPolicy|an object")],
         "attempt_timeout": LIMIT,
         "error_codes": CODES,
+        "http_statuses": STATUSES,
         "validate_arguments": [("yes", "valid boolean")],
         "rate_limit": [(10, "instance of RateLimit|an object")],
         "loop_guard": [(True, "instance of LoopGuard|an object")],
@@ -204,10 +209,11 @@ IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
         "tools": [({"x": 3}, "instance of ToolPolicy|an object"), ([], "valid dictionary|an object")],
         "dialect": [("klingon", "'mcpcat'")],
         "error_codes": CODES,
+        "http_statuses": STATUSES,
         "on_unavailable": [("ignore", "'raise' or 'result'")],
         "serve_stale": [("yes", "valid boolean")],
         "send_operation_id": [("yes", "valid boolean")],
-        "trust_annotations": [(1, "valid boolean")],
+        "trust_annotations": [(1, "valid boolean"), ("idempotent", "'read_only'")],
         "max_message_bytes": [(1023, "greater than or equal to 1024"), (1e6, INTEGER)],
     },
 }

@@ -98,9 +98,9 @@ def test_what_is_given_back_goes_to_the_next():
     """The last one without a trace; one in the middle by its own moment, since those after it keep theirs."""
     bucket = TokenBucket(rate=1, burst=1)
     assert [bucket.reserve(0, EVER) for _ in range(4)] == [0, 1, 2, 3]
-    bucket.give_back(3)
+    bucket.give_back(3, 0)
     assert bucket.reserve(0, EVER) == 3
-    bucket.give_back(1)
+    bucket.give_back(1, 0)
     assert bucket.retry_in(0) == 1
     assert bucket.reserve(0, EVER) == 1
     assert bucket.reserve(0, EVER) == 4
@@ -110,8 +110,29 @@ def test_a_moment_given_back_too_late_is_lost():
     """Nothing is due in the past, and nothing twice at the same time."""
     bucket = TokenBucket(rate=1, burst=1)
     assert [bucket.reserve(0, EVER) for _ in range(3)] == [0, 1, 2]
-    bucket.give_back(1)
+    bucket.give_back(1, 1.5)
     assert bucket.reserve(1.5, EVER) == 1.5
+
+
+def test_what_came_due_and_was_not_sent_goes_back():
+    """The bucket is as full as if it had never been taken: what was due after it stays, and it is never overfull."""
+    bucket = TokenBucket(rate=1, burst=3)
+    assert [bucket.reserve(now, EVER) for now in (0, 0.5, 0.75)] == [0, 0, 0]
+    bucket.give_back(0.5, 0.8)
+    assert [bucket.reserve(0.8, EVER) for _ in range(2)] == [0, pytest.approx(0.2)]
+    bucket = TokenBucket(rate=1, burst=1)
+    assert [bucket.reserve(now, EVER) for now in (0, 5)] == [0, 0]
+    bucket.give_back(0, 5)  # by now the bucket would be full in any case
+    assert bucket.reserve(5, EVER) == 1
+
+
+def test_a_moment_that_nobody_took_up_goes_back():
+    """It was given back before it fell due, and then it passed."""
+    bucket = TokenBucket(rate=1, burst=3)
+    assert [bucket.reserve(0, EVER) for _ in range(5)] == [0, 0, 0, 1, 2]
+    bucket.give_back(1, 0)
+    assert bucket.reserve(2.5, EVER) == 0
+    assert bucket.reserve(2.5, EVER) == pytest.approx(0.5)
 
 
 def test_a_thousand_that_gave_up_are_in_nobodys_way():
@@ -120,7 +141,7 @@ def test_a_thousand_that_gave_up_are_in_nobodys_way():
     for due in range(1000):
         assert bucket.reserve(0, EVER) == due
     for due in range(1, 1000):
-        bucket.give_back(due)
+        bucket.give_back(due, 0)
     assert bucket.reserve(0, EVER) == 1
 
 
@@ -130,7 +151,7 @@ def test_a_burst_given_back_is_there_again():
     for _ in range(5):
         bucket.reserve(0, EVER)
     for _ in range(5):
-        bucket.give_back(0)
+        bucket.give_back(0, 0)
     assert [bucket.reserve(0, EVER) for _ in range(6)] == [0, 0, 0, 0, 0, 1]
 
 
@@ -185,7 +206,15 @@ class BucketMachine(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject):
         due = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
         before = self.bucket.retry_in(self.now)
-        self.bucket.give_back(due)
+        self.bucket.give_back(due, self.now)
+        assert self.bucket.retry_in(self.now) <= before + ROUNDING
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def turn_out_not_to_have_left(self, data: st.DataObject):
+        due = self.sent.pop(data.draw(st.integers(max(0, len(self.sent) - 5), len(self.sent) - 1)))
+        before = self.bucket.retry_in(self.now)
+        self.bucket.give_back(due, self.now)
         assert self.bucket.retry_in(self.now) <= before + ROUNDING
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 2.0]))

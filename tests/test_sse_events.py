@@ -120,6 +120,10 @@ def test_what_cannot_be_passed_on():
     ],
 )
 def test_what_answers_a_request(message: object, expected: bool):
-    """A result or an error to this id; an error without an id too."""
+    """A result or an error to this id; an error without an id too; nothing that is not of JSON-RPC 2.0."""
+    if isinstance(message, dict):
+        assert not is_response(message, 1)
+        assert not is_response({"jsonrpc": 2.0, **message}, 1)
+        message = {"jsonrpc": "2.0", **message}
     assert is_response(message, 1) is expected
     assert parse(json.dumps(message).encode()) == message

@@ -121,7 +121,9 @@ def test_rubbish_from_the_host(tmp_path: Path):
         host.write(b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":2,"method":"ping"}]\n')
         assert [host.receive()["result"] for _ in range(2)] == [{}, {}]
         host.write(b'{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"\\ud83d"}}\n')
-        assert host.receive()["error"]["code"] == -32603
+        unencodable = host.receive()["result"]
+        assert unencodable["isError"]
+        assert "half of a surrogate pair" in unencodable["content"][0]["text"]
         host.write(b'{"jsonrpc":"2.0","id":[1],"method":"ping"}\n')
         assert host.receive()["error"]["code"] == -32600
         host.send(method="notifications/cancelled", params={"requestId": {}})

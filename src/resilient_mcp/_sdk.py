@@ -7,6 +7,7 @@ message. What differs between 1.x and 2.x (names, field spelling, units, era neg
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import os
 import socket
@@ -21,6 +22,7 @@ from urllib.request import getproxies
 
 import anyio
 import mcp
+from jsonschema.exceptions import ValidationError
 from jsonschema.validators import validator_for
 from mcp import ClientSession, StdioServerParameters, types
 from mcp.client import session_group as _session_group
@@ -34,7 +36,9 @@ from pydantic import AnyUrl, PrivateAttr
 from referencing import Registry
 from typing_extensions import Self
 
-from .evidence import current_attempt
+from .evidence import current_attempt, printable
+
+logger = logging.getLogger("resilient_mcp")
 
 VERSION = version("mcp")
 MAJOR = int(VERSION.split(".", 1)[0])
@@ -112,6 +116,28 @@ class ErrorBase(_ErrorBase):
 
     def __str__(self) -> str:
         return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its attributes: the subclasses take keyword arguments, which pickle does not give."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[ErrorBase], args: tuple[Any, ...]) -> ErrorBase:
+    return kind.__new__(kind, *args)
+
+
+class UnencodableError(ValueError):
+    """What a caller gave cannot be sent as JSON.
+
+    Attributes:
+        path: Where it is in the message, such as `$.params.arguments.text`.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
 
 
 def error(code: int, message: str, data: Any = None) -> Exception:
@@ -221,9 +247,35 @@ def clean_error(item: SessionMessage, clean: Callable[[Any], Any]) -> None:
 
 
 def encode(item: SessionMessage) -> bytes:
-    """One outgoing message as one line of JSON, without the newline."""
+    """One outgoing message as one line of JSON, without the newline.
+
+    Raises:
+        UnencodableError: It has no JSON.
+    """
     unset = MAJOR != 1
-    return item.message.model_dump_json(by_alias=True, exclude_none=not unset, exclude_unset=unset).encode()
+    try:
+        return item.message.model_dump_json(by_alias=True, exclude_none=not unset, exclude_unset=unset).encode()
+    except ValueError as exc:
+        raise _unencodable(message_as_json(item)) or UnencodableError("$", str(exc)) from exc
+
+
+def _unencodable(value: Any, path: str = "$") -> UnencodableError | None:
+    """The first text in `value` that is not Unicode: models cut emoji in half."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            half = f"{value[exc.start]!r} is half of a surrogate pair: write the whole character, or leave it out"
+            return UnencodableError(path, half)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if (found := _unencodable(key, path) or _unencodable(item, f"{path}.{key}")) is not None:
+                return found
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            if (found := _unencodable(item, f"{path}[{n}]")) is not None:
+                return found
+    return None
 
 
 def decode(line: bytes | str) -> SessionMessage:
@@ -723,8 +775,8 @@ class _Validators:
             return False
 
 
-_LISTING_PATIENCE = 5.0
-"""Seconds for a listing of which only the validation of an answer depends."""
+_LISTING_PATIENCE = 1.0
+"""Seconds that the first answers of a connection wait for the list of tools, which only their validation needs."""
 
 
 def _listing_patience() -> float:
@@ -735,45 +787,49 @@ def _listing_patience() -> float:
 
 
 def _keep_answers(session: Any) -> None:
-    """Let no answer be lost to the listing that the SDK makes, unasked, to validate the first answer of a tool.
+    """Let no answer be lost, replaced or held back by the listing that the SDK makes to validate it.
 
-    When the server dies between the two, or takes too long, the tool has run and its answer is here: it is given out
-    unvalidated. Answers that come at once, as they do on a new connection, share one listing.
+    The SDK lists the tools when a tool answers that it has not seen listed. If that fails or takes long, the tool has
+    run and its answer is here: it is delivered unvalidated. So it is if the schema cannot be used; only content that
+    does not conform is the SDK's `RuntimeError`. One listing is tried for each connection, and all answers that come
+    meanwhile wait for that one; later answers are validated once the catalog has listed.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
     validators = _Validators()
     listing: anyio.Event | None = None
 
-    async def list_once() -> None:
+    async def list_once(name: str) -> None:
         nonlocal listing
         if listing is not None:
             await listing.wait()
             return
-        listing = listed = anyio.Event()
+        listing = anyio.Event()
         token = current_attempt.set(None)
         try:
             await session.list_tools()
+        except Exception as exc:
+            logger.debug("the answer of %s is not validated: %s", printable(name, 100), printable(str(exc)))
         finally:
             current_attempt.reset(token)
-            listing = None
-            listed.set()
+            listing.set()
 
-    async def validate_if_listed(name: str, result: Any) -> None:
+    async def validate_if_possible(name: str, result: Any) -> None:
+        if name not in session._tool_output_schemas:  # noqa: SLF001
+            with anyio.move_on_after(_listing_patience()):
+                await list_once(name)
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
-        if name not in schemas:
-            try:
-                with anyio.move_on_after(_listing_patience()):
-                    await list_once()
-            except (MCPError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                return
-            if name not in schemas:
-                return
-        if MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result)):
+        if name not in schemas or (MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result))):
             return
-        await validate(name, result)
+        try:
+            await validate(name, result)
+        except Exception as exc:
+            why = exc.__cause__ or exc.__context__
+            if isinstance(exc, RuntimeError) and (why is None or isinstance(why, ValidationError)):
+                raise
+            logger.debug("the answer of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
 
-    setattr(session, method, validate_if_listed)
+    setattr(session, method, validate_if_possible)
 
 
 def _outlive_callers(session: Any) -> None:

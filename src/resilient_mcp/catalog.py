@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 from jsonschema.validators import Draft202012Validator, validator_for
@@ -63,6 +63,7 @@ class Catalog:
         self._hub = hub
         self._tools: dict[str, Any] | None = None
         self._validators: dict[str, Any] = {}
+        self._current = 0  # the generation whose tools these are, as far as is known; 0 when they are of none
         self._generation = 0
         self._listed = anyio.Event()
         self._stale = anyio.Event()
@@ -74,12 +75,16 @@ class Catalog:
             return
         options: Any = {}
         while True:
-            self._stale = anyio.Event()
-            await self._refresh(connection, timeout, options)
+            self._stale = stale = anyio.Event()
+            tools = await self._refresh(connection, timeout, options)
             if connection.reason is not None:
                 return  # who waits for the listing waits for the next connection's
-            self._done(connection)
-            await self._stale.wait()
+            if tools is not None:
+                self._replace(tools)
+                self._current = 0 if stale.is_set() else connection.generation
+            if not stale.is_set():
+                self._done(connection)
+            await stale.wait()
             options = _sdk.REFRESH
 
     def _done(self, connection: Connection) -> None:
@@ -90,14 +95,15 @@ class Catalog:
 
     def changed(self) -> None:
         """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
+        self._current = self._generation = 0
         self._stale.set()
 
-    async def _refresh(self, connection: Connection, timeout: float, options: Any) -> None:
-        """List until it works, another try cannot help, or the connection is lost."""
+    async def _refresh(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any] | None:
+        """List until it works; None when another try cannot help, or the connection is lost."""
         tries = 0
         while True:
             try:
-                tools = await self._list(connection, timeout, options)
+                return await self._list(connection, timeout, options)
             except Failed as failed:
                 failure = Failure("tools/list", None, failed.cause, failed.evidence)
                 verdict = self._classifier.judge(failure, now=time.time())
@@ -105,10 +111,7 @@ class Catalog:
                 if verdict.reconnect and failed.evidence is not None:
                     connection.lose(failed.evidence)
                 if connection.reason is not None or not verdict.retryable:
-                    return
-            else:
-                self._replace(tools)
-                return
+                    return None
             await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
 
@@ -143,10 +146,29 @@ class Catalog:
 
     # --- what is known ---
 
-    def is_repeatable(self, tool: str) -> bool | None:
-        """Whether `readOnlyHint` or `idempotentHint` of `tool` is set (both default to false); None if never listed."""
-        known = (self._tools or {}).get(tool)
-        return None if known is None else any(_sdk.tool_hints(known))
+    def is_repeatable(self, tool: str, connection: Connection, *, trust: bool | Literal["read_only"]) -> bool | None:
+        """Whether the listing of `connection` says that `tool` may be called twice.
+
+        Only that listing counts, and only until the server says that it has changed: the same name may stand for
+        another tool on the server that was there before.
+
+        Args:
+            tool: Its name.
+            connection: What the call would be sent on.
+            trust: `Policy.trust_annotations`.
+
+        Returns:
+            None when this connection has not listed it.
+        """
+        known = self._known(tool, connection)
+        if known is None:
+            return None
+        read_only, idempotent = _sdk.tool_hints(known)
+        return read_only or (idempotent and trust is True)
+
+    def _known(self, tool: str, connection: Connection) -> Any:
+        """The tool as `connection` lists it, or None."""
+        return (self._tools or {}).get(tool) if self._current == connection.generation else None
 
     async def listed(self, connection: Connection, deadline: float) -> None:
         """Wait for the listing of `connection`, at most until `deadline`."""
@@ -154,13 +176,13 @@ class Catalog:
             while self._generation < connection.generation and not connection.lost.is_set():
                 await self._listed.wait()
 
-    def problems(self, tool: str, arguments: dict[str, Any]) -> list[tuple[str, str]]:
+    def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
         """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).
 
-        Nothing, when the tool is not known or its schema cannot be used: the server will say what it thinks. A schema
-        is never fetched from elsewhere.
+        Nothing, when `connection` has not listed the tool or its schema cannot be used: the server will say what it
+        thinks. A schema is never fetched from elsewhere.
         """
-        known = (self._tools or {}).get(tool)
+        known = self._known(tool, connection)
         if known is None:
             return []
         try:

@@ -22,6 +22,7 @@ from . import _sdk, tool_errors
 from .errors import ResilienceError, describe
 from .events import logger
 from .evidence import Delivery, Evidence, Kind, printable
+from .gateways import not_forwarded_by
 from .policy import Policy
 from .redact import Redactor
 
@@ -99,6 +100,7 @@ class Failure:
         error: What the SDK raised, or None.
         evidence: What an edge saw, or None when the server itself answered.
         result: The `isError` result of a tool, or None.
+        delivery: How far the request got, as the transport knows it.
         earlier: Whether the same call had sent other requests before the one that failed: those were delivered.
     """
 
@@ -107,6 +109,7 @@ class Failure:
     error: BaseException | None = None
     evidence: Evidence | None = None
     result: Any = None
+    delivery: Delivery = Delivery.UNKNOWN
     earlier: bool = False
 
     @property
@@ -126,12 +129,13 @@ _MEANINGS: Mapping[str, Rule] = MappingProxyType(
         "throttled": (Category.THROTTLED, Delivery.REJECTED),
         "timeout": (Category.TIMEOUT, Delivery.UNKNOWN),
         "auth": (Category.AUTH, Delivery.REJECTED),
-        "permanent": (Category.PERMANENT, Delivery.REJECTED),
+        "permanent": (Category.PERMANENT, Delivery.UNKNOWN),
         "cancelled": (Category.CANCELLED, Delivery.UNKNOWN),
         "unknown": (Category.UNKNOWN, Delivery.UNKNOWN),
+        "refused": (Category.TRANSIENT, Delivery.REJECTED),
     }
 )
-"""What the words of a policy mean. A permanent error is the server's refusal; a transient one may have run."""
+"""What the words of a policy mean. Only "refused", "throttled" and "auth" say that nothing was run."""
 
 ERROR_CODES: Mapping[int, str] = MappingProxyType(
     {
@@ -157,6 +161,9 @@ ERROR_CODES: Mapping[int, str] = MappingProxyType(
     }
 )
 """What a JSON-RPC code that the server sent means by default. Any other code is unknown."""
+
+REFUSALS = frozenset({-32700, -32600, -32601, -32602, -32020, -32021, -32022})
+"""Codes by which a server says that it did not begin: it could not read the request, or does not know or take it."""
 
 DIALECTS: Mapping[str, Mapping[int | range, str]] = MappingProxyType(
     {
@@ -195,19 +202,32 @@ def meaning_of(code: object, policy: Policy, tool: str | None = None) -> tuple[s
     return "unknown", f"JSON-RPC code {code}, which no table has"
 
 
-HTTP_STATUS: Mapping[int, Rule] = MappingProxyType(
+HTTP_STATUS: Mapping[int, str] = MappingProxyType(
     {
-        401: (Category.AUTH, Delivery.REJECTED),
-        403: (Category.AUTH, Delivery.REJECTED),
-        408: (Category.TRANSIENT, Delivery.UNKNOWN),
-        429: (Category.THROTTLED, Delivery.REJECTED),
-        500: (Category.TRANSIENT, Delivery.UNKNOWN),
-        502: (Category.TRANSIENT, Delivery.UNKNOWN),
-        503: (Category.TRANSIENT, Delivery.REJECTED),
-        504: (Category.TRANSIENT, Delivery.UNKNOWN),
+        401: "auth",
+        403: "auth",
+        408: "transient",  # the server waited too long: for the request, or for whoever answers it
+        429: "throttled",
+        499: "transient",  # nginx: the client gave up waiting
     }
 )
-"""What an HTTP status means; any other 3xx or 4xx is permanent and rejected, any other 5xx transient and unknown."""
+"""What an HTTP status means by default. Any other 3xx or 4xx is permanent, and every 5xx transient."""
+
+
+def meaning_of_status(status: int, policy: Policy, tool: str | None = None) -> tuple[str, str]:
+    """What an HTTP status means on this server, for this tool: (meaning, the table that says so)."""
+    if tool is not None and status in (statuses := policy.tool(tool).http_statuses):
+        return statuses[status], f"ToolPolicy.http_statuses[{status}]"
+    if status in policy.http_statuses:
+        return policy.http_statuses[status], f"Policy.http_statuses[{status}]"
+    default = "transient" if status >= _SERVER_ERROR else "permanent"
+    return HTTP_STATUS.get(status, default), f"HTTP {status}"
+
+
+def _proves_refusal(status: int) -> bool:
+    """Whether a response of this status is no answer to a request that was run (RFC 9110, 15.4.8, 15.4.9 and 15.5)."""
+    return status in _SAME_REQUEST_ELSEWHERE or (_BAD_REQUEST <= status < _SERVER_ERROR and status not in _GAVE_UP)
+
 
 KINDS: Mapping[Kind, Category] = MappingProxyType(
     {
@@ -222,6 +242,8 @@ KINDS: Mapping[Kind, Category] = MappingProxyType(
 """What an edge saw where no HTTP status was; it knows the delivery itself."""
 
 _SPEAKS_OF_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
+_SAME_REQUEST_ELSEWHERE = frozenset({307, 308})
+_GAVE_UP = frozenset({408, 499})
 _NOT_FOUND = 404
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
@@ -251,21 +273,28 @@ class Classifier:
         return self._redactor.cleaned(self._judge(failure, now))
 
     def _judge(self, failure: Failure, now: float) -> Verdict:
-        if self._own is not None:
-            try:
-                verdict = self._own(failure)
-            except Exception:
-                logger.exception("the classifier given to ResilientClient raised on %s", failure.method)
-                verdict = None
-            if verdict is not None:
-                return verdict if verdict.rule else replace(verdict, rule="the classifier given to ResilientClient")
         if failure.result is not None:
-            return _by_result(failure.result, now, self._redactor)
+            return self._by_own(failure) or _by_result(failure.result, now, self._redactor)
         evidence = failure.evidence
-        verdict = self._by_code(failure) if evidence is None else self._by_evidence(failure, evidence, now)
+        verdict = self._by_own(failure)
+        if verdict is None:
+            verdict = self._by_code(failure) if evidence is None else self._by_evidence(failure, evidence, now)
         if failure.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
             return replace(verdict, delivery=Delivery.UNKNOWN)
         return verdict
+
+    def _by_own(self, failure: Failure) -> Verdict | None:
+        """What the user's function says."""
+        if self._own is None:
+            return None
+        try:
+            verdict = self._own(failure)
+        except Exception:
+            logger.exception("the classifier given to ResilientClient raised on %s", failure.method)
+            return None
+        if verdict is None or verdict.rule:
+            return verdict
+        return replace(verdict, rule="the classifier given to ResilientClient")
 
     def _by_code(self, failure: Failure) -> Verdict:
         """The server's own JSON-RPC error; an exception that is none came after the answer and is permanent."""
@@ -273,9 +302,11 @@ class Classifier:
         code = _code_of(failure.error)
         if code is None:
             rule = "an exception of the SDK itself"
-            return Verdict(Category.PERMANENT, retryable=False, delivery=Delivery.ANSWERED, reason=reason, rule=rule)
+            return Verdict(Category.PERMANENT, retryable=False, delivery=failure.delivery, reason=reason, rule=rule)
         meaning, rule = meaning_of(code, self._policy, failure.tool)
         category, delivery = _MEANINGS[meaning]
+        if meaning == "permanent" and code in REFUSALS:
+            delivery = Delivery.REJECTED
         return Verdict(category, category in RETRYABLE, delivery, f"{reason} ({printable(str(code), 24)})", rule)
 
     def _by_evidence(self, failure: Failure, evidence: Evidence, now: float) -> Verdict:
@@ -295,18 +326,21 @@ class Classifier:
                 rule=f"HTTP {status} to a request with a session id",
                 reconnect=True,
             )
+        meaning, rule = meaning_of_status(status, self._policy, failure.tool)
+        refused = _proves_refusal(status)
+        code = _code_of(failure.error) if evidence.own_error else None
+        if meaning == "permanent" and refused and isinstance(code, int) and code != _sdk.INTERNAL_ERROR:
+            by_code, said = meaning_of(code, self._policy, failure.tool)
+            if by_code != "unknown":
+                meaning, rule = by_code, f"{rule} with {said}"
+                refused = by_code == "permanent"
+        category, delivery = _MEANINGS[meaning]
+        if meaning == "permanent" and refused:
+            delivery = Delivery.REJECTED
+        by_default = rule == f"HTTP {status}"  # what the policy says of a status holds for gateways, too
+        if by_default and (product := not_forwarded_by(evidence)) is not None:
+            delivery, rule = Delivery.REJECTED, f"{rule} from {product}, which forwarded nothing"
         retry_after = parse_retry_after(evidence.retry_after, now=now)
-        rule = f"HTTP {status}"
-        if status in HTTP_STATUS:
-            category, delivery = HTTP_STATUS[status]
-        elif status >= _SERVER_ERROR:
-            category, delivery = Category.TRANSIENT, Delivery.UNKNOWN
-        else:
-            category, delivery = Category.PERMANENT, Delivery.REJECTED
-            code = _code_of(failure.error)
-            meaning, said = meaning_of(code, self._policy, failure.tool)
-            if meaning != "unknown" and code != _sdk.INTERNAL_ERROR:
-                (category, delivery), rule = _MEANINGS[meaning], f"{rule} with {said}"
         if category is Category.TRANSIENT and retry_after is not None:
             category, rule = Category.THROTTLED, f"{rule} with Retry-After"
         return Verdict(category, category in RETRYABLE, delivery, evidence.detail, rule, retry_after)
@@ -386,10 +420,11 @@ _NOT_RUNNABLE = frozenset({126, 127})
 """A shell's exit status for "cannot be executed" and "not found"."""
 
 
-def is_hopeless(failure: BaseException | None, evidence: Evidence | None) -> bool:
+def is_hopeless(failure: BaseException | None, evidence: Evidence | None, policy: Policy) -> bool:
     """Whether a failed try to connect cannot be mended by another: what is wrong must be changed by a person."""
     if evidence is not None:
-        refused = HTTP_STATUS.get(evidence.http_status or 0, (None,))[0] is Category.AUTH
+        status = evidence.http_status
+        refused = status is not None and meaning_of_status(status, policy)[0] == "auth"
         not_runnable = evidence.exit is not None and evidence.exit.code in _NOT_RUNNABLE
         return refused or not_runnable or evidence.kind is Kind.AUTH
     if isinstance(failure, _sdk.MCPError):
@@ -401,11 +436,10 @@ def is_hopeless(failure: BaseException | None, evidence: Evidence | None) -> boo
     return isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError)
 
 
-def is_outage(evidence: Evidence | None) -> bool:
+def is_outage(evidence: Evidence | None, policy: Policy) -> bool:
     """Whether a failed `server/discover` says nothing about the protocol era: the server was not really asked."""
     if evidence is None:
         return False
     if evidence.http_status is None:
         return True
-    category = HTTP_STATUS.get(evidence.http_status, (Category.PERMANENT,))[0]
-    return evidence.http_status >= _SERVER_ERROR or category is not Category.PERMANENT
+    return meaning_of_status(evidence.http_status, policy)[0] != "permanent"

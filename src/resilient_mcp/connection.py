@@ -29,6 +29,8 @@ from .waits import loop_time
 
 _END_PATIENCE = 2.0
 """Seconds a call that the SDK woke with "connection closed" waits to learn why."""
+_ANSWER_PATIENCE = 1.0
+"""Seconds an answer that was seen on the wire may take to its caller after its connection ended."""
 _SILENCES = 2
 """Calls in a row that a process may let time out in utter silence before it is taken to hang."""
 _CANCEL_PATIENCE = 1.0
@@ -39,15 +41,27 @@ Invoke: TypeAlias = Callable[[_sdk.Session, Any], Awaitable[Any]]
 
 
 class Failed(Exception):  # noqa: N818 - a signal between modules, never seen by users
-    """A try failed: what the SDK raised and what the edges saw, either of which may be None.
+    """A try failed.
 
-    `earlier` says that other requests went before the one that failed, and were delivered.
+    Attributes:
+        cause: What the SDK raised, or None.
+        evidence: What an edge saw, or None when the server's own answer, or its caller, is behind the failure.
+        delivery: How far the last request got.
+        earlier: Whether other requests went before the one that failed, and were delivered.
     """
 
-    def __init__(self, cause: Exception | None, evidence: Evidence | None, *, earlier: bool = False) -> None:
+    def __init__(
+        self,
+        cause: Exception | None,
+        evidence: Evidence | None,
+        *,
+        delivery: Delivery = Delivery.UNKNOWN,
+        earlier: bool = False,
+    ) -> None:
         super().__init__(cause, evidence)
         self.cause = cause
         self.evidence = evidence
+        self.delivery = delivery if evidence is None else evidence.delivery
         self.earlier = earlier
 
 
@@ -102,7 +116,7 @@ class Connection:
         """The transport is gone: end the calls in flight, too."""
         self.lose(evidence)
         for attempt in list(self._attempts):
-            attempt.fail(_seen_by(attempt, evidence))
+            attempt.end(evidence, _ANSWER_PATIENCE)
 
     async def drain(self, limit: float) -> None:
         """Wait for the calls in flight, at most `limit` seconds."""
@@ -134,7 +148,8 @@ class Connection:
         scope = anyio.CancelScope(deadline=min(deadline, loop_time() + timeout))
         attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
         if self.reason is not None:
-            raise Failed(None, _seen_by(attempt, self.reason))
+            attempt.ended = self.reason
+            raise Failed(None, attempt.conclude(self.reason))
         if (running := current_call.get()) is not None:
             running.attempt = attempt
         token = current_attempt.set(attempt)
@@ -143,7 +158,7 @@ class Connection:
         settled = False
         try:
             with scope:
-                callback = None if progress is None else _restarting(progress, scope, timeout, deadline)
+                callback = None if progress is None else _restarting(progress, attempt, timeout, deadline)
                 result = await invoke(self.session, callback)
                 settled = True
                 self.answered_at = loop_time()
@@ -153,7 +168,8 @@ class Connection:
             if attempt.answered:
                 self.answered_at = anyio.current_time()
             error = self.redactor.clean_error(exc)
-            raise Failed(error, await self._explain(error, attempt), earlier=attempt.requests > 1) from error
+            evidence = await self._explain(error, attempt)
+            raise Failed(error, evidence, delivery=attempt.delivery, earlier=attempt.requests > 1) from error
         finally:
             if not settled:
                 await self._tell_server(attempt)
@@ -162,11 +178,10 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        evidence = attempt.evidence
-        if evidence is None:
+        if attempt.evidence is None and attempt.ended is None:
             self._suspect(silent=self.in_flight.heard == heard)
-            evidence = Evidence(Kind.TIMEOUT, attempt.delivery, f"no answer within {timeout:g} s")
-        raise Failed(None, evidence, earlier=attempt.requests > 1)
+        late = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
+        raise Failed(None, attempt.conclude(late), earlier=attempt.requests > 1)
 
     def _suspect(self, *, silent: bool) -> None:
         """A call timed out. A process that sat out two in a row without a byte may hang, once nobody else waits."""
@@ -200,10 +215,10 @@ class Connection:
         if not closed and not (self.wired and isinstance(exc, _sdk.MCPError)):
             return None
         if _sdk.is_local_timeout(exc):
-            return Evidence(Kind.TIMEOUT, attempt.delivery, printable(str(exc)))
-        reason = await self.why_closed(attempt.scope.deadline)
-        self.end(reason)
-        return _seen_by(attempt, reason)
+            return attempt.conclude(Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, printable(str(exc))))
+        attempt.ended = await self.why_closed(attempt.scope.deadline)
+        self.end(attempt.ended)
+        return attempt.conclude(attempt.ended)
 
     async def why_closed(self, deadline: float = math.inf) -> Evidence:
         """What the edge saw of the end that the SDK speaks of: it may know a moment later, and it knows more."""
@@ -221,20 +236,12 @@ class Connection:
                     return
 
 
-def _seen_by(attempt: Attempt, evidence: Evidence) -> Evidence:
-    """The end of a connection, as one attempt on it sees it: what was never sent, was never sent.
-
-    Nothing else carries over: that another request was answered 404 does not say that this one was rejected.
-    """
-    delivery = Delivery.NOT_SENT if attempt.delivery is Delivery.NOT_SENT else Delivery.UNKNOWN
-    return Evidence(Kind.CLOSED, delivery, evidence.detail, exit=evidence.exit)
-
-
-def _restarting(progress: Any, scope: anyio.CancelScope, timeout: float, deadline: float) -> Any:
+def _restarting(progress: Any, attempt: Attempt, timeout: float, deadline: float) -> Any:
     """The caller's progress callback, which also starts the attempt's time limit anew."""
 
     async def callback(value: float, total: float | None, message: str | None) -> None:
-        scope.deadline = min(deadline, anyio.current_time() + timeout)
+        if attempt.ended is None:
+            attempt.scope.deadline = min(deadline, anyio.current_time() + timeout)
         await progress(value, total, message)
 
     return callback
@@ -251,15 +258,17 @@ class _Handshake(Attempt):
     Attributes:
         method: Its latest request.
         discover_timed_out: Whether `server/discover` was sent and never answered.
+        policy: Says what an HTTP status means.
     """
 
+    policy: Policy = field(kw_only=True)
     method: str = ""
     discover_timed_out: bool = False
 
     def sending(self, method: str, request_id: RequestId) -> None:
         if method == "initialize" and self.method == "server/discover":
             self.discover_timed_out = not self.answered and self.evidence is None
-            if self.discover_timed_out or is_outage(self.evidence):
+            if self.discover_timed_out or is_outage(self.evidence, self.policy):
                 raise _Outage
         # Called on the class: zero-argument super() does not work in a dataclass with slots.
         Attempt.sending(self, method, request_id)
@@ -311,7 +320,7 @@ class Connector:
             Failed: It could not be opened, or broke while it was open; says what is known.
         """
         limit = self._policy.timeout.connect
-        handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit))
+        handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit), policy=self._policy)
         opening = _Opening(generation, handshake, self._hub.redactor, is_process=self.is_process)
         failure: Exception | None = None
         try:

@@ -18,13 +18,9 @@ from . import _sdk
 from .catalog import Catalog
 from .classifier import Category
 from .errors import (
-    CircuitOpen,
     InvalidArguments,
-    Overloaded,
-    RateLimitExceeded,
     ResilienceError,
     ServerFailed,
-    ServerUnavailable,
     add_note,
     describe,
 )
@@ -169,7 +165,9 @@ class Degrade:
         except ResilienceError as exc:
             error = exc
         fallback = self._fallbacks.get(name)
-        if fallback is not None and self._may_stand_in(name, error):
+        # A fallback must not do a second time what the server may have done.
+        may_stand_in = not error.may_have_run or error.repeatable
+        if fallback is not None and may_stand_in and not isinstance(error, InvalidArguments):
             try:
                 result = await fallback(dict(arguments or {}))
             except Exception as exc:
@@ -181,9 +179,10 @@ class Degrade:
         raise error
 
     async def _validate(self, operation: Operation, name: str, arguments: dict[str, Any]) -> None:
-        if (connection := self._supervisor.ready) is not None:
-            await self._catalog.listed(connection, anyio.current_time() + _LISTING_PATIENCE)
-        problems = self._catalog.problems(name, arguments)
+        if (connection := self._supervisor.ready) is None:
+            return  # whichever server comes next may list another schema
+        await self._catalog.listed(connection, anyio.current_time() + _LISTING_PATIENCE)
+        problems = self._catalog.problems(name, arguments, connection)
         if problems:
             listed = "; ".join(f"{path}: {reason}" for path, reason in problems)
             tool = printable(name, 100)
@@ -192,19 +191,6 @@ class Degrade:
             raise InvalidArguments(
                 text, problems=problems, advice=advice, server=self._hub.server, operation=str(operation)
             )
-
-    def _may_stand_in(self, name: str, error: ResilienceError) -> bool:
-        """Whether running a fallback cannot do a second time what the server may have done."""
-        if isinstance(error, InvalidArguments):
-            return False
-        if isinstance(error, _NOT_LET_IN) or error.attempts == 0:
-            return True  # an attempt before it was safe to repeat, or there would have been no other
-        if error.verdict is not None and error.verdict.safe:
-            return True
-        chosen = self._policy.tool(name).repeatable
-        if chosen is None and self._policy.trust_annotations:
-            chosen = self._catalog.is_repeatable(name)
-        return bool(chosen)
 
     # --- lists and resources ---
 
@@ -239,9 +225,6 @@ class Degrade:
         self._hub.emit(ServedStale(server=self._hub.server, operation=str(operation), age=age))
         return _sdk.with_meta(result, {"resilient-mcp/stale-age": round(age, 3)})
 
-
-_NOT_LET_IN = (ServerUnavailable, CircuitOpen, RateLimitExceeded, Overloaded)
-"""The last attempt was not sent."""
 
 _DOWN = frozenset({State.RECONNECTING, State.SUSPENDED})
 """States of a server that may come back. Of one that failed, or was closed, nothing is served."""

@@ -36,7 +36,9 @@ class ResilienceError(_sdk.ErrorBase):
         server: The name of the server, as given to `ResilientClient`.
         operation: What was asked, as `method` or `method target`; empty when it was no call.
         attempts: How often it was sent to the server.
-        verdict: The classifier's verdict on the last failure, or None when there was none.
+        verdict: The classifier's verdict on the last failure, or None when there was none. Its `delivery` is that of
+            the whole call: `UNKNOWN` once any attempt may have run.
+        repeatable: Whether it is known that running it twice does no more than running it once.
         advice: A few sentences that a model can act on: what happened, whether it may have run, what to try and when,
             and what the server's own `data` says of that.
         retry_in: Seconds after which another try may help, or None when nobody knows.
@@ -54,6 +56,7 @@ class ResilienceError(_sdk.ErrorBase):
         operation: str = "",
         attempts: int = 0,
         verdict: Verdict | None = None,
+        repeatable: bool = False,
         retry_in: float | None = None,
         data: Any = None,
     ) -> None:
@@ -67,6 +70,12 @@ class ResilienceError(_sdk.ErrorBase):
         self.operation = operation
         self.attempts = attempts
         self.verdict = verdict
+        self.repeatable = repeatable
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the server may have run it, in any of the attempts."""
+        return self.verdict is not None and not self.verdict.safe
 
     def to_tool_result(self) -> CallToolResult:
         """The error as a tool result with `isError` set and `advice` as its text, for a model to read."""
@@ -95,7 +104,9 @@ class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - the desig
 
 
 class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when there was no connection to send the request on. Nothing was sent.
+    """Raised when there was no connection to send the request on, or the server refuses it for now.
+
+    This attempt was not run; `may_have_run` says whether an earlier one of a repeatable call may have been.
 
     Attributes:
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
@@ -124,18 +135,18 @@ class ServerFailed(ServerUnavailable):
 
 
 class CircuitOpen(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when the server failed too often lately, so that the call was refused. Nothing was sent (this time)."""
+    """Raised when the server failed too often lately, so that the call was refused. This attempt was not sent."""
 
 
 class RateLimitExceeded(ResilienceError):  # noqa: N818 - the design's public name
     """Raised when a rate limit has no room for the call before its deadline, or the server keeps pushing back.
 
-    It was not run.
+    This attempt was not run.
     """
 
 
 class Overloaded(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when as many calls run and wait as the concurrency limit allows. Nothing was sent (this time)."""
+    """Raised when as many calls run and wait as the concurrency limit allows. This attempt was not sent."""
 
 
 class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public name

@@ -11,7 +11,7 @@ import re
 import signal
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import anyio
@@ -34,11 +34,12 @@ class Delivery(enum.Enum):
     """How far a request got: the answer to "may the server have run it already?"."""
 
     NOT_SENT = "not sent"
-    """Provably never left: refused, connect or pool timeout, no connection, write never began."""
+    """Known by the transport itself: its own connect failed, no pooled connection came free, the write never began."""
     REJECTED = "rejected"
-    """Answered, and provably not run: 429, 503, an unknown session, a request the server would not parse."""
+    """Answered with what is never sent for a request that ran: a 4xx other than 408 and 499, a JSON-RPC refusal, an
+    unknown session, a response that a gateway only gives before it forwards."""
     UNKNOWN = "unknown"
-    """Sent, and no usable answer came: the server may have run it."""
+    """Everything else: the server may have run it."""
     ANSWERED = "answered"
     """The server's own result came back, `isError` or not."""
 
@@ -96,6 +97,8 @@ class Evidence:
         delivery: How far the request got.
         detail: One printable line for a person; never empty.
         http_status: The HTTP status of the answer, or None.
+        body: The beginning of the answer's body as one printable line; empty where it was JSON-RPC.
+        overloaded: Whether the answer had the header `x-envoy-overloaded`.
         retry_after: The `Retry-After` header as it came, or None.
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
         exit: How the server process ended, when it did.
@@ -106,6 +109,8 @@ class Evidence:
     delivery: Delivery
     detail: str
     http_status: int | None = None
+    body: str = field(default="", kw_only=True)
+    overloaded: bool = field(default=False, kw_only=True)
     retry_after: str | None = None
     session_id_sent: bool = False
     exit: ExitStatus | None = None
@@ -119,7 +124,8 @@ class Attempt:
     Attributes:
         scope: Ends the attempt; its deadline is the attempt's.
         delivery: How far the attempt is known to have got.
-        evidence: What an edge saw of its failure, or None.
+        evidence: What an edge saw of the failure of its latest request, or None.
+        ended: How its connection ended while it waited, or None.
         request_id: The JSON-RPC id of its latest request, or None before one was written.
         answered: Whether that request's response came.
         requests: How many requests it has written.
@@ -129,6 +135,7 @@ class Attempt:
     scope: anyio.CancelScope
     delivery: Delivery = Delivery.NOT_SENT
     evidence: Evidence | None = None
+    ended: Evidence | None = None
     request_id: RequestId | None = None
     answered: bool = False
     requests: int = 0
@@ -148,11 +155,36 @@ class Attempt:
             self.evidence = evidence
             self.scope.cancel()
 
+    def end(self, evidence: Evidence, patience: float) -> None:
+        """Its connection ended. An answer that is already on the way has `patience` seconds to arrive.
+
+        How far the request got is not decided here: until the attempt is over, its first byte may still leave.
+        """
+        self.ended = evidence
+        if self.answered:
+            self.scope.deadline = min(self.scope.deadline, anyio.current_time() + patience)
+        else:
+            self.scope.cancel()
+
+    def conclude(self, default: Evidence) -> Evidence:
+        """The evidence of an attempt that is over, and of which nothing can leave any more.
+
+        Of the end of a connection only the reason carries over. That another request on it was answered 404 does not
+        say that this one was rejected; and of one whose answer was seen and lost it is not known what it did.
+        """
+        if self.evidence is not None:
+            return self.evidence
+        delivery = Delivery.NOT_SENT if self.delivery is Delivery.NOT_SENT else Delivery.UNKNOWN
+        if self.ended is None:
+            return replace(default, delivery=delivery)
+        return Evidence(Kind.CLOSED, delivery, self.ended.detail, exit=self.ended.exit)
+
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt", default=None)
 """The attempt on whose behalf the running task writes: the SDK writes a request in its caller's task."""
 
-_ABANDONED_KEPT = 1024
+_ABANDONED_KEPT = 16_384
+"""More than one connection can end at once: each must be held back by a transport that has not seen it yet."""
 
 
 class InFlight:
@@ -196,8 +228,12 @@ class InFlight:
 
     def sent(self, request_id: object) -> None:
         """From here on the server may have run `request_id`."""
+        self.reached(request_id, Delivery.UNKNOWN)
+
+    def reached(self, request_id: object, delivery: Delivery) -> None:
+        """How far `request_id` got, by the transport that carries it."""
         if (attempt := self.get(request_id)) is not None:
-            attempt.delivery = Delivery.UNKNOWN
+            attempt.delivery = delivery
 
     def answered(self, request_id: object) -> None:
         """The server's response to `request_id` came."""

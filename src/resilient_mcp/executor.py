@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import anyio
 import tenacity
@@ -18,6 +18,7 @@ from .connection import Connection, Failed
 from .errors import (
     ConnectionLost,
     DeadlineExceeded,
+    InvalidArguments,
     RateLimitExceeded,
     ResilienceError,
     ServerFailed,
@@ -26,55 +27,76 @@ from .errors import (
     data_of,
     hints,
 )
-from .events import Hub, RetryScheduled
+from .events import Hub, RetryScheduled, current_call
 from .evidence import Delivery, printable
-from .gate import Gate
+from .gate import Admission, Gate
 from .observer import Observer
-from .operation import Operation
+from .operation import History, Operation
 from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .strategies.loop_guard import RefusalCounter
 from .supervisor import Supervisor
 from .waits import clock, loop_time
 
-_TRANSPARENT_CAP = 1.0
-"""The longest wait between two tries that never left: a server that is back is noticed soon."""
+_FREE_CAP = 1.0
+"""The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
+_LISTING_PATIENCE = 2.0
+"""Seconds to wait for a connection's list of tools, which says whether a call may be sent on it again."""
 _TOOLS_KEPT = 1024
 """Tools whose refusals in a row are counted; a model may invent any number of names."""
 
 
-class _Unanswered(Exception):  # noqa: N818 - a signal within this module
-    """One attempt failed, or was answered by an `isError` result that may be worth another try; `final` allows none."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Miss:
+    """An attempt that failed, or was answered by an `isError` result that may be worth another."""
 
-    def __init__(self, verdict: Verdict, failed: Failed, *, final: bool = False) -> None:
-        super().__init__(verdict)
-        self.verdict = verdict
-        self.failed = failed
-        self.final = final
+    verdict: Verdict
+    failed: Failed
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The decision to send a call again: after which delay in seconds, and whether that is free or paid for."""
+
+    delay: float
+    free: bool
+    paid: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """What one call has used up so far."""
+    """What one call has used up so far.
+
+    Attributes:
+        tries: Attempts that count against `RetryPolicy.attempts`.
+        free: Retries that did not.
+        ended: Attempts in whose course their connection ended.
+        absent_since: Since when there is no server for it, or None.
+        last: The last failure, or None.
+        answer: The last `isError` result, or None.
+        again: The retry under way, or None.
+    """
 
     operation: Operation
     retry: RetryPolicy
     timeout: float
     began: float
     deadline: float
-    attempts: int = 0
-    transparent: int = 0
+    history: History = field(default_factory=History)
+    tries: int = 0
+    free: int = 0
+    ended: int = 0
     absent_since: float | None = None
-    repeatable: bool = False
-    last: _Unanswered | None = None
+    last: _Miss | None = None
     answer: Any = None
+    again: _Again | None = None
     operation_id: str | None = None
 
     def meta(self) -> dict[str, object] | None:
         """What the next attempt carries in its `_meta`, or None."""
         if self.operation_id is None:
             return None
-        return {"resilient-mcp/operation-id": self.operation_id, "resilient-mcp/attempt": self.attempts + 1}
+        return {"resilient-mcp/operation-id": self.operation_id, "resilient-mcp/attempt": self.history.sent + 1}
 
 
 class Executor:
@@ -142,226 +164,286 @@ class Executor:
 
     async def _run(self, call: _Call) -> Any:
         try:
-            return await self._send(call)
-        except _Unanswered as exc:
-            first = exc
-        error: Exception
-        cause: Exception | None
-        try:
-            return await self._retry(call, first)
-        except _Unanswered as last:
-            error, cause = self._final(call, last.verdict, last.failed), last.failed.cause
-        except ResilienceError as refused:  # the next attempt was not let through, or found no server
-            error, cause = refused, None
+            outcome = await self._drive(call)
+        except ResilienceError:  # the next attempt was not let through, or found no server
+            if call.answer is not None:
+                return call.answer
+            if not call.history.may_have_run or call.history.repeatable:
+                raise
+            outcome = call.last  # what matters of a call that must not run twice is that it may have run
+        if not isinstance(outcome, _Miss):
+            return outcome
         if call.answer is not None:
-            return call.answer  # is never raised, whatever became of the tries after it
-        raise error from (None if error is cause else cause)
+            return call.answer  # is never raised, whatever became of the attempts after it
+        error, cause = self._final(call, outcome), outcome.failed.cause
+        if error is cause:
+            raise error  # with the cause that it came with
+        raise error from cause
+
+    async def _drive(self, call: _Call) -> Any:
+        """Attempt, decide, wait, and attempt again: until there is an answer, or no other attempt helps or is allowed.
+
+        Returns:
+            The answer, or the last `_Miss`.
+
+        Raises:
+            ResilienceError: An attempt was not let through, or found no server.
+        """
+        admission: Admission | None = None
+        try:
+            while True:
+                admission = await self._enter(call, admission)
+                outcome = await self._attempt(call, admission)
+                if not isinstance(outcome, _Miss) or outcome is call.last:
+                    return outcome
+                call.last = outcome
+                call.again = self._free_retry(call, outcome)
+                if call.again is None:
+                    self._count(call, admission, outcome)
+                    self._gate.leave(admission)
+                    admission = None
+                    call.again = await self._paid_retry(call, outcome)
+                if call.again is None:
+                    return outcome
+                self._report(call, outcome, call.again)
+                await clock.sleep(call.again.delay)
+        finally:
+            if admission is not None:
+                self._gate.leave(admission)
+
+    async def _enter(self, call: _Call, admission: Admission | None) -> Admission:
+        """Pass the gate. A free retry keeps its permit and its place, and takes only what every request takes."""
+        if admission is not None:
+            await self._gate.again(admission)
+            return admission
+        if self._gate.is_open and self._supervisor.is_on_its_way:
+            await self._borrow(call)  # a new connection half-opens the circuit
+        return await self._gate.enter(call.operation, deadline=call.deadline, history=call.history)
 
     # --- one attempt ---
 
-    async def _send(self, call: _Call) -> Any:
-        """One attempt, from the gate to its outcome.
+    async def _attempt(self, call: _Call, admission: Admission) -> Any:
+        """Send once.
+
+        Returns:
+            The result, or a `_Miss`: `call.last` as it is when the call may not be sent again after all.
 
         Raises:
-            _Unanswered: It was sent and failed, or another answer may be had.
-            ResilienceError: It was not let through, or there is no server.
+            ServerUnavailable: There is no server.
         """
-        operation, gate = call.operation, self._gate
-        if gate.is_open and self._supervisor.is_on_its_way:
-            await self._borrow(call)  # a new connection half-opens the circuit
-        admission = await gate.enter(operation, deadline=call.deadline, attempts=call.attempts)
+        connection = await self._connection_for(call, admission)
+        if call.again is not None:
+            if connection is None or (call.again.paid and not self._gate.pay(admission)):
+                return call.last
+            self._observer.sent_again(transparent=call.again.free)
+        assert connection is not None
         try:
-            result = await self._deliver(call)
-            gate.succeeded(admission)
-        except _Unanswered as exc:
-            limit = call.retry.max_retry_after
-            gate.failed(admission, exc.verdict, exc.failed, max_retry_after=limit)
-            raise
-        except ServerUnavailable as exc:
-            if self._supervisor.is_awaited:
-                gate.count(admission, str(exc))
-            raise
-        finally:
-            gate.leave(admission)
-        if operation.tool is not None and _sdk.is_error_result(result):
-            self._read_error(call, result)
+            result = await self._send(call, connection, admission)
+        except Failed as failed:
+            return self._missed(call, connection, failed)
+        self._supervisor.answered(connection)
+        self._gate.succeeded(admission)
+        if call.operation.tool is not None and _sdk.is_error_result(result):
+            return self._read_error(call, result)
         return result
 
-    async def _deliver(self, call: _Call) -> Any:
-        """Send until it has left once: what provably was not run is sent again and costs no attempt."""
-        operation = call.operation
+    async def _connection_for(self, call: _Call, admission: Admission) -> Connection | None:
+        """The connection to send it on; None when it may have run and this connection does not say that it may twice.
+
+        Raises:
+            ServerUnavailable: There is no server.
+        """
         while True:
-            connection = self._supervisor.ready
-            if connection is None:
-                connection = await self._borrow(call)
-            try:
-                result = await connection.call(
-                    operation.invoke,
-                    timeout=call.timeout,
-                    deadline=call.deadline,
-                    progress=operation.progress,
-                    meta=call.meta(),
-                )
-            except Failed as failed:
-                verdict = self._judge(operation, failed)
-                if failed.evidence is not None and verdict.reconnect:
-                    self._supervisor.lost(connection, failed.evidence)
-                self._observer.attempt_failed(verdict, transparent=_is_transparent(verdict), error=failed.cause)
-                if _is_transparent(verdict):
-                    await self._wait_transparently(call, connection, verdict, failed)
-                    continue
-                call.attempts += 1
-                call.absent_since = None
-                raise _Unanswered(verdict, failed) from failed.cause
-            self._supervisor.answered(connection)
-            return result
+            connection = self._supervisor.ready or await self._borrow(call, admission)
+            if not call.history.may_have_run or await self._is_repeatable(call, connection, _LISTING_PATIENCE):
+                return connection
+            if not connection.lost.is_set():
+                return None
+
+    async def _send(self, call: _Call, connection: Connection, admission: Admission) -> Any:
+        """One request on one connection. What was taken for it counts as used as soon as it may have left."""
+        operation = call.operation
+        admission.used = True
+        try:
+            return await connection.call(
+                operation.invoke,
+                timeout=call.timeout,
+                deadline=call.deadline,
+                progress=operation.progress,
+                meta=call.meta(),
+            )
+        except Failed as failed:
+            admission.used = failed.delivery is not Delivery.NOT_SENT
+            raise
+        except BaseException:
+            running = current_call.get()
+            attempt = running.attempt if running is not None else None
+            admission.used = attempt is not None and attempt.delivery is not Delivery.NOT_SENT
+            raise
+
+    def _missed(self, call: _Call, connection: Connection, failed: Failed) -> _Miss:
+        """The attempt failed: what that means is decided here, once."""
+        verdict = self._judge(call.operation, failed)
+        call.history.add(verdict)
+        if verdict.reconnect and failed.evidence is not None:
+            call.ended += 1
+            self._supervisor.lost(connection, failed.evidence)
+        self._observer.attempt_failed(verdict, transparent=self._is_free(call, verdict), error=failed.cause)
+        return _Miss(verdict, failed)
 
     def _judge(self, operation: Operation, failed: Failed, result: Any = None) -> Verdict:
-        method, target = operation.method, operation.target
-        failure = Failure(method, target, failed.cause, failed.evidence, result, failed.earlier)
+        failure = Failure(
+            operation.method,
+            operation.target,
+            failed.cause,
+            failed.evidence,
+            result,
+            delivery=failed.delivery,
+            earlier=failed.earlier,
+        )
         return self._classifier.judge(failure, now=time.time())
 
-    def _read_error(self, call: _Call, result: Any) -> None:
+    def _read_error(self, call: _Call, result: Any) -> Any:
         """An `isError` result is an answer; one that says that another try could help may get one."""
         failed = Failed(None, None)
-        verdict = self._judge(call.operation, failed, result)
-        if verdict.retryable:
-            call.attempts += 1
-            call.answer = result
-            self._observer.attempt_failed(verdict, transparent=False, result=result)
-            raise _Unanswered(verdict, failed)
+        try:
+            verdict = self._judge(call.operation, failed, result)
+        except Exception as exc:  # an answer is not lost to whoever reads it
+            self._hub.log_exception("an isError result could not be judged", exc)
+            return result
+        if not verdict.retryable:
+            return result
+        call.history.add(verdict)
+        call.answer = result
+        self._observer.attempt_failed(verdict, transparent=False, result=result)
+        return _Miss(verdict, failed)
 
-    async def _borrow(self, call: _Call) -> Connection:
+    async def _borrow(self, call: _Call, admission: Admission | None = None) -> Connection:
         """Wait for a connection, as long as a call may wait for a server that is not there."""
         try:
             return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)))
-        except ServerUnavailable:
-            verdict = call.last.verdict if call.last is not None else None
-            error = self._supervisor.unavailable(operation=str(call.operation), attempts=call.attempts, verdict=verdict)
-        raise error
+        except ServerUnavailable as exc:
+            if admission is not None and self._supervisor.is_awaited:
+                self._gate.count(admission, str(exc))
+        history = call.history
+        raise self._supervisor.unavailable(str(history), operation=str(call.operation), **history.facts)
 
     def _ready_deadline(self, call: _Call) -> float:
         if call.absent_since is None:
             call.absent_since = anyio.current_time()
         return call.absent_since + self._policy.timeout.ready
 
-    async def _wait_transparently(self, call: _Call, connection: Connection, verdict: Verdict, failed: Failed) -> None:
-        """Wait for a server that is not there, until it is given up."""
-        n = call.transparent
-        call.transparent += 1
-        delay = 0.0
-        if not connection.lost.is_set():
-            base, chance = self._policy.retry.base, random.random()  # noqa: S311 - jitter, no secret
-            delay = full_jitter(n, base=base, cap=_TRANSPARENT_CAP, random=chance)
-        now = anyio.current_time()
-        if now + delay > min(call.deadline, self._ready_deadline(call)):
-            raise _Unanswered(verdict, failed, final=True) from failed.cause
-        call.last = _Unanswered(verdict, failed)
-        self._report(call, delay, transparent=True)
-        await clock.sleep(delay)
+    # --- another attempt? ---
 
-    # --- more attempts ---
+    def _is_free(self, call: _Call, verdict: Verdict) -> bool:
+        """Whether sending it once more costs nothing: it never left, or the session that it named was gone.
 
-    async def _retry(self, call: _Call, first: _Unanswered) -> Any:
-        """Send again, by the policy. Tenacity counts, waits and stops; its first try is the one that failed."""
-        pending: _Unanswered | None = first
-
-        async def attempt() -> Any:
-            nonlocal pending
-            failed, pending = pending, None
-            if failed is None:
-                assert call.last is not None
-                if not await self._is_still_repeatable(call):
-                    call.repeatable = False
-                    raise _Unanswered(call.last.verdict, call.last.failed, final=True)
-                try:
-                    return await self._send(call)
-                except _Unanswered as exc:
-                    failed = exc
-            call.last = failed
-            call.repeatable = failed.verdict.safe or await self._is_repeatable(call)
-            raise failed
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(lambda exc: isinstance(exc, _Unanswered) and _may_repeat(call)),
-            stop=lambda state: (
-                (call.retry.stop or tenacity.stop_after_attempt(call.retry.attempts))(state)
-                or anyio.current_time() + state.upcoming_sleep > call.deadline
-                or not self._may_spend(call, state.upcoming_sleep)
-            ),
-            wait=lambda state: self._delay(call, state),
-            before_sleep=lambda state: self._report(call, state.upcoming_sleep, transparent=False),
-            sleep=clock.sleep,
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    def _may_spend(self, call: _Call, delay: float) -> bool:
-        """Whether the server may be asked once more, in `delay` seconds: that costs its budget.
-
-        On a new connection it is free, and the circuit will be tried: a server that was restarted is not unwell.
+        A call in whose course two connections ended may be what ends them.
         """
-        assert call.last is not None
-        return call.last.verdict.reconnect or (not self._gate.refuses_for(delay) and self._gate.spend())
-
-    async def _is_repeatable(self, call: _Call) -> bool:
-        """Whether sending it twice does no more than sending it once."""
-        operation = call.operation
-        if operation.method != "tools/call":
-            return True
-        target = operation.target or ""
-        chosen = self._policy.tool(target).repeatable
-        if chosen is not None:
-            return chosen
-        if not self._policy.trust_annotations:
+        if call.ended > 1:
             return False
-        known = self._catalog.is_repeatable(target)
-        if known is not None:
-            return known
-        return await self._listed_as_repeatable(call, target) or False
+        if verdict.category is Category.SESSION_LOST:
+            return verdict.safe
+        return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
 
-    async def _is_still_repeatable(self, call: _Call) -> bool:
-        """Whether the annotations of the connection on which it is to be sent again allow that."""
-        assert call.last is not None
-        verdict, tool = call.last.verdict, call.operation.tool
-        if tool is None or verdict.safe or not verdict.reconnect or not self._policy.trust_annotations:
-            return True
-        if self._policy.tool(tool).repeatable is not None:
-            return True
-        return await self._listed_as_repeatable(call, tool) is not False
-
-    async def _listed_as_repeatable(self, call: _Call, tool: str) -> bool | None:
-        """What the listing of the next connection says of `tool`; None when it has no such tool, or there is none."""
-        deadline = min(call.deadline, self._ready_deadline(call))
-        try:
-            await self._catalog.listed(await self._supervisor.lend(deadline), deadline)
-        except ServerUnavailable:
+    def _free_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+        """Wait for a server that is not there, until it is given up."""
+        if not self._is_free(call, miss.verdict):
             return None
-        return self._catalog.is_repeatable(tool)
+        delay = 0.0
+        if not miss.verdict.reconnect:
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            delay = full_jitter(call.free, base=self._policy.retry.base, cap=_FREE_CAP, random=chance)
+        if anyio.current_time() + delay > min(call.deadline, self._ready_deadline(call)):
+            return None
+        call.free += 1
+        return _Again(delay, free=True)
 
-    def _delay(self, call: _Call, state: tenacity.RetryCallState) -> float:
-        assert call.last is not None
-        verdict = call.last.verdict
+    async def _paid_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+        """Both questions: could another attempt help, and is it allowed?"""
+        verdict, gate = miss.verdict, self._gate
+        if self._is_free(call, verdict):
+            return None  # it came too late for a free one
+        call.tries += 1
+        call.absent_since = None
+        connection = None if verdict.reconnect else self._supervisor.ready
+        matters = verdict.retryable and call.history.may_have_run
+        repeatable = await self._is_repeatable(call, connection, _LISTING_PATIENCE if matters else 0.0)
+        # The next connection will say.
+        will_be_known = repeatable is None and (connection is None or connection.lost.is_set())
+        if not verdict.retryable or (call.history.may_have_run and not repeatable and not will_be_known):
+            return None
+        delay = self._delay(call, miss)
+        if delay is None or anyio.current_time() + delay > call.deadline:
+            return None
+        paid = not verdict.reconnect or call.ended > 1  # the first new connection is no load on the server
+        if paid and (gate.refuses_for(delay) or not gate.can_pay):
+            return None
+        return _Again(delay, free=False, paid=paid)
+
+    async def _is_repeatable(self, call: _Call, connection: Connection | None, patience: float) -> bool | None:
+        """Whether sending it twice on `connection` does no more than sending it once; None when nothing says so.
+
+        Annotations count only as `connection` lists them, which takes up to `patience` seconds; an answer that is
+        there already is not held back for that.
+        """
+        if call.answer is not None:
+            patience = 0.0
+        operation = call.operation
+        call.history.repeatable = False
+        repeatable: bool | None
+        if operation.method != "tools/call":
+            repeatable = True
+        elif (chosen := self._policy.tool(operation.target or "").repeatable) is not None:
+            repeatable = chosen
+        elif not self._policy.trust_annotations or operation.target is None:
+            repeatable = False
+        elif connection is None:
+            repeatable = None
+        else:
+            trust = self._policy.trust_annotations
+            repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
+            if repeatable is None and patience:
+                await self._catalog.listed(connection, min(call.deadline, anyio.current_time() + patience))
+                repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
+        call.history.repeatable = bool(repeatable)
+        return repeatable
+
+    def _delay(self, call: _Call, miss: _Miss) -> float | None:
+        """Seconds until the next attempt; None when the policy stops here."""
+        verdict, retry = miss.verdict, call.retry
+        state: Any = None
+        if retry.wait is not None or retry.stop is not None:
+            state = _retry_state(call, miss)
         if verdict.retry_after is not None:
-            return min(verdict.retry_after, call.retry.max_retry_after)
-        if verdict.reconnect:
-            return 0.0  # the next generation is wait enough
-        if call.retry.wait is not None:
-            return float(call.retry.wait(state))
-        base = call.retry.throttled_base if verdict.category is Category.THROTTLED else call.retry.base
-        chance = random.random()  # noqa: S311 - jitter, no secret
-        return full_jitter(state.attempt_number - 1, base=base, cap=call.retry.max_delay, random=chance)
+            delay = min(verdict.retry_after, retry.max_retry_after)
+        elif verdict.reconnect and call.ended <= 1:
+            delay = 0.0  # the next generation is wait enough
+        elif retry.wait is not None:
+            delay = float(retry.wait(state))
+        else:
+            base = retry.throttled_base if verdict.category is Category.THROTTLED else retry.base
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            delay = full_jitter(call.tries - 1, base=base, cap=retry.max_delay, random=chance)
+        if retry.stop is None:
+            return delay if call.tries < retry.attempts else None
+        state.upcoming_sleep = delay
+        return None if retry.stop(state) else delay
 
-    def _report(self, call: _Call, delay: float, *, transparent: bool) -> None:
-        assert call.last is not None
+    def _count(self, call: _Call, admission: Admission, miss: _Miss) -> None:
+        """Tell the circuit of a failure. An `isError` result is none: it was counted as an answer."""
+        if miss.verdict.delivery is not Delivery.ANSWERED:
+            self._gate.failed(admission, miss.verdict, miss.failed, max_retry_after=call.retry.max_retry_after)
+
+    def _report(self, call: _Call, miss: _Miss, again: _Again) -> None:
         self._hub.emit(
             RetryScheduled(
                 server=self._hub.server,
                 operation=str(call.operation),
-                attempt=call.attempts,
-                delay=delay,
-                transparent=transparent,
-                reason=call.last.verdict.reason,
+                attempt=call.history.sent,
+                delay=again.delay,
+                transparent=again.free,
+                reason=miss.verdict.reason,
             )
         )
 
@@ -386,75 +468,78 @@ class Executor:
             "Read the answer below, then change the arguments or go another way.",
         )
 
-    def _final(self, call: _Call, verdict: Verdict, failed: Failed) -> Exception:
+    def _final(self, call: _Call, miss: _Miss) -> Exception:
         """What the caller gets when the tries are spent, or another is not allowed."""
-        server, operation, attempts = self._hub.server, str(call.operation), call.attempts
-        times = "once" if attempts == 1 else f"{attempts} times"
+        verdict, failed = miss.verdict, miss.failed
+        server, operation, history = self._hub.server, str(call.operation), call.history
         cause = failed.cause
+        if isinstance(cause, _sdk.UnencodableError):
+            return _unencodable(cause, server, operation, history)
         refused = failed.evidence is not None and failed.evidence.own_error and verdict.category not in _OURS
         if cause is not None and (failed.evidence is None or refused):
-            if attempts > 1:
-                add_note(cause, f"{operation} was sent to the MCP server {server!r} {times}")
+            if history.sent > 1:
+                add_note(cause, f"{operation} was sent to the MCP server {server!r} {history.sent} times")
             if said := hints(data_of(cause)):
                 add_note(cause, f"the server says: {said}")
             return cause
+        return self._unavailable(call, verdict, data_of(cause))
+
+    def _unavailable(self, call: _Call, verdict: Verdict, data: Any) -> ResilienceError:
+        """The error of this library for a call that was not answered."""
+        server, operation, history = self._hub.server, str(call.operation), call.history
         elapsed = anyio.current_time() - call.began
+        wait = verdict.retry_after
         context: dict[str, Any] = {
             "server": server,
             "operation": operation,
-            "attempts": attempts,
-            "verdict": verdict,
-            "data": data_of(cause),
+            "data": data,
+            **history.facts,
         }
-        fate = "It is safe to repeat." if call.repeatable else _MAY_HAVE_RUN
         where = f"{operation} on MCP server {server!r}"
-        sent = f"It was sent {times}" if attempts else "It was not sent"
+        late = verdict.category is Category.TIMEOUT or (verdict.safe and call.deadline <= anyio.current_time())
         if verdict.category is Category.AUTH and verdict.safe:
-            text = f"{where} was refused: {verdict.reason}. Check the credentials given to the HTTP client."
+            text = f"{where} was refused: {verdict.reason}. {history} Check the credentials given to the HTTP client."
             advice = (
-                f"The server {server!r} refused the credentials ({verdict.reason}), so nothing was run. Do not repeat "
-                "the call: it will not help until a person has changed them."
+                f"The server {server!r} refused the credentials ({verdict.reason}). {history} Do not repeat the call: "
+                "it will not help until a person has changed them."
             )
             return ServerFailed(text, advice=advice, **context)
-        if verdict.category is Category.TIMEOUT and verdict.delivery is not Delivery.NOT_SENT:
-            text = f"{where} was given up after {elapsed:.1f} s: {verdict.reason}. {sent}. {fate}"
+        unrun = not history.may_have_run
+        if late:
+            how = ", before it was run" if unrun else ""
+            text = f"{where} was given up after {elapsed:.1f} s{how}: {verdict.reason}. {history}"
             return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
-        if verdict.delivery is Delivery.UNKNOWN:
-            text = f"{where} got no answer: {verdict.reason}. {sent}. {fate}"
-            return ConnectionLost(text, advice=text, **context)
-        return self._not_run(call, verdict, f"{where} was", sent, context)
-
-    def _not_run(self, call: _Call, verdict: Verdict, was: str, sent: str, context: dict[str, Any]) -> ResilienceError:
-        """The end of a call that provably was not run."""
-        if verdict.category is Category.TIMEOUT or call.deadline <= anyio.current_time():
-            elapsed = anyio.current_time() - call.began
-            text = f"{was} given up after {elapsed:.1f} s, before it was run: {verdict.reason}. {sent}."
-            return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
+        if not verdict.safe or (history.may_have_run and not history.repeatable):
+            text = f"{where} got no answer: {verdict.reason}. {history}"
+            return ConnectionLost(text, advice=text, retry_in=wait, **context)
         if verdict.category is Category.PERMANENT:
-            text = f"{was} refused: {verdict.reason}. It was not run, and repeating it as it is will not help."
+            text = f"{where} was refused: {verdict.reason}. {history} Repeating it as it is will not help."
             return ResilienceError(text, advice=text, **context)
-        wait = verdict.retry_after
         when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it before."
-        text = f"{was} not run: {verdict.reason}. {sent}. {when}"
+        text = f"{where} {'was not run' if unrun else 'got no answer'}: {verdict.reason}. {history} {when}"
         error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
         return error(text, advice=text, retry_in=wait, **context)
 
 
+def _unencodable(cause: _sdk.UnencodableError, server: str, operation: str, history: History) -> InvalidArguments:
+    """What a model wrote and JSON cannot carry."""
+    path = cause.path.replace("$.params.arguments", "$", 1)
+    text = f"{operation} cannot be sent: {path}: {cause.reason}. {history}"
+    return InvalidArguments(
+        text, problems=[(path, cause.reason)], advice=text, server=server, operation=operation, **history.facts
+    )
+
+
+def _retry_state(call: _Call, miss: _Miss) -> Any:
+    """What tenacity's `wait` and `stop` are asked with."""
+    error = miss.failed.cause or RuntimeError(miss.verdict.reason)
+    state = tenacity.RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
+    state.attempt_number = call.tries
+    state.start_time -= anyio.current_time() - call.began
+    state.set_exception((type(error), error, error.__traceback__))
+    return state
+
+
 _OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
-_MAY_HAVE_RUN = "The server may have run it, and may still be running it: check before repeating it."
-
-
-def _is_transparent(verdict: Verdict) -> bool:
-    """Whether sending it once more costs nothing: it never left, or the session it named was gone."""
-    if verdict.category is Category.SESSION_LOST:
-        return verdict.safe
-    return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
-
 
 _NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})
-
-
-def _may_repeat(call: _Call) -> bool:
-    """Both questions: could another try help, and is it allowed?"""
-    assert call.last is not None
-    return call.last.verdict.retryable and not call.last.final and call.repeatable

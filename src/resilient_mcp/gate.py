@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -19,7 +19,7 @@ from .connection import Failed
 from .errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded, ResilienceError
 from .events import BreakerChanged, Hub, Throttled
 from .evidence import Delivery, Evidence, Kind
-from .operation import Operation
+from .operation import History, Operation
 from .policy import Policy, RateLimit
 from .strategies.breaker import Breaker, BreakerState, Permit
 from .strategies.budget import RetryBudget
@@ -38,23 +38,22 @@ class Admission:
     Attributes:
         operation: What is asked.
         deadline: When the call ends in any case.
-        attempts: How often it was sent before.
+        history: What became of it before.
         permit: The breaker's.
         ticket: Its place under the concurrency limit.
+        tokens: What it took of the rate limits: each bucket, and when its token falls due.
+        paid: Whether it took from the retry budget.
+        used: Whether it was sent. What was taken for an attempt that was not goes back.
     """
 
     operation: Operation
     deadline: float
-    attempts: int
+    history: History
     permit: Permit | None = None
     ticket: Ticket | None = None
-
-    @property
-    def sent(self) -> str:
-        """What became of it so far, for messages."""
-        if not self.attempts:
-            return "Nothing was sent."
-        return f"It was sent {'once' if self.attempts == 1 else f'{self.attempts} times'} before."
+    tokens: list[tuple[TokenBucket, float]] = field(default_factory=list)
+    paid: bool = False
+    used: bool = False
 
 
 class Circuit:
@@ -127,13 +126,13 @@ class Gate:
 
     # --- in and out ---
 
-    async def enter(self, operation: Operation, *, deadline: float, attempts: int) -> Admission:
+    async def enter(self, operation: Operation, *, deadline: float, history: History) -> Admission:
         """Let an attempt through, waiting for a token and a place where the policy has such.
 
         Args:
             operation: What is asked.
             deadline: When the call ends in any case.
-            attempts: How often it was sent before.
+            history: What became of it before.
 
         Raises:
             CircuitOpen: The circuit is open.
@@ -142,13 +141,12 @@ class Gate:
             DeadlineExceeded: No place got free before the deadline.
         """
         now = clock.now()
-        admission = Admission(operation, deadline, attempts)
+        admission = Admission(operation, deadline, history)
         self._admit(admission, now)
         if self._unlimited and not self._bucket.retry_in(now):
             return admission
         try:
-            for bucket in self._buckets(operation.tool):
-                await self._take(bucket, admission)
+            await self._take_tokens(admission)
             if self._bulkhead is not None:
                 await self._find_place(self._bulkhead, admission)
             if self._breaker is not None and self._breaker.state is not BreakerState.CLOSED:
@@ -159,9 +157,30 @@ class Gate:
             raise
         return admission
 
+    async def again(self, admission: Admission) -> None:
+        """The attempt is made once more, in the same place and at no cost but that of every request: a token.
+
+        Raises:
+            RateLimitExceeded: No token would be there before the deadline.
+        """
+        self._give_back(admission)
+        if not self._unlimited or self._bucket.retry_in(clock.now()):
+            await self._take_tokens(admission)
+
+    def pay(self, admission: Admission) -> bool:
+        """Take what a retry costs, just before it is sent; False when the budget has no room for it."""
+        if self._budget is None or admission.paid:
+            return True
+        admission.paid = self._budget.spend()
+        return admission.paid
+
     def leave(self, admission: Admission) -> None:
-        """The attempt is over. One of which neither `succeeded` nor `failed` was told says nothing."""
+        """The attempt is over. If neither `succeeded` nor `failed` was called, the outcome is not counted."""
         self._release(admission)
+        self._give_back(admission)
+        if admission.paid and not admission.used and self._budget is not None:
+            self._budget.give_back()
+        admission.paid = False
         if admission.ticket is not None and self._bulkhead is not None:
             following = self._bulkhead.leave(admission.ticket)
             self._woken.pop(admission.ticket, None)
@@ -213,9 +232,10 @@ class Gate:
         if not heard and self._breaker.state is BreakerState.OPEN:
             self.unheard.set()
 
-    def spend(self) -> bool:
-        """Whether the budget of the server has room for one more retry; takes it."""
-        return self._budget is None or self._budget.spend()
+    @property
+    def can_pay(self) -> bool:
+        """Whether the budget of the server has room for one more retry."""
+        return self._budget is None or self._budget.suffices
 
     def connected(self) -> None:
         """There is a new connection."""
@@ -266,16 +286,15 @@ class Gate:
             why = f"it failed too often: {self._reason}"
             when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
         circuit = f"the circuit of MCP server {self._hub.server!r} is {breaker.state.value}"
-        fate = f"was refused: {circuit}, because {why}. {admission.sent} {when}"
+        fate = f"was refused: {circuit}, because {why}. {admission.history} {when}"
         raise self._refusal(CircuitOpen, admission, fate, retry_in=retry_in)
 
     def _refusal(self, kind: type[ResilienceError], admission: Admission, fate: str, **facts: Any) -> ResilienceError:
         """The error that says what became of an attempt that was not let through."""
         operation = str(admission.operation)  # once: it is cleaned of secrets, and a refusal is to be quick
         text = f"{operation} {fate}"
-        return kind(
-            text, advice=text, server=self._hub.server, operation=operation, attempts=admission.attempts, **facts
-        )
+        facts |= admission.history.facts
+        return kind(text, advice=text, server=self._hub.server, operation=operation, **facts)
 
     def _release(self, admission: Admission) -> None:
         if self._breaker is not None and admission.permit is not None:
@@ -313,8 +332,21 @@ class Gate:
             self._tool_buckets.move_to_end(tool)
         return [bucket, self._bucket]
 
-    async def _take(self, bucket: TokenBucket, admission: Admission) -> None:
-        """Wait for a token, and for the end of a push-back."""
+    async def _take_tokens(self, admission: Admission) -> None:
+        """Wait for a token of each limit that holds for the attempt, and for the end of a push-back."""
+        admission.used = False
+        for bucket in self._buckets(admission.operation.tool):
+            admission.tokens.append((bucket, await self._take(bucket, admission)))
+
+    def _give_back(self, admission: Admission) -> None:
+        now = clock.now()
+        while admission.tokens:
+            bucket, due = admission.tokens.pop()
+            if not admission.used:
+                bucket.give_back(due, now)
+
+    async def _take(self, bucket: TokenBucket, admission: Admission) -> float:
+        """Wait for a token; when it fell due."""
         now = clock.now()
         wait = bucket.reserve(now, admission.deadline - anyio.current_time())
         if wait is None:
@@ -326,16 +358,17 @@ class Gate:
                 now = clock.now()
                 due = now + bucket.paused(now)
         except BaseException:
-            bucket.give_back(due)
+            bucket.give_back(due, clock.now())
             raise
         if now < due or anyio.current_time() > admission.deadline:
-            bucket.give_back(due)
+            bucket.give_back(due, now)
             raise self._no_token(due - now, admission)
+        return due
 
     def _no_token(self, retry_in: float, admission: Admission) -> ResilienceError:
         fate = (
             f"was refused: the rate limit of MCP server {self._hub.server!r} has no room for it before its deadline. "
-            f"{admission.sent} Try again in {_span(retry_in)}."
+            f"{admission.history} Try again in {_span(retry_in)}."
         )
         return self._refusal(RateLimitExceeded, admission, fate, retry_in=retry_in)
 
@@ -353,7 +386,7 @@ class Gate:
         if ticket is None:
             fate = (
                 f"was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that its concurrency limit "
-                f"allows. {admission.sent} Try again later."
+                f"allows. {admission.history} Try again later."
             )
             raise self._refusal(Overloaded, admission, fate)
         admission.ticket = ticket
@@ -366,7 +399,7 @@ class Gate:
         elapsed = anyio.current_time() - began
         fate = (
             f"was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its concurrency limit. "
-            f"{admission.sent} Try again later."
+            f"{admission.history} Try again later."
         )
         raise self._refusal(DeadlineExceeded, admission, fate, elapsed=elapsed)
 

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from . import _sdk
 from .errors import DeadlineExceeded, ResilienceError
 from .events import AttemptFailed, CallFinished, Hub, Outcome, RunningCall, current_call
+from .evidence import Delivery
 from .stats import Recorder
 from .telemetry import Telemetry
 
@@ -78,6 +79,19 @@ class Observer:
         if isinstance(call, ObservedCall) and call.hub is self.hub:
             call.attempt_failed(verdict, error, result, transparent=transparent)
 
+    def sent_again(self, *, transparent: bool) -> None:
+        """A call is sent again now.
+
+        Args:
+            transparent: It costs no attempt.
+        """
+        self.stats.retried(transparent=transparent)
+        if self.telemetry is not None:
+            try:
+                self.telemetry.retried(transparent=transparent)
+            except Exception as exc:  # a user's exporter must not end a call
+                self.hub.log_exception("OpenTelemetry failed", exc)
+
 
 class ObservedCall(RunningCall):
     """One call, from the caller's point of view.
@@ -120,7 +134,7 @@ class ObservedCall(RunningCall):
 
     def attempt_failed(self, verdict: Verdict, error: Any, result: Any, *, transparent: bool) -> None:
         """See `Observer.attempt_failed`."""
-        self.failed += not transparent
+        self.failed += verdict.delivery is not Delivery.NOT_SENT
         self._judged = self._judged if result is None else result
         if self.hub.debug and isinstance(error, _sdk.MCPError):
             self.hub.log_detail(f"error of {self.operation}", f"{error} {_text(error.error.data)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .classifier import Verdict
 from .connection import Invoke
-from .evidence import printable
+from .evidence import Delivery, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,46 @@ class Operation:
 
     def __str__(self) -> str:
         return self.method if self.target is None else f"{self.method} {self.clean(self.target, 100)}"
+
+
+@dataclass(slots=True)
+class History:
+    """What became of the attempts of one call so far.
+
+    Attributes:
+        sent: How often it was sent.
+        verdict: The verdict on the last failed attempt, with the delivery of the whole call: once an attempt may have
+            run, the call may have run. None before the first failure.
+        repeatable: Whether it is known that running it twice does no more than running it once.
+    """
+
+    sent: int = 0
+    verdict: Verdict | None = None
+    repeatable: bool = False
+
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the server may have run it, in any attempt."""
+        return self.verdict is not None and not self.verdict.safe
+
+    def add(self, verdict: Verdict) -> None:
+        """An attempt failed, or was answered by an `isError` result that may be worth another."""
+        self.sent += verdict.delivery is not Delivery.NOT_SENT
+        self.verdict = replace(verdict, delivery=Delivery.UNKNOWN) if self.may_have_run and verdict.safe else verdict
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an error of the call has of it."""
+        return {"attempts": self.sent, "verdict": self.verdict, "repeatable": self.repeatable}
+
+    def __str__(self) -> str:
+        if not self.sent:
+            return "Nothing was sent."
+        times = "once" if self.sent == 1 else f"{self.sent} times"
+        if not self.may_have_run:
+            return f"It was sent {times} and was not run."
+        if self.repeatable:
+            return f"It was sent {times}. The server may have run it; it is safe to repeat."
+        return (
+            f"It was sent {times}. The server may have run it, and may still be running it: check before repeating it."
+        )

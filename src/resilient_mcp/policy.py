@@ -225,6 +225,11 @@ Meaning = Literal["transient", "throttled", "timeout", "auth", "permanent", "can
 
 ErrorCodes = dict[Annotated[int, BeforeValidator(_spelled_integer)], Meaning]
 
+StatusMeaning = Meaning | Literal["refused"]
+"""What an HTTP status says: the same words, and "refused" for a request that was not run and may be sent again."""
+
+HttpStatuses = dict[Annotated[int, Field(ge=300, le=599), BeforeValidator(_spelled_integer)], StatusMeaning]
+
 
 class ToolPolicy(_Frozen):
     """What differs for the tools whose names match a pattern."""
@@ -237,6 +242,8 @@ class ToolPolicy(_Frozen):
     """Instead of the server's `timeout.attempt`."""
     error_codes: ErrorCodes = {}
     """What JSON-RPC codes mean for these tools, before the server's tables."""
+    http_statuses: HttpStatuses = {}
+    """What HTTP statuses mean for these tools, before the server's tables."""
     rate_limit: RateLimit | None = None
     """Requests per second for these tools; the server's limit holds as well."""
     loop_guard: LoopGuard | None = None
@@ -280,11 +287,16 @@ class Policy(_Frozen):
     """What this server means by the codes that every server uses differently; see the README."""
     error_codes: ErrorCodes = {}
     """What JSON-RPC codes mean on this server, before its dialect and the default table."""
+    http_statuses: HttpStatuses = {}
+    """What HTTP statuses mean on this server, or on the gateway in front of it, before the default table. By default a
+    429 was not run, and a 5xx may have run: `{503: "refused"}` says that this server's 503s were not run either,
+    `{429: "transient"}` that its 429s may have run."""
     send_operation_id: bool = False
     """Whether each request carries `resilient-mcp/operation-id`, the same for all attempts of a call, and
     `resilient-mcp/attempt` in its `_meta`, so that a server can tell a repeat from a new call."""
-    trust_annotations: bool = True
-    """Whether `readOnlyHint` and `idempotentHint` of a tool make its calls repeatable."""
+    trust_annotations: bool | Literal["read_only"] = True
+    """Whether `readOnlyHint` and `idempotentHint` of a tool make its calls repeatable; `"read_only"`: only the first
+    does. Real servers call `pods_delete` and `git_reset` idempotent."""
     on_unavailable: Literal["raise", "result"] = "raise"
     """Whether a tool call that this library gives up raises its error, or returns it as a result with `isError` and
     text that a model can act on. The server's own errors are raised in any case."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from .events import AttemptFailed, BreakerChanged, Connected, Disconnected, Event, Outcome, RetryScheduled, State
+from .events import AttemptFailed, BreakerChanged, Connected, Disconnected, Event, Outcome, State
 from .evidence import ExitStatus
 from .redact import Redactor
 
@@ -232,12 +232,14 @@ class Recorder:
         if is_sent:
             tally.histogram.add(bucket)
 
+    def retried(self, *, transparent: bool) -> None:
+        """A call was sent again, `transparent` if that costs no attempt."""
+        self._retries += not transparent
+        self._transparent += transparent
+
     def __call__(self, event: Event) -> None:
         if isinstance(event, AttemptFailed):
             self._failures[event.category] += 1
-        elif isinstance(event, RetryScheduled):
-            self._retries += not event.transparent
-            self._transparent += event.transparent
         elif isinstance(event, Connected):
             self._connections += 1
         elif isinstance(event, Disconnected):

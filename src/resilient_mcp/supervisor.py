@@ -202,7 +202,7 @@ class Supervisor:
 
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
         """Wait as long as the policy says before the next try."""
-        if not was_ready and is_hopeless(failure.cause, failure.evidence):
+        if not was_ready and is_hopeless(failure.cause, failure.evidence, self._policy):
             self._enter(State.FAILED, reason_of(failure))
             await self._hurry.wait()
         else:
@@ -285,12 +285,14 @@ class Supervisor:
         """End `run`."""
         self._closing.set()
 
-    def unavailable(self, **context: Any) -> ServerUnavailable:
-        """The error that says why there is no connection and when the next try is due."""
+    def unavailable(self, sent: str = "Nothing was sent.", **context: Any) -> ServerUnavailable:
+        """The error that says why there is no connection and when the next try is due.
+
+        Args:
+            sent: What became of the call so far.
+            **context: Further attributes of the error.
+        """
         failure, name = self._failure, self._hub.server
-        attempts = context.get("attempts", 0)
-        times = "once" if attempts == 1 else f"{attempts} times"
-        sent = f"It was sent {times} without an answer." if attempts else "Nothing was sent."
         if self.state is State.CLOSED or self._closing.is_set():
             text = f"MCP server {name!r}: the client is closed. {sent}"
             return ServerUnavailable(text, advice=text, server=name, **context)
@@ -312,6 +314,8 @@ class Supervisor:
         plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
         back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
         text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{plan}"
+        if context.get("attempts"):
+            text = f"{text} {sent}"
         advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
 

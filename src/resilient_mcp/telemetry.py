@@ -254,12 +254,14 @@ class Telemetry:
         for span in spans:
             span.add_event(span_event, facts)
 
+    def retried(self, *, transparent: bool) -> None:
+        """A call was sent again, `transparent` if that costs no attempt."""
+        self._instruments.retries.add(1, {**self._our_name, "resilient_mcp.transparent": transparent})
+
     def _count(self, event: Event) -> None:
         instruments, name = self._instruments, self._our_name
         if isinstance(event, AttemptFailed):
             instruments.failures.add(1, {**name, "resilient_mcp.category": event.category})
-        elif isinstance(event, RetryScheduled):
-            instruments.retries.add(1, {**name, "resilient_mcp.transparent": event.transparent})
         elif isinstance(event, Connected):
             self._connected_at = time.perf_counter()
             self._protocol = {"mcp.protocol.version": event.protocol_version}

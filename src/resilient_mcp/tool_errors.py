@@ -15,6 +15,8 @@ from pydantic_core import from_json
 
 from . import _sdk
 
+_LONGEST = 1e9
+"""Seconds; an integer of JSON may be too large for a float."""
 _READ = 4096
 """Characters of a result's text that are read."""
 
@@ -122,7 +124,7 @@ def _structured(body: dict[str, Any], now: float) -> tuple[str, float | None, st
 def _seconds(value: object, now: float) -> float | None:
     """A wait: a number of seconds, also as text, or an ISO 8601 time."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return float(value)
+        return float(min(value, _LONGEST))
     if isinstance(value, str):
         return float(value) if value.strip().replace(".", "", 1).isdecimal() else _until(value, now)
     return None

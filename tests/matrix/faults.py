@@ -422,6 +422,9 @@ def cut_with_ids(then: str, promise: Promise, resumption: Callable[[Any], Reply]
     return Fault(name, promise, before_2026(SSE), reply=PRIMED, resumption=resumption, **facts)
 
 
+HAPROXY = (
+    b"<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>\n"
+)
 EXPIRED = replace(HttpReply.error(-32000, "Bad Request: No valid session ID provided"), status=400)
 LATENCY = (Latency(0.05, jitter=0.03), Latency(0.05, jitter=0.03, direction="upstream"))
 
@@ -487,8 +490,9 @@ REFUSALS = [
     Fault("429 with `Retry-After`", REJECTED, HTTP, reply=HttpReply.refusal(429, retry_after=0)),
     Fault("500", LOST, HTTP, reply=HttpReply.refusal(500)),
     Fault("502, in HTML", LOST, HTTP, reply=HttpReply.html(502)),
-    Fault("503", REJECTED, HTTP, reply=HttpReply.refusal(503)),
-    Fault("503 with `Retry-After`", REJECTED, HTTP, reply=HttpReply.refusal(503, retry_after=0)),
+    Fault("503", LOST, HTTP, reply=HttpReply.refusal(503)),
+    Fault("503 with `Retry-After`", LOST, HTTP, reply=HttpReply.refusal(503, retry_after=0)),
+    Fault("503 of HAProxy", REJECTED, HTTP, reply=HttpReply.refusal(503, HAPROXY, content_type="text/html")),
     Fault("504", LOST, HTTP, reply=HttpReply.refusal(504)),
     Fault("200 with HTML of a proxy", USELESS, HTTP, reply=HttpReply.html()),
     Fault("200 with bad JSON", USELESS, HTTP, reply=HttpReply.raw(b"{nope")),

@@ -16,9 +16,9 @@ import anyio.abc
 from ..support import Faults, ScriptedHttp, reply, reset
 from .counting_server import BUSY, fate
 
-REFUSALS = {"429": 0.03, "503": 0.03, "503 bare": 0.02, "forget": 0.01}
+REFUSALS = {"429": 0.05, "forget": 0.01}
 """Answered, and not run."""
-LOSSES = ("500", "502", "504", "-32603", "reset", "close", "JSON cut", "SSE cut", "SSE primed", "crash", "slow")
+LOSSES = ("500", "502", "503", "503 bare", "504", "-32603", "reset", "close", "JSON cut", "SSE cut", "SSE primed", "crash", "slow")
 """Each happens before the key is executed or after."""
 HTTP_FATES = {
     **REFUSALS,
@@ -182,12 +182,13 @@ class CountingHttp(ScriptedHttp):
         if how == "forget":
             self.forget_sessions()
             return await Faults.error(404, -32600, "Session not found")(stream, request_id)
-        headers = {} if how == "503 bare" else {"retry_after": self.retry_after}
-        return await Faults.status(int(how[:3]), b"not now", **headers)(stream, request_id)
+        return await Faults.status(int(how), b"not now", retry_after=self.retry_after)(stream, request_id)
 
     async def _lose(self, stream: Any, request_id: Any, how: str, answer: bytes) -> bool:
-        if how.isdecimal():
-            return await Faults.status(int(how))(stream, request_id)
+        if how == "503":
+            return await Faults.status(503, b"not now", retry_after=self.retry_after)(stream, request_id)
+        if how[:3].isdecimal():
+            return await Faults.status(int(how[:3]))(stream, request_id)
         if how == "-32603":
             return await Faults.error(200, -32603, "out of order")(stream, request_id)
         if how == "JSON cut":

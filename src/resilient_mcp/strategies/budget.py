@@ -21,10 +21,19 @@ class RetryBudget:
 
     def spend(self) -> bool:
         """Pay for one retry; False, and nothing taken, when there is not enough."""
-        if self.tokens < self._policy.cost:
+        if not self.suffices:
             return False
         self.tokens -= self._policy.cost
         return True
+
+    @property
+    def suffices(self) -> bool:
+        """Whether there is enough for one retry."""
+        return self.tokens >= self._policy.cost
+
+    def give_back(self) -> None:
+        """A retry that was paid for was not sent."""
+        self.tokens = min(self._policy.tokens, self.tokens + self._policy.cost)
 
     def earn(self) -> None:
         """A call succeeded."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from heapq import heappop, heappush
 
 _TICK = 0.001
 """Seconds by which a sleep may end early: event loops round."""
+_TAKEN_KEPT = 1024
+"""Reservations that can be given back after they fell due; of an older one the token is lost, which errs to less."""
 
 
 class TokenBucket:
@@ -25,15 +28,16 @@ class TokenBucket:
         burst: How many may go at once after a rest.
     """
 
-    __slots__ = ("_free", "_full", "_interval", "_last", "_slack", "_until")
+    __slots__ = ("_free", "_full", "_interval", "_slack", "_taken", "_until")
 
     def __init__(self, rate: float = math.inf, burst: int = 1) -> None:
         self._interval = 1 / rate
         self._slack = (burst - 1) * self._interval
         self._full = -math.inf
-        self._last = -math.inf
         self._until = -math.inf
         self._free: list[float] = []
+        # Since the bucket was last full: when each reservation falls due, and `_full` before it was made.
+        self._taken: deque[tuple[float, float]] = deque(maxlen=_TAKEN_KEPT)
 
     def reserve(self, now: float, longest: float) -> float | None:
         """Take the next token.
@@ -51,18 +55,29 @@ class TokenBucket:
         self._take(due)
         return due - now
 
-    def give_back(self, due: float) -> None:
-        """A reservation will not be used, since its call was cancelled or refused before it was sent.
+    def give_back(self, due: float, now: float) -> None:
+        """A reservation was not used: its call was cancelled or refused before it was sent, or it never left.
 
         Args:
             due: When it falls due: the time of `reserve` (or `paused`) plus the seconds that it returned.
+            now: The time.
         """
-        if due >= self._last:
-            self._full -= self._interval
+        if due > now and self._taken and due < self._taken[-1][0]:
+            heappush(self._free, due)  # those after it keep their moments, so its own is all that can be used again
         else:
-            # Those after it keep their moments, so its own is all that can be used again. Once it has passed, it is
-            # lost: without knowing what was sent since, another in its place could be one too many.
-            heappush(self._free, due)
+            self._undo(due)
+
+    def _undo(self, due: float) -> None:
+        """Let the bucket be as if nothing had been taken for `due`: as full as it would be then, and no fuller."""
+        n = next((n for n in reversed(range(len(self._taken))) if self._taken[n][0] == due), None)
+        if n is None:
+            return  # the bucket has been full since, so that there is nothing to give back
+        later = [due for due, _ in list(self._taken)[n + 1 :]]
+        self._full = self._taken[n][1]
+        while len(self._taken) > n:
+            self._taken.pop()
+        for other in later:
+            self._record(other)
 
     def pause(self, until: float) -> None:
         """Nothing falls due before `until`, a time of the monotonic clock. A pause is only ever made longer."""
@@ -90,12 +105,17 @@ class TokenBucket:
         """When the next token falls due."""
         earliest = max(now, self._until)
         while self._free and self._free[0] < earliest:
-            heappop(self._free)
+            self._undo(heappop(self._free))  # its moment has passed, and nobody used it
         return self._free[0] if self._free else max(earliest, self._full - self._slack)
 
     def _take(self, due: float) -> None:
         if self._free:
             heappop(self._free)
         else:
-            self._last = due
-            self._full = max(self._full, due) + self._interval
+            self._record(due)
+
+    def _record(self, due: float) -> None:
+        if self._full <= due:
+            self._taken.clear()
+        self._taken.append((due, self._full))
+        self._full = max(self._full, due) + self._interval

@@ -34,10 +34,17 @@ class WatchedWriter:
         in_flight.arrived = self._arrived
 
     async def send(self, item: _sdk.SessionMessage) -> None:
-        """Write one message."""
+        """Write one message.
+
+        Raises:
+            UnencodableError: It has no JSON; nothing was sent.
+        """
         method, request_id = _sdk.describe(item)
         if method is not None and request_id is not None:
             _sdk.add_meta(item, self._in_flight.sending(method, request_id))
+        # What cannot be encoded is to fail here, in its caller's task: a transport that finds out later ends with it.
+        _sdk.encode(item)
+        if method is not None and request_id is not None:
             if self._sends:
                 self._in_flight.sent(request_id)
             if self._turn is not None:

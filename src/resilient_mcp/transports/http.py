@@ -9,7 +9,6 @@ SDK can still resume them.
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -19,10 +18,10 @@ import anyio
 
 from .. import _sdk
 from .._sdk import http
-from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
+from ..evidence import Delivery, Evidence, InFlight, Kind, printable
 from ..redact import Redactor
 from ..strategies.backoff import half_jitter
-from ..waits import clock, loop_time
+from ..waits import clock
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -41,6 +40,7 @@ _NOT_YET = _OUTAGES | {409}
 409 is what the SDK's servers answer as long as they have not noticed that the stream before is gone.
 """
 _SESSION_ID = "mcp-session-id"
+_OVERLOADED = "x-envoy-overloaded"
 _JSON = "application/json"
 _SSE = "text/event-stream"
 
@@ -86,8 +86,6 @@ class HttpEdge:
         self._on_broken_handshake = on_broken_handshake
         self._on_stream = on_stream
         self._out_of_band = out_of_band
-        connect = inner.timeout.connect
-        self._connect = math.inf if connect is None else connect
         self._posts: dict[Any, Any] = {}  # JSON-RPC id -> what to cancel to abort its POST
         in_flight.on_abandoned = self._abort
         self._resumable: dict[str, tuple[Any, int]] = {}  # last event id -> (JSON-RPC id, failed tries)
@@ -135,27 +133,30 @@ class HttpEdge:
         if self.in_flight.is_abandoned(request_id):
             gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
             return self._failed(request, request_id, gone)
-        progress = _Trace(request, self.in_flight.get(request_id), self._connect)
+        departure = _Departure(self._inner, request_id, self.in_flight)
         try:
             with anyio.CancelScope() as scope:
                 self._posts[request_id] = scope
-                response = await self._send(request, options)
+                response = await self._send(request, options, departure)
                 return await self._answer(request, request_id, response)
         except Exception as exc:
-            return self._failed(request, request_id, evidence_of(exc, progress.delivery, self.redactor))
+            return self._failed(request, request_id, evidence_of(exc, departure.delivery(exc), self.redactor))
         finally:
             self.finished(request_id, scope)
         text = "the call was cancelled while it was being sent"
-        return self._failed(request, request_id, Evidence(Kind.CLOSED, progress.delivery, text))
+        return self._failed(request, request_id, Evidence(Kind.CLOSED, departure.delivery(), text))
 
-    async def _send(self, request: Any, options: dict[str, Any]) -> Any:
+    async def _send(self, request: Any, options: dict[str, Any], departure: _Departure | None = None) -> Any:
         """Send, and follow redirects by the SDK's own rule: same origin, same method."""
+        watch = departure.watch if departure is not None else lambda _: None
+        watch(request)
         response = await self._forward(request, options)
         for _ in range(_MAX_REDIRECTS):
             following = _sdk.follow(response)
             if following is None:
                 break
             await response.aclose()
+            watch(following)
             response = await self._forward(following, options)
         return response
 
@@ -214,11 +215,12 @@ class HttpEdge:
         error: dict[str, Any] | None = None
         if isinstance(message, dict) and "error" in message and is_well_formed(message):
             error = message["error"]
+        preview = "" if error else self.preview(body)
         location = response.headers.get("location")
         if location is not None and response.is_redirect:
             said = f"a redirect to {safe_url(location)}, which was not followed"
         else:
-            said = self.redactor.line(error["message"]) if error else self.preview(body)
+            said = self.redactor.line(error["message"]) if error else preview
         retry_after = response.headers.get("retry-after")
         return (
             Evidence(
@@ -226,6 +228,8 @@ class HttpEdge:
                 Delivery.UNKNOWN,  # the classifier reads the status
                 f"HTTP {response.status_code}" + (f": {said}" if said else ""),
                 http_status=response.status_code,
+                body=preview,
+                overloaded=response.headers.get(_OVERLOADED) == "true",
                 retry_after=None if retry_after is None else self.redactor.line(retry_after, 80),
                 session_id_sent=_SESSION_ID in request.headers,
                 own_error=error is not None,
@@ -465,30 +469,81 @@ class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
         await self._chunks.aclose()
 
 
-class _Trace:
-    """Learns from the HTTP library how far a request got.
+class _Departure:
+    """Whether a request has begun to leave.
 
-    Only a connection that was seen to start, with no request bytes after it, proves that nothing was sent: a transport
-    that tells nothing leaves the delivery unknown. It listens where the attempt may end before the library's own
-    connect timeout, which tells as much and costs nothing.
+    A server can run nothing before it has the body, and the HTTP library's own transport asks for the body when it
+    writes it. Of another transport that is not known: it may have read the content elsewhere. There the library's trace
+    is the proof, where it reaches: a connection was begun for this very request, and nothing was written.
+
+    Args:
+        client: The HTTP client that sends it.
+        request_id: Its JSON-RPC id.
+        in_flight: Told how far it got.
     """
 
-    def __init__(self, request: Any, attempt: Attempt | None, connect: float) -> None:
-        self._attempt = attempt
-        self._set(Delivery.UNKNOWN)
-        if attempt is not None and attempt.scope.deadline - loop_time() <= connect:
-            request.extensions["trace"] = self
+    def __init__(self, client: Any, request_id: Any, in_flight: InFlight) -> None:
+        self._client = client
+        self._request_id = request_id
+        self._in_flight = in_flight
+        self._request: Any = None
+        self._left = False
+        self._trusted = False
+        self._connecting = False
 
-    def _set(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        if self._attempt is not None:
-            self._attempt.delivery = delivery
+    def watch(self, request: Any) -> None:
+        """`request` is sent next: the first one, or the one that a redirect asks for."""
+        self._request = request
+        if not isinstance(request.stream, _Body):  # a redirected request takes over the stream of the first
+            request.stream = _Body(request.content, self._leave)
+        self._trusted = type(self._client._transport_for_url(request.url)) is http.AsyncHTTPTransport  # noqa: SLF001
+        if not self._trusted:
+            request.extensions.setdefault("trace", self)
+        self._note()
 
     async def __call__(self, event: str, _info: dict[str, Any]) -> None:
-        if event == "connection.connect_tcp.started":
-            self._set(Delivery.NOT_SENT)
-        elif event.endswith("send_request_headers.started"):
-            self._set(Delivery.UNKNOWN)
+        """What the library's trace tells."""
+        self._connecting = self._connecting or event.startswith("connection.connect_")
+        self._left = self._left or event.endswith("send_request_headers.started")
+        self._note()
+
+    def _leave(self) -> None:
+        if self._in_flight.is_abandoned(self._request_id):
+            raise http.WriteError("the call was given up before it was sent")
+        self._left = True
+        self._note()
+
+    def _note(self) -> None:
+        self._in_flight.reached(self._request_id, self.delivery())
+
+    def delivery(self, failure: Exception | None = None) -> Delivery:
+        """How far it got, given the exception by which it failed."""
+        if self._left:
+            return Delivery.UNKNOWN
+        if self._trusted:
+            return Delivery.NOT_SENT
+        # Someone else's transport may have connected for this request, and failed to connect for another.
+        about_another = failure is not None and getattr(failure, "_request", None) is not self._request
+        return Delivery.NOT_SENT if self._connecting and not about_another else Delivery.UNKNOWN
+
+
+class _Body(http.AsyncByteStream):  # type: ignore[misc]
+    """The body of a request, which tells when it is asked for."""
+
+    def __init__(self, content: bytes, leave: Callable[[], None]) -> None:
+        self._content = content
+        self._leave = leave
+        self._left: list[bytes] = []
+
+    def __aiter__(self) -> _Body:
+        self._leave()
+        self._left = [self._content]
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
@@ -499,8 +554,8 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
         return Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
-    if isinstance(exc, http.ConnectError | http.ConnectTimeout | http.PoolTimeout | http.UnsupportedProtocol):
-        return Evidence(Kind.NETWORK, Delivery.NOT_SENT, detail)
+    if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # there is no server, rather than a slow one
+        return Evidence(Kind.NETWORK, delivery, detail)
     if isinstance(exc, http.TimeoutException | TimeoutError):
         return Evidence(Kind.TIMEOUT, delivery, detail)
     if isinstance(exc, http.HTTPError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):

@@ -117,7 +117,7 @@ def is_response(message: object, request_id: object) -> bool:
 
 def is_well_formed(message: object) -> bool:
     """Whether `message` is of the shape of some JSON-RPC message: what the SDK can read, too."""
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         return False
     if "method" in message:
         return isinstance(message["method"], str) and "error" not in message

@@ -1,0 +1,286 @@
+"""Gateways that lose answers: what must run once runs once, and nobody is told that it did not run.
+
+The servers are real SDK servers; the gateways are nginx, HAProxy and a router that fails on demand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+
+from resilient_mcp import (
+    AttemptFailed,
+    ConnectionLost,
+    Policy,
+    ResilientClient,
+    RestartPolicy,
+    RetryPolicy,
+    RetryScheduled,
+    TimeoutPolicy,
+    ToolPolicy,
+    _sdk,
+)
+
+from .middleboxes import haproxy, needs_haproxy, needs_nginx, nginx
+from .servers.router import FAULTS
+from .support import LEGACY, HttpServer, Recorder, every_pair, http_server, text_of
+
+pytestmark = pytest.mark.anyio
+
+ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if _sdk.MAJOR == 1 else {"legacy": LEGACY, "default": {}}
+ONCE, REPEATABLE = "append_once", "append_idempotent"
+"""The server's tools that write a line each time they run."""
+ANSWER = "answered by"
+"""How their answers begin."""
+
+
+def patient(**changes: Any) -> Policy:
+    """A policy that sends again soon and often, so that only what it may not do ends a call early."""
+    return Policy(
+        breaker=None,
+        budget=None,
+        retry=RetryPolicy(attempts=1000, base=0.02, throttled_base=0.02, max_delay=0.1),
+        restart=RestartPolicy(base=0.01, max_delay=0.1, intensity=1000),
+        timeout=TimeoutPolicy(attempt=10, ready=15, connect=5, total=15, shutdown=2),
+        **changes,
+    )
+
+
+PATIENT = patient()
+
+
+class Case(NamedTuple):
+    """What a test runs with."""
+
+    era: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.era}-{self.name}"
+
+
+def cases(*names: str) -> pytest.MarkDecorator:
+    """Run a test with each of `names` in each era, on asyncio or on trio."""
+    return every_pair("case", [Case(era, name) for name in names for era in ERAS])
+
+
+class Journal:
+    """Files, one per tool, in which the server writes a line each time the tool runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    async def call(self, client: ResilientClient, tool: str, *, lives: int = 1) -> str:
+        """Call `tool` and return its text; with two `lives`, the server kills itself in the first run."""
+        return text_of(await client.call_tool(tool, {"path": str(self.folder / tool), "lives": lives}))
+
+    def runs(self, tool: str) -> int:
+        """How often `tool` ran."""
+        path = self.folder / tool
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[HttpServer]:
+    """A server for the tests that leave it alone."""
+    server = HttpServer("--json")
+    server.start()
+    yield server
+    server.kill()
+
+
+@asynccontextmanager
+async def router(upstream: HttpServer, fault: str, *options: str) -> AsyncIterator[HttpServer]:
+    await upstream.listening()
+    router = HttpServer()
+    module = "tests.servers.router"
+    router._command = [sys.executable, "-m", module, str(router.port), str(upstream.port), fault, *options]
+    router.start()
+    try:
+        await router.listening()
+        yield router
+    finally:
+        router.kill()
+
+
+def assert_may_have_run(error: ConnectionLost) -> None:
+    assert error.verdict is not None
+    assert not error.verdict.safe
+    assert "may have run" in str(error)
+    assert "may have run" in error.advice
+    for text in (str(error), error.advice, str(error.verdict)):
+        for lie in ("not run", "nothing was run", "not sent", "nothing was sent", "rejected", "safe to repeat"):
+            assert lie not in text.lower()
+
+
+# --- A router that answers in the server's stead, after the tool ran -------------------------------------------------
+
+
+@cases(*(fault for fault in FAULTS if fault != "429"))
+async def test_a_lost_answer_of_a_tool_that_must_run_once(case: Case, server: HttpServer, journal: Journal):
+    """Whatever the router answers after the tool ran, the call is not sent again and its caller learns the truth."""
+    async with router(server, case.name) as gateway:
+        async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
+            with pytest.raises(ConnectionLost) as lost:
+                await journal.call(client, ONCE)
+    assert journal.runs(ONCE) == 1
+    assert lost.value.attempts == 1
+    assert_may_have_run(lost.value)
+
+
+@cases(*FAULTS)
+async def test_a_lost_answer_of_a_repeatable_tool(case: Case, server: HttpServer, journal: Journal):
+    """Whatever the router answers after the tool ran, a repeatable call is sent again and answered."""
+    async with router(server, case.name, "--times", "1") as gateway:
+        async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
+            assert ANSWER in await journal.call(client, REPEATABLE)
+    assert journal.runs(REPEATABLE) == 2
+
+
+@cases("429")
+async def test_a_429_is_taken_for_a_refusal(case: Case, server: HttpServer, journal: Journal):
+    """By default a 429 means that the call was not run, so that even one that must run once is sent again."""
+    async with router(server, case.name, "--times", "1") as gateway:
+        async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
+            assert ANSWER in await journal.call(client, ONCE)
+    assert journal.runs(ONCE) == 2
+
+
+@cases("429")
+async def test_a_429_that_proves_nothing(case: Case, server: HttpServer, journal: Journal):
+    """Where the policy says that a 429 proves nothing, a call that must run once is not sent again after one."""
+    policy = patient(http_statuses={429: "transient"})
+    async with router(server, case.name) as gateway:
+        async with ResilientClient(gateway.url, policy=policy, **ERAS[case.era]) as client:
+            with pytest.raises(ConnectionLost) as lost:
+                await journal.call(client, ONCE)
+    assert journal.runs(ONCE) == 1
+    assert_may_have_run(lost.value)
+
+
+# --- HAProxy without a server ----------------------------------------------------------------------------------------
+
+
+@needs_haproxy
+@cases("haproxy")
+async def test_no_server_is_available(case: Case, journal: Journal):
+    """HAProxy's page for "no server" proves that nothing was run: every call waits until there is a server again."""
+    events, answers = Recorder(), []
+    # Otherwise HAProxy may reuse an idle connection to the dead server and then just close the client's: no proof.
+    backend = "retries 0\noption http-server-close"
+    async with http_server() as server, haproxy(server.port, backend=backend) as gateway:
+        async with ResilientClient(gateway.url, policy=PATIENT, on_event=events, **ERAS[case.era]) as client:
+            await client.call_tool("echo", {"text": "the handshake is over"})
+            server.kill()
+
+            async def call(tool: str) -> None:
+                answers.append(await journal.call(client, tool))
+
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(call, ONCE)
+                tg.start_soon(call, REPEATABLE)
+                for tool in (ONCE, REPEATABLE):
+                    scheduled = await events.wait_for(RetryScheduled, operation=f"tools/call {tool}")
+                    assert "No server is available to handle this request" in scheduled.reason
+                server.start()
+    assert len(answers) == 2
+    assert all(ANSWER in answer for answer in answers)
+    assert (journal.runs(ONCE), journal.runs(REPEATABLE)) == (1, 1)
+
+
+# --- nginx that limits the rate --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def limited(server: HttpServer) -> AsyncIterator[str]:
+    """nginx that answers 503 to what exceeds two requests per second, once ten have gone ahead."""
+    await server.listening()
+    zone = "limit_req_zone $binary_remote_addr zone=clients:1m rate=2r/s;"
+    limit = "limit_req zone=clients burst=10 nodelay; limit_req_status 503;"
+    async with nginx(server.port, http=zone, location=limit) as gateway:
+        yield gateway.url
+
+
+@needs_nginx
+@cases("nginx")
+async def test_a_503_of_nginx_proves_nothing(case: Case, server: HttpServer, journal: Journal):
+    """By default a call that must run once is not sent again after a 503, whose page is the same for lost answers."""
+    calls = 0
+    async with limited(server) as url, ResilientClient(url, policy=PATIENT, **ERAS[case.era]) as client:
+        with pytest.raises(ConnectionLost) as lost:
+            while True:
+                calls += 1
+                await journal.call(client, ONCE)
+    assert lost.value.verdict.rule == "HTTP 503"
+    assert journal.runs(ONCE) == calls - 1
+    assert_may_have_run(lost.value)
+
+
+REFUSED: dict[int, Any] = {503: "refused"}
+LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "repeatable": (REPEATABLE, {}),
+    "policy": (ONCE, {"http_statuses": REFUSED}),
+    "tool-policy": (ONCE, {"tools": {ONCE: ToolPolicy(http_statuses=REFUSED)}}),
+}
+"""Calls that are sent again after a 503: the tool, and what its policy says of statuses."""
+
+
+@needs_nginx
+@cases(*LIMITED)
+async def test_a_503_of_nginx_is_waited_out(case: Case, server: HttpServer, journal: Journal):
+    """A repeatable call, and one whose policy says that a 503 was not run, is sent until nginx lets it through."""
+    tool, changes = LIMITED[case.name]
+    events, calls = Recorder(), 0
+    async with limited(server) as url:
+        async with ResilientClient(url, policy=patient(**changes), on_event=events, **ERAS[case.era]) as client:
+            while not events.of(AttemptFailed):
+                calls += 1
+                await journal.call(client, tool)
+    assert journal.runs(tool) == calls
+
+
+# --- A server that is killed while it works --------------------------------------------------------------------------
+
+GATEWAYS = {"nginx": nginx, "haproxy": haproxy}
+
+
+@needs_nginx
+@needs_haproxy
+@cases(*(f"{gateway}-{tool}" for gateway in GATEWAYS for tool in (ONCE, REPEATABLE)))
+async def test_a_server_is_killed_behind_a_gateway(case: Case, journal: Journal):
+    """A call whose server is killed while it runs is sent again to the next server only if it is repeatable."""
+    gateway, _, tool = case.name.partition("-")
+    # The server may die before its tools are listed: which calls are repeatable comes from the policy.
+    policy = patient(tools={REPEATABLE: ToolPolicy(repeatable=True)})
+    events, outcome = Recorder(), []
+
+    async def call() -> None:
+        try:
+            outcome.append(await journal.call(client, tool, lives=2))
+        except ConnectionLost as lost:
+            outcome.append(lost)
+
+    async with http_server() as server, GATEWAYS[gateway](server.port) as middlebox:
+        async with ResilientClient(middlebox.url, policy=policy, on_event=events, **ERAS[case.era]) as client:
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(call)
+                await events.wait_for(AttemptFailed)
+                server.kill()
+                server.start()
+    if tool == ONCE:
+        assert journal.runs(ONCE) == 1
+        assert_may_have_run(outcome[0])
+    else:
+        assert journal.runs(REPEATABLE) == 2
+        assert ANSWER in outcome[0]
