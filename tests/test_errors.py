@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from typing import Any
 
 import pytest
 
 from resilient_mcp import (
+    Category,
     Delivery,
     RateLimitExceeded,
     ResilienceError,
+    Verdict,
     _sdk,
 )
-from resilient_mcp.errors import describe, hints
+from resilient_mcp.errors import add_note, describe, hints
 
 from .support import QUICK, Faults, ScriptedHttp, client_of, text_of
 from .test_readme import README, subclasses
@@ -37,6 +41,25 @@ def test_no_error_is_empty(kind: Any):
     assert text_of(error.to_tool_result()) == error.advice
     assert error.advice
     assert isinstance(error, _sdk.MCPError)
+
+
+@pytest.mark.parametrize("how", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("kind", kinds())
+def test_every_error_can_be_copied(kind: Any, how: Any):
+    """Pickled or copied, it says the same: task queues and process pools carry it."""
+    parameters = inspect.signature(kind).parameters
+    required = {"elapsed": 1.5, "problems": [("$.a", "no")]}
+    verdict = Verdict(Category.TIMEOUT, retryable=True, delivery=Delivery.UNKNOWN, reason="late")
+    given = {name: value for name, value in required.items() if name in parameters}
+    error = kind(
+        "text", advice="advice", server="s", operation="tools/call t", attempts=2, verdict=verdict, data=[1], **given
+    )
+    add_note(error, "a note")
+    other = how(error)
+    assert type(other) is kind
+    assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))
+    assert other.may_have_run
+    assert other.error.data == [1]
 
 
 @pytest.mark.parametrize("name", sorted(subclasses(ResilienceError) - {"ResilienceError"}))

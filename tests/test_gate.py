@@ -445,6 +445,33 @@ async def test_a_tool_has_its_own_rate_limit():
         assert len(server.calls) == 7
 
 
+async def test_what_was_taken_and_not_used_is_there_again():
+    """A token of the tool's limit when the server's refuses; one of a call that no place, or its caller, let go."""
+    limits = {"echo": ToolPolicy(rate_limit=RateLimit(rate=0.001, burst=3))}
+    server = ScriptedHttp()
+    tight = policy(rate_limit=RateLimit(rate=0.001, burst=1), tools=limits, timeout=TimeoutPolicy(total=2))
+    async with server.serve(), client_of(server.url, tight) as client:
+        await client.call_tool("echo", {"text": "x"})
+        for _ in range(5):
+            await fails(client, RateLimitExceeded)
+        now = anyio.current_time()
+        assert [client._gate._tool_buckets["echo"].reserve(now, 0) for _ in range(3)] == [0, 0, None]
+    narrow = policy(rate_limit=RateLimit(rate=0.001, burst=4), concurrency=Concurrency(limit=1, queue=1))
+    async with server.serve(), client_of(server.url, narrow) as client:
+        server.faults, server.received = [Faults.hang(server)], anyio.Event()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(client.call_tool, "echo", {"text": "runs"})
+            await server.received.wait()
+            with anyio.move_on_after(0.05):
+                await client.call_tool("echo", {"text": "queues, and is cancelled"})
+            tg.start_soon(client.call_tool, "echo", {"text": "queues"})
+            await anyio.wait_all_tasks_blocked()
+            await fails(client, Overloaded)
+            tg.cancel_scope.cancel()
+        now = anyio.current_time()
+        assert [client._gate._bucket.reserve(now, 0) for _ in range(4)] == [0, 0, 0, None]
+
+
 async def test_a_cancelled_wait_gives_its_token_back():
     """Who stops waiting leaves the token to the next."""
     server = ScriptedHttp()

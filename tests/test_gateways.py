@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ import pytest
 from resilient_mcp import (
     AttemptFailed,
     ConnectionLost,
+    Delivery,
+    Evidence,
+    Failure,
     Policy,
     ResilientClient,
     RestartPolicy,
@@ -26,6 +30,9 @@ from resilient_mcp import (
     ToolPolicy,
     _sdk,
 )
+from resilient_mcp.classifier import Classifier
+from resilient_mcp.evidence import Kind
+from resilient_mcp.gateways import not_forwarded_by
 
 from .middleboxes import haproxy, needs_haproxy, needs_nginx, nginx
 from .servers.router import FAULTS
@@ -53,6 +60,37 @@ def patient(**changes: Any) -> Policy:
 
 
 PATIENT = patient()
+
+
+NOTHING_FORWARDED = {
+    "no healthy upstream": "Envoy",
+    "upstream connect error or disconnect/reset before headers. reset reason: connection failure": "Envoy",
+    "upstream connect error or disconnect/reset before headers. reset reason: overflow": "Envoy",
+    "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, transport "
+    "failure reason: delayed connect error: Connection refused": "Envoy",
+    "<html><body><h1>503 Service Unavailable</h1> No server is available to handle this request. </body></html>": (
+        "HAProxy"
+    ),
+    "upstream connect error or disconnect/reset before headers. reset reason: connection termination": None,
+    "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: overflow": None,
+    "<html><body><h1>503 Service Unavailable</h1> We'll be back. </body></html>": None,
+    "the tool says: no healthy upstream": None,
+    "": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", NOTHING_FORWARDED)
+def test_what_a_gateway_says_before_it_forwards(body: str):
+    """Word for word, and with a 503 only; what was sent upstream, or may have been, is no proof."""
+    evidence = Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP 503", 503, body=body)
+    assert not_forwarded_by(evidence) == NOTHING_FORWARDED[body]
+    assert not_forwarded_by(replace(evidence, http_status=502)) is None
+    overloaded = replace(evidence, overloaded=True)
+    assert not_forwarded_by(overloaded) == (None if "retried" in body else "Envoy")
+    said = Classifier(Policy()).judge(Failure("tools/call", "t", None, evidence), now=0)
+    assert said.safe is (NOTHING_FORWARDED[body] is not None)
+    told = Classifier(Policy(http_statuses={503: "transient"})).judge(Failure("tools/call", "t", None, evidence), now=0)
+    assert not told.safe
 
 
 class Case(NamedTuple):

@@ -821,6 +821,90 @@ async def test_a_call_that_ends_while_it_connects_was_not_sent():
     assert server.calls == ["x", "z"]
 
 
+async def audited(request_or_response: Any) -> None:
+    """A user's hook that tells a collector, which is down."""
+    request = getattr(request_or_response, "request", request_or_response)
+    if request.method == "POST" and b"tools/call" in request.content:
+        async with _sdk.http.AsyncClient() as other:
+            await other.post(f"http://127.0.0.1:{free_port()}/collect")
+
+
+@pytest.mark.parametrize("hook", ["request", "response"])
+async def test_a_hook_that_cannot_connect_says_nothing_of_the_call(hook: str):
+    """Its `ConnectError` is of its own request: after the answer the call may have run, before it nothing was sent."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+    server = ScriptedHttp()
+    async with server.serve(), _sdk.http.AsyncClient(event_hooks={hook: [audited]}) as mine:
+        async with client_of(server.url, policy, http_client=mine) as client:
+            with pytest.raises(ResilienceError) as caught:
+                await client.call_tool("unsafe", {"text": "once"})
+            if hook == "response":
+                assert server.calls == ["once"]
+                assert isinstance(caught.value, ConnectionLost)
+            else:
+                assert server.calls == []
+                assert isinstance(caught.value, ServerUnavailable)
+            assert caught.value.may_have_run is (hook == "response")
+
+
+@pytest.mark.parametrize("when", ["before", "after", "instead"])
+async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when: str):
+    """A `ConnectError` of it is proof where the library's trace saw a connection begun and nothing written."""
+    http = _sdk.http
+    server = ScriptedHttp()
+    elsewhere = f"http://127.0.0.1:{free_port()}/"
+
+    class Own(http.AsyncHTTPTransport):
+        broken = False
+
+        async def handle_async_request(self, request: Any) -> Any:
+            if not self.broken or request.method != "POST":
+                return await super().handle_async_request(request)
+            if when == "before":  # the library's own, refused
+                request.url = http.URL(elsewhere)
+                return await super().handle_async_request(request)
+            if when == "after":
+                await super().handle_async_request(request)
+            raise http.ConnectError("the collector is down")
+
+    own = Own()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+    async with server.serve(), http.AsyncClient(transport=own) as mine:
+        async with client_of(server.url, policy, http_client=mine) as client:
+            await listed(client)
+            own.broken = True
+            with pytest.raises(ResilienceError) as caught:
+                await client.call_tool("unsafe", {"text": "once"})
+            assert caught.value.may_have_run is (when != "before")
+            assert server.calls == (["once"] if when == "after" else [])
+            own.broken = False
+
+
+async def test_an_auth_flow_that_sends_twice_proves_nothing():
+    """Its first request was answered, its second could not connect: the call may have run."""
+    server = ScriptedHttp()
+    elsewhere = _sdk.http.URL(f"http://127.0.0.1:{free_port()}/")
+
+    class Twice(_sdk.http.Auth):
+        on = False
+
+        def auth_flow(self, request: Any) -> Any:
+            yield request
+            if self.on and request.method == "POST":
+                request.url = elsewhere
+                yield request
+
+    auth = Twice()
+    async with server.serve(), _sdk.http.AsyncClient(auth=auth) as mine:
+        async with client_of(server.url, http_client=mine) as client:
+            await listed(client)
+            auth.on = True
+            with pytest.raises(ConnectionLost):
+                await client.call_tool("unsafe", {"text": "once"})
+            assert server.calls == ["once"]
+            auth.on = False
+
+
 async def test_sockets_ask_whether_anybody_is_there():
     """Else a stream on which only the server speaks would wait for ever when the server is gone without a word."""
     async with ScriptedHttp().serve() as server, client_of(server.url) as client:

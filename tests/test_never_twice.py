@@ -416,7 +416,9 @@ class Play:
         if self._listing.hint is None:
             raise _sdk.ErrorBase(_sdk.METHOD_NOT_FOUND, "nothing is listed")
         annotations = {"idempotentHint": self._listing.hint}
-        tool = types.Tool.model_validate({"name": "tool", "inputSchema": {"type": "object"}, "annotations": annotations})
+        tool = types.Tool.model_validate(
+            {"name": "tool", "inputSchema": {"type": "object"}, "annotations": annotations}
+        )
         self._says = self._listing.hint
         return types.ListToolsResult(tools=[tool])
 

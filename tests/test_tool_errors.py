@@ -62,6 +62,7 @@ def test_words(text: str, meaning: str, wait: float | None):
         ({"retryable": True}, "transient", None),
         ({"retryable": False, "retryAfter": 3}, "permanent", None),
         ({"retryable": True, "retryAfter": 3}, "throttled", 3),
+        ({"retryAfter": 10**400}, "throttled", 1e9),
         ({"retry_after": "12"}, "throttled", 12),
         ({"retry_after": "1.5"}, "throttled", 1.5),
         ({"retryAfter": LATER.isoformat()}, "throttled", 90),

@@ -41,7 +41,7 @@ async def test_rain() -> None:
 
 async def test_an_overloaded_server() -> None:
     """It asks for half a minute, and gets it, in no time."""
-    script = [HttpReply.refusal(503, retry_after=30), Reply.ok("sun")]
+    script = [HttpReply.refusal(429, retry_after=30), Reply.ok("sun")]
     async with ScriptedHttpServer(script, tools=TOOLS) as server, ResilientClient(server.url) as client:
         assert await prepare(client, "Oslo") == "No umbrella needed."
 

@@ -123,7 +123,9 @@ class ErrorBase(_ErrorBase):
 
 
 def _restored(kind: type[ErrorBase], args: tuple[Any, ...]) -> ErrorBase:
-    return kind.__new__(kind, *args)
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class UnencodableError(ValueError):

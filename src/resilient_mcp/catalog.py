@@ -27,7 +27,7 @@ from .waits import clock
 _MAX_PAGES = 100
 """A listing that never ends must not be followed for ever."""
 _MAX_TOOLS = 10_000
-_BASE, _CAP = 0.1, 10.0
+_BASE, _CAP = 0.1, 2.0
 """The back-off between two tries to list, in seconds."""
 _MAX_PROBLEMS = 10
 """Problems of one set of arguments that are told: enough for a model to correct them."""
@@ -65,7 +65,8 @@ class Catalog:
         self._validators: dict[str, Any] = {}
         self._current = 0  # the generation whose tools these are, as far as is known; 0 when they are of none
         self._generation = 0
-        self._listed = anyio.Event()
+        self._asked_at: float | None = None  # since when a request for the list is under way
+        self._news = anyio.Event()
         self._stale = anyio.Event()
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
@@ -90,8 +91,12 @@ class Catalog:
     def _done(self, connection: Connection) -> None:
         """As much of the tools of `connection` is known as can be."""
         self._generation = connection.generation
-        listed, self._listed = self._listed, anyio.Event()
-        listed.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let whoever waits for the list look again."""
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     def changed(self) -> None:
         """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
@@ -102,6 +107,8 @@ class Catalog:
         """List until it works; None when another try cannot help, or the connection is lost."""
         tries = 0
         while True:
+            self._asked_at = anyio.current_time()
+            self._tell()
             try:
                 return await self._list(connection, timeout, options)
             except Failed as failed:
@@ -112,6 +119,8 @@ class Catalog:
                     connection.lose(failed.evidence)
                 if connection.reason is not None or not verdict.retryable:
                     return None
+            finally:
+                self._asked_at = None
             await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
 
@@ -170,11 +179,21 @@ class Catalog:
         """The tool as `connection` lists it, or None."""
         return (self._tools or {}).get(tool) if self._current == connection.generation else None
 
-    async def listed(self, connection: Connection, deadline: float) -> None:
-        """Wait for the listing of `connection`, at most until `deadline`."""
-        with anyio.CancelScope(deadline=deadline):
-            while self._generation < connection.generation and not connection.lost.is_set():
-                await self._listed.wait()
+    async def listed(self, connection: Connection, deadline: float, patience: float = math.inf) -> None:
+        """Wait for the listing of `connection`.
+
+        Args:
+            connection: The connection.
+            deadline: When to give up in any case.
+            patience: Seconds that one request for the list may go unanswered. A server that is away is waited for.
+        """
+        while self._generation < connection.generation and not connection.lost.is_set():
+            late = math.inf if self._asked_at is None else self._asked_at + patience
+            news = self._news
+            with anyio.CancelScope(deadline=min(deadline, late)):
+                await news.wait()
+            if anyio.current_time() >= min(deadline, late) and not news.is_set():
+                return
 
     def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
         """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).

@@ -41,7 +41,7 @@ from .waits import clock, loop_time
 _FREE_CAP = 1.0
 """The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
 _LISTING_PATIENCE = 2.0
-"""Seconds to wait for a connection's list of tools, which says whether a call may be sent on it again."""
+"""Seconds that a request for the list of tools, which says whether a call may be sent again, may go unanswered."""
 _TOOLS_KEPT = 1024
 """Tools whose refusals in a row are counted; a model may invent any number of names."""
 
@@ -247,7 +247,7 @@ class Executor:
             return self._read_error(call, result)
         return result
 
-    async def _connection_for(self, call: _Call, admission: Admission) -> Connection | None:
+    async def _connection_for(self, call: _Call, admission: Admission | None = None) -> Connection | None:
         """The connection to send it on; None when it may have run and this connection does not say that it may twice.
 
         Raises:
@@ -255,7 +255,7 @@ class Executor:
         """
         while True:
             connection = self._supervisor.ready or await self._borrow(call, admission)
-            if not call.history.may_have_run or await self._is_repeatable(call, connection, _LISTING_PATIENCE):
+            if not call.history.may_have_run or await self._is_repeatable(call, connection, wait=call.answer is None):
                 return connection
             if not connection.lost.is_set():
                 return None
@@ -366,29 +366,28 @@ class Executor:
             return None  # it came too late for a free one
         call.tries += 1
         call.absent_since = None
-        connection = None if verdict.reconnect else self._supervisor.ready
-        matters = verdict.retryable and call.history.may_have_run
-        repeatable = await self._is_repeatable(call, connection, _LISTING_PATIENCE if matters else 0.0)
-        # The next connection will say.
-        will_be_known = repeatable is None and (connection is None or connection.lost.is_set())
-        if not verdict.retryable or (call.history.may_have_run and not repeatable and not will_be_known):
-            return None
-        delay = self._delay(call, miss)
-        if delay is None or anyio.current_time() + delay > call.deadline:
-            return None
         paid = not verdict.reconnect or call.ended > 1  # the first new connection is no load on the server
-        if paid and (gate.refuses_for(delay) or not gate.can_pay):
+        delay = self._delay(call, miss) if verdict.retryable else None
+        if delay is not None and paid and (gate.refuses_for(delay) or not gate.can_pay):
+            delay = None
+        # An answer that is there already, or a failure that is final, is not held back to learn more.
+        allowed = await self._may_repeat(call, wait=delay is not None and call.answer is None)
+        if delay is None or not allowed or anyio.current_time() + delay > call.deadline:
             return None
         return _Again(delay, free=False, paid=paid)
 
-    async def _is_repeatable(self, call: _Call, connection: Connection | None, patience: float) -> bool | None:
+    async def _may_repeat(self, call: _Call, *, wait: bool) -> bool:
+        """Whether sending it again is allowed, as far as is known now; `wait` for the connection that has to say so."""
+        repeatable = await self._is_repeatable(call, self._supervisor.ready, wait=False)
+        if repeatable or not call.history.may_have_run:
+            return True
+        return wait and repeatable is None and await self._connection_for(call) is not None
+
+    async def _is_repeatable(self, call: _Call, connection: Connection | None, *, wait: bool) -> bool | None:
         """Whether sending it twice on `connection` does no more than sending it once; None when nothing says so.
 
-        Annotations count only as `connection` lists them, which takes up to `patience` seconds; an answer that is
-        there already is not held back for that.
+        Annotations count only as `connection` lists them. A list that is asked for is waited for if `wait`.
         """
-        if call.answer is not None:
-            patience = 0.0
         operation = call.operation
         call.history.repeatable = False
         repeatable: bool | None
@@ -403,8 +402,9 @@ class Executor:
         else:
             trust = self._policy.trust_annotations
             repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
-            if repeatable is None and patience:
-                await self._catalog.listed(connection, min(call.deadline, anyio.current_time() + patience))
+            if repeatable is None and wait:
+                deadline = min(call.deadline, self._ready_deadline(call))
+                await self._catalog.listed(connection, deadline, _LISTING_PATIENCE)
                 repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
         call.history.repeatable = bool(repeatable)
         return repeatable

@@ -18,7 +18,21 @@ from .counting_server import BUSY, fate
 
 REFUSALS = {"429": 0.05, "forget": 0.01}
 """Answered, and not run."""
-LOSSES = ("500", "502", "503", "503 bare", "504", "-32603", "reset", "close", "JSON cut", "SSE cut", "SSE primed", "crash", "slow")
+LOSSES = (
+    "500",
+    "502",
+    "503",
+    "503 bare",
+    "504",
+    "-32603",
+    "reset",
+    "close",
+    "JSON cut",
+    "SSE cut",
+    "SSE primed",
+    "crash",
+    "slow",
+)
 """Each happens before the key is executed or after."""
 HTTP_FATES = {
     **REFUSALS,

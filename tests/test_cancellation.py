@@ -1,0 +1,701 @@
+"""A call that is interrupted at any moment leaves nothing taken behind, and its caller is told the truth.
+
+Each test makes the same call over and over, through rate limit, concurrency limit, circuit and retry budget. It lets
+the event loop take 0, 1, 2, ... steps, interrupts the call and lets everything come to rest, until the call ends by
+itself before it is interrupted. `CANCELLATION_STEPS=all pytest tests/test_cancellation.py` tries every number of steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+import sniffio
+from mcp import StdioServerParameters
+
+from resilient_mcp import (
+    BreakerState,
+    BudgetPolicy,
+    CircuitOpen,
+    Concurrency,
+    Policy,
+    RateLimit,
+    ResilienceError,
+    ResilientClient,
+    RestartPolicy,
+    RetryPolicy,
+    ServerUnavailable,
+    TimeoutPolicy,
+    ToolPolicy,
+    _sdk,
+)
+from resilient_mcp.connection import Connection
+from resilient_mcp.strategies.budget import RetryBudget
+from resilient_mcp.strategies.rate_limit import TokenBucket
+from resilient_mcp.waits import clock
+
+from .support import LEGACY, Faults, ScriptedHttp, listed, nothing_left, reply, text_of
+
+ALL = os.environ.get("CANCELLATION_STEPS") == "all"
+REPEATABLE, ONCE = "echo", "unsafe"
+LIMIT = RateLimit(rate=1e-6, burst=20)
+"""A token that is taken does not come back by itself while a test runs."""
+BUDGET = BudgetPolicy(tokens=20, refund=0)
+POLICY = Policy(
+    retry=RetryPolicy(base=0.002, throttled_base=0.002),
+    budget=BUDGET,
+    rate_limit=LIMIT,
+    concurrency=Concurrency(limit=1, queue=5),
+    restart=RestartPolicy(base=0.001, max_delay=0.005, intensity=10_000),
+    timeout=TimeoutPolicy(attempt=10, ready=10, connect=10, total=30, shutdown=2),
+    tools={"*": ToolPolicy(rate_limit=LIMIT)},
+)
+TOKEN_WAIT = 0.0025
+"""Seconds that a call waits for its token, where the scenario is about that."""
+PROMPTLY = 1.0
+"""Seconds within which a call ends that was cancelled, or whose client was closed."""
+EACH = 40
+"""Up to here each number of steps is tried, then every third."""
+CANCELLED = "cancelled"
+TRY_AGAIN = "temporarily unavailable: try again"
+
+
+# --- the event loop ---
+
+_IDLE = 50
+"""Turns of the event loop in which nothing happens that count as one step."""
+
+
+class _Asyncio:
+    """The steps of asyncio's loop: turns in which something besides the counting task ran."""
+
+    def __init__(self) -> None:
+        self._ready: Any = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+
+    async def step(self) -> None:
+        for _ in range(_IDLE):
+            if self._ready:
+                break
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def rest(self) -> None:
+        """Wait until every task waits for time to pass, or for another process."""
+        idle = 0
+        while idle < 3:  # what is written to a socket of this process wakes its reader in the next turn
+            idle = 0 if self._ready else idle + 1
+            await asyncio.sleep(0)
+
+
+class _Trio:
+    """The same of trio's."""
+
+    def __init__(self) -> None:
+        import trio.testing
+
+        self._trio = trio
+        self._ran = 0
+        self._own = trio.lowlevel.current_task()
+        trio.lowlevel.add_instrument(self)  # it ends with the test's loop
+
+    def before_task_step(self, task: Any) -> None:
+        self._ran += task is not self._own
+
+    async def step(self) -> None:
+        ran = self._ran
+        for _ in range(_IDLE):
+            await self._trio.lowlevel.checkpoint()
+            if self._ran != ran:
+                break
+
+    async def rest(self) -> None:
+        await self._trio.testing.wait_all_tasks_blocked()
+
+
+def event_loop() -> Any:
+    return _Asyncio() if sniffio.current_async_library() == "asyncio" else _Trio()
+
+
+# --- servers that count ---
+
+
+class HttpServer(ScriptedHttp):
+    """Counts the calls that it received and executed, and the POSTs that it saw begin and end."""
+
+    def __init__(self, *, sse: bool = False) -> None:
+        super().__init__(sse=sse)
+        self.arrived: Counter[str] = Counter()
+        self.executed: Counter[str] = Counter()
+        self.begun = self.whole = 0
+        self.port = 0
+        self.listening: anyio.CancelScope | None = None
+        self._tasks: Any = None
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[HttpServer]:
+        async with anyio.create_task_group() as self._tasks:
+            await self.up()
+            yield self
+            self._tasks.cancel_scope.cancel()
+
+    async def up(self) -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=self.port)
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        self.url = f"http://127.0.0.1:{self.port}/mcp"
+        self.listening = anyio.CancelScope()
+        self._tasks.start_soon(self._listen, listener, self.listening)
+
+    def come_up(self) -> None:
+        """`up`, beside whatever else happens."""
+        self._tasks.start_soon(self.up)
+
+    def down(self) -> None:
+        """Close the port and all connections."""
+        assert self.listening is not None
+        self.listening.cancel()
+        self.listening = None
+
+    async def _listen(self, listener: Any, scope: anyio.CancelScope) -> None:
+        with scope:
+            async with listener:
+                await listener.serve(self._connection)
+
+    async def _connection(self, stream: Any) -> None:
+        await super()._connection(_Tap(stream, self))
+
+    async def _exchange(self, stream: Any, verb: str, path: str, headers: dict[str, str], body: bytes) -> bool:
+        message = json.loads(body) if verb == "POST" else {}
+        self.whole += verb == "POST"
+        if message.get("method") == "tools/call":
+            key = message["params"]["arguments"]["text"]
+            is_known = headers.get("mcp-session-id") == f"session-{self.session}"
+            self.arrived[key] += 1
+            self.executed[key] += is_known and not (self.faults and getattr(self.faults[0], "refuses", False))
+        return await super()._exchange(stream, verb, path, headers, body)
+
+
+class _Tap:
+    """A stream that counts the requests that begin on it."""
+
+    def __init__(self, inner: Any, server: HttpServer) -> None:
+        self._inner = inner
+        self._server = server
+        self.extra, self.send = inner.extra, inner.send
+
+    async def receive(self) -> bytes:
+        data = await self._inner.receive()
+        self._server.begun += data.count(b"POST /")
+        return data
+
+    async def __aenter__(self) -> _Tap:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._inner.aclose()
+
+
+def refusal(fault: Any) -> Any:
+    """The same fault, as the answer to a call that is not executed."""
+    fault.refuses = True
+    return fault
+
+
+def answered_by(text: str, *, is_error: bool = False, when: anyio.Event | None = None) -> Any:
+    """A result of `text`, as soon as `when` is set."""
+
+    async def fault(stream: Any, request_id: Any) -> bool:
+        if when is not None:
+            await when.wait()
+        result = {"content": [{"type": "text", "text": text}], "isError": is_error}
+        await reply(stream, 200, json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}).encode())
+        return True
+
+    return fault
+
+
+_STDIO_SERVER = """
+import json, os, sys
+journal = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for line in sys.stdin.buffer:
+    message = json.loads(line)
+    method, params = message["method"], message.get("params", {})
+    if "id" not in message:
+        continue
+    if method == "initialize":
+        info = {"name": "counting", "version": "1"}
+        result = {"protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info}
+    elif method == "tools/list":
+        result = {"tools": [{"name": "unsafe", "inputSchema": {"type": "object"}}]}
+    elif method == "tools/call":
+        text = params["arguments"]["text"]
+        os.write(journal, text.encode() + b"\\n")
+        result = {"content": [{"type": "text", "text": text}]}
+    else:
+        result = {}
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}) + "\\n")
+    sys.stdout.flush()
+"""
+
+
+class StdioServer:
+    """A process that writes down each call that it receives, and executes it at once."""
+
+    begun = whole = 0  # it counts no request before it is whole
+    faults: ClassVar[list[Any]] = []
+
+    def __init__(self, journal: Path) -> None:
+        journal.touch()
+        self._journal = journal
+        self.url = StdioServerParameters(
+            command=sys.executable, args=["-I", "-S", "-c", _STDIO_SERVER, str(journal)], cwd=journal.parent
+        )
+
+    @property
+    def arrived(self) -> Counter[str]:
+        return Counter(self._journal.read_text().split())
+
+    executed = arrived
+
+
+# --- one call ---
+
+
+class Run:
+    """One call that is interrupted, and the others that are made beside it."""
+
+    def __init__(self, client: ResilientClient, server: Any, loop: Any, number: int, names: tuple[str, ...]) -> None:
+        self.client = client
+        self.server = server
+        self.loop = loop
+        self.number = number
+        self.began = clock.now()
+        self.ended = {name: anyio.Event() for name in names}
+        self.told: dict[str, Any] = {}
+        """What each caller was told: a result, an exception, or `CANCELLED`."""
+        self.begun, self.whole = server.begun, server.whole
+        self.refill()
+        client._gate._budget = RetryBudget(BUDGET)
+        assert client.circuit is not None
+        client.circuit.reset()
+
+    def refill(self) -> None:
+        """Let each rate limit have all its tokens."""
+        self.client._gate._bucket = TokenBucket(LIMIT.rate, LIMIT.burst)
+        self.client._gate._tool_buckets.clear()
+
+    def key(self, name: str) -> str:
+        return f"{self.number}-{name}"
+
+    async def call(self, name: str, tool: str = ONCE) -> None:
+        try:
+            self.told[name] = await self.client.call_tool(tool, {"text": self.key(name)})
+        except anyio.get_cancelled_exc_class():
+            self.told[name] = CANCELLED
+            raise
+        except Exception as exc:
+            self.told[name] = exc
+        finally:
+            self.ended[name].set()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the call meets.
+
+    Attributes:
+        tool: What is called.
+        arrange: What is done before the call.
+        later: What happens without its doing, once it has begun.
+        when: After how many steps that happens.
+        sse: Whether the answer comes as an event stream.
+        stdio: Whether the server is a process.
+        beside: The other calls that are made.
+    """
+
+    tool: str = ONCE
+    arrange: Callable[[Run, Any], Awaitable[None]] | None = None
+    later: Callable[[Run], None] = lambda run: None
+    when: int = 6
+    sse: bool = False
+    stdio: bool = False
+    beside: tuple[str, ...] = ()
+
+
+async def _token_falls_due_later(run: Run, _tg: Any) -> None:
+    run.client._gate._bucket = bucket = TokenBucket(LIMIT.rate, 1)
+    due = run.began + TOKEN_WAIT
+    assert bucket.reserve(due - 1 / LIMIT.rate, 0) == 0  # the only other one was taken so long ago
+
+
+async def _server_pushed_back(run: Run, _tg: Any) -> None:
+    run.client._gate._bucket.pause(run.began + TOKEN_WAIT)
+
+
+def _it_pushes_back_again(run: Run) -> None:
+    run.client._gate._bucket.pause(run.began + 2 * TOKEN_WAIT)
+
+
+async def _place_is_taken(run: Run, tg: Any) -> None:
+    server = run.server
+    server.release = anyio.Event()
+    server.faults.append(answered_by(run.key("holder"), when=server.release))
+    tg.start_soon(run.call, "holder")
+    await run.loop.rest()
+    assert server.arrived[run.key("holder")] == 1
+
+
+async def _circuit_is_half_open(run: Run, _tg: Any) -> None:
+    breaker = run.client._gate._breaker
+    assert breaker is not None
+    breaker._open(clock.now())
+    breaker.hint(clock.now())
+
+
+async def _server_is_down(run: Run, _tg: Any) -> None:
+    run.server.down()
+    await run.loop.rest()
+
+
+async def _session_is_lost(run: Run, _tg: Any) -> None:
+    run.server.forget_sessions()
+
+
+def _answered_first(fault: Any) -> Callable[[Run, Any], Awaitable[None]]:
+    async def arrange(run: Run, _tg: Any) -> None:
+        run.server.faults.append(fault)
+
+    return arrange
+
+
+SCENARIOS = {
+    "JSON": Scenario(),
+    "SSE": Scenario(sse=True),
+    "stdio": Scenario(stdio=True),
+    "rate limit": Scenario(arrange=_token_falls_due_later),
+    "push-back": Scenario(arrange=_server_pushed_back, later=_it_pushes_back_again, when=3),
+    "queue": Scenario(arrange=_place_is_taken, later=lambda run: run.server.release.set(), beside=("holder", "behind")),
+    "half-open circuit": Scenario(arrange=_circuit_is_half_open),
+    "429": Scenario(arrange=_answered_first(refusal(Faults.status(429)))),
+    "500": Scenario(REPEATABLE, arrange=_answered_first(Faults.status(500))),
+    "500, once": Scenario(arrange=_answered_first(Faults.status(500))),
+    "isError": Scenario(REPEATABLE, arrange=_answered_first(answered_by(TRY_AGAIN, is_error=True))),
+    "connection refused": Scenario(arrange=_server_is_down, later=lambda run: run.server.come_up()),
+    "session lost": Scenario(arrange=_session_is_lost),
+}
+
+
+# --- interrupted ---
+
+SCOPE, NATIVE, ACLOSE, RESTART = "cancel scope", "native cancellation", "aclose()", "restart()"
+
+
+async def launch(run: Run, tool: str, interrupt: str, tg: Any) -> Callable[[], object]:
+    """Begin the call; what cancels it."""
+    if interrupt == NATIVE and sniffio.current_async_library() == "asyncio":
+        task = asyncio.get_running_loop().create_task(run.call("call", tool))
+
+        def end(_: object) -> None:
+            if not run.ended["call"].is_set():  # it was cancelled before its first step
+                run.told["call"] = CANCELLED
+                run.ended["call"].set()
+
+        task.add_done_callback(end)
+        return task.cancel
+    if interrupt == NATIVE:
+        import trio
+
+        async def in_nursery(*, task_status: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(run.call, "call", tool)
+                task_status.started(nursery.cancel_scope)
+
+        return (await tg.start(in_nursery)).cancel
+    scope = anyio.CancelScope()
+
+    async def in_scope() -> None:
+        with scope:
+            await run.call("call", tool)
+
+    tg.start_soon(in_scope)
+    return scope.cancel
+
+
+class Bench:
+    """Interrupts the call of one scenario in one way, again and again.
+
+    Attributes:
+        wrong: What was found.
+        runs: How often the call was made.
+    """
+
+    def __init__(self, scenario: str, interrupt: str, server: Any) -> None:
+        self.name = scenario
+        self.scenario = SCENARIOS[scenario]
+        self.interrupt = interrupt
+        self.server = server
+        self.loop = event_loop()
+        self.client: ResilientClient | None = None
+        self.wrong: list[str] = []
+        self.runs = 0
+
+    async def fuzz(self) -> None:
+        """Interrupt the call after each number of steps, until it is over first."""
+        steps, over = 0, False
+        try:
+            while not over:
+                assert steps < 3000
+                over, found = await self._run(steps)
+                self.wrong += [f"{self.name}, {self.interrupt} after {steps} steps: {what}" for what in found]
+                if found or self.interrupt == ACLOSE:
+                    await self._close()
+                self.runs += 1
+                steps += 1 if ALL or steps < EACH else 3
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self.client is not None:
+            await self.client.aclose()
+            self.client = None
+
+    async def _connected(self) -> Connection:
+        if self.client is None:
+            self.client = ResilientClient(self.server.url, name="counting", policy=POLICY, **LEGACY)
+            await self.client.start()
+        await self.client.wait_ready()
+        await listed(self.client)
+        await self.loop.rest()
+        connection = self.client._supervisor.ready
+        assert connection is not None
+        return connection
+
+    async def _run(self, steps: int) -> tuple[bool, list[str]]:
+        """Make the call and interrupt it after `steps` steps: whether it was over before, and what is wrong."""
+        connections = [await self._connected()]
+        client, server, scenario = self.client, self.server, self.scenario
+        assert client is not None
+        run = Run(client, server, self.loop, self.runs, ("call", *scenario.beside))
+        found: list[str] = []
+        async with anyio.create_task_group() as tg:
+            if scenario.arrange is not None:
+                await scenario.arrange(run, tg)
+            cancel = await launch(run, scenario.tool, self.interrupt, tg)
+            if "behind" in scenario.beside:
+                tg.start_soon(run.call, "behind")
+            for step in range(steps):
+                if step == scenario.when:
+                    scenario.later(run)
+                if run.ended["call"].is_set():
+                    break
+                await self.loop.step()
+            over = run.ended["call"].is_set()
+            if steps <= scenario.when:
+                scenario.later(run)
+            if not over:
+                found += await self._disturb(run, cancel)
+            for name, ended in run.ended.items():
+                with anyio.move_on_after(10) as scope:
+                    await ended.wait()
+                if scope.cancelled_caught:
+                    found.append(f"{name} never ends")
+            tg.cancel_scope.cancel()
+        await self.loop.rest()
+        closed = self.interrupt == ACLOSE and not over
+        if not closed:
+            connections.append(await self._connected())
+            if scenario.stdio:  # the process has read all that came before
+                await connections[-1].call(lambda session, _: session.invoke("send_ping"), timeout=5, deadline=math.inf)
+        found += self._untrue(run, over=over)
+        found += self._left(run, connections)
+        server.faults.clear()
+        found += await self._next(run, closed=closed)
+        return over, found
+
+    async def _disturb(self, run: Run, cancel: Callable[[], object]) -> list[str]:
+        """Interrupt the call, and wait for its end."""
+        if self.interrupt == RESTART:
+            await run.client.restart()
+            return []
+        with anyio.move_on_after(PROMPTLY) as scope:
+            if self.interrupt == ACLOSE:
+                await run.client.aclose()
+            else:
+                cancel()
+            await run.ended["call"].wait()
+        return [f"the call goes on for more than {PROMPTLY:g} s"] if scope.cancelled_caught else []
+
+    def _untrue(self, run: Run, *, over: bool) -> Iterator[str]:
+        """What the callers were told, and is not so."""
+        for name, told in run.told.items():
+            key = run.key(name)
+            tool = self.scenario.tool if name == "call" else ONCE
+            received, executed = self.server.arrived[key], self.server.executed[key]
+            said = f"{name} was told {told!r}, and the server received it {received} times and executed it {executed} times"
+            if any(contradictions(tool, key, told, received, executed)):
+                reasons = ", ".join(contradictions(tool, key, told, received, executed))
+                yield f"{reasons}: {said}"
+            cancelled = name == "call" and not over and self.interrupt in {SCOPE, NATIVE}
+            if told == CANCELLED and not cancelled:
+                yield f"it was cancelled by nobody: {said}"
+            if cancelled and isinstance(told, Exception):
+                yield f"the cancellation became an error: {said}"
+            if cancelled and told != CANCELLED and self.is_edge_triggered:
+                yield f"the cancellation got lost: {said}"
+
+    @property
+    def is_edge_triggered(self) -> bool:
+        """Whether a cancellation that is caught once is gone."""
+        return self.interrupt == NATIVE and sniffio.current_async_library() == "asyncio"
+
+    def _left(self, run: Run, connections: list[Connection]) -> Iterator[str]:
+        """What was taken and not given back."""
+        gate, client, server = run.client._gate, run.client, self.server
+        requests = {name: server.arrived[run.key(name)] for name in run.ended}
+        received = sum(requests.values())
+        cut = (server.begun - run.begun) - (server.whole - run.whole)
+        saw = f"the server received {received}" + (f" and {cut} more in part" if cut else "")
+        burst = 1 if self.scenario.arrange is _token_falls_due_later else LIMIT.burst
+        limits = {"server": (gate._bucket, burst), "tool": (gate._tool_buckets.get(self.scenario.tool), LIMIT.burst)}
+        for name, (bucket, most) in limits.items():
+            tokens = 0 if bucket is None else most - left_in(bucket, run.began)
+            if not received <= tokens <= received + cut:
+                yield f"{tokens} tokens of the {name}'s rate limit are taken: {saw}"
+        assert gate._budget is not None
+        spent = BUDGET.tokens - gate._budget.tokens
+        retries = max(0, requests["call"] - 1)
+        if not 0 <= spent <= retries + cut:
+            yield f"{spent:g} of the budget is spent: the server received {retries} retries"
+        bulkhead, breaker = gate._bulkhead, gate._breaker
+        assert bulkhead is not None
+        assert breaker is not None
+        if bulkhead.running or bulkhead.waiting or gate._woken:
+            yield f"{bulkhead.running} places are taken, {bulkhead.waiting} calls wait, {len(gate._woken)} are woken"
+        if breaker._trial is not None:
+            yield "the circuit still waits for its trial"
+        if breaker.state is BreakerState.OPEN:
+            yield f"the circuit is open: {gate._reason}"
+        if client._stats.running:
+            yield f"{client._stats.running} calls are counted as running"
+        for connection in connections:
+            if connection._attempts or connection.in_flight._attempts:
+                yield (
+                    f"connection {connection.generation} has {len(connection._attempts)} attempts, and "
+                    f"{list(connection.in_flight._attempts)} in flight"
+                )
+
+    async def _next(self, run: Run, *, closed: bool) -> list[str]:
+        """The next call: answered, or refused by a client that is closed."""
+        run.ended["next"] = anyio.Event()
+        run.refill()
+        with anyio.move_on_after(PROMPTLY):
+            await run.call("next")
+        told, key = run.told["next"], run.key("next")
+        if closed:
+            right = isinstance(told, ServerUnavailable | CircuitOpen) and not self.server.arrived[key]
+        else:
+            right = not isinstance(told, Exception) and told != CANCELLED and text_of(told) == key
+        found = [] if right else [f"the next call ends with {told!r}"]
+        state = run.client.circuit.state if run.client.circuit is not None else None
+        if not closed and state is not BreakerState.CLOSED:
+            found.append(f"the circuit is {state} after the next call")
+        return found
+
+
+def left_in(bucket: TokenBucket, began: float) -> int:
+    """How many tokens a bucket has, soon after the run began."""
+    bucket = copy.deepcopy(bucket)
+    left = 0
+    while bucket.reserve(began + 60, 1) is not None:
+        left += 1
+    return left
+
+
+def contradictions(tool: str, key: str, told: Any, received: int, executed: int) -> Iterator[str]:
+    """What of what a caller was told contradicts what its server did."""
+    if tool == ONCE and executed > 1:
+        yield "it was executed twice"
+    if told == CANCELLED:
+        return
+    if not isinstance(told, Exception):
+        if not executed:
+            yield "it was answered and not executed"
+        if text_of(told) not in {key, TRY_AGAIN} or (text_of(told) == TRY_AGAIN) != _sdk.is_error_result(told):
+            yield "it was answered wrong"
+        return
+    if not isinstance(told, ResilienceError):
+        yield "neither the server nor this library raises that"
+        return
+    text = f"{told} {told.advice}"
+    if executed and (not told.may_have_run or "not run" in text):
+        yield "it is said not to have run"
+    if received and ("Nothing was sent" in text or not told.attempts):
+        yield "it is said not to have been sent"
+    if received > told.attempts:
+        yield f"it is said to have been sent {told.attempts} times"
+
+
+@asynccontextmanager
+async def served(scenario: Scenario, tmp_path: Path) -> AsyncIterator[Any]:
+    if scenario.stdio:
+        yield StdioServer(tmp_path / "journal")
+    else:
+        async with HttpServer(sse=scenario.sse).serve() as server:
+            yield server
+
+
+async def assert_nothing_is_wrong(scenario: str, interrupt: str, tmp_path: Path) -> None:
+    async with nothing_left(), served(SCENARIOS[scenario], tmp_path) as server:
+        bench = Bench(scenario, interrupt, server)
+        await bench.fuzz()
+    if os.environ.get("CANCELLATION_SHOW"):
+        print(scenario, interrupt, bench.runs)
+    assert not bench.wrong, f"{len(bench.wrong)} wrong in {bench.runs} runs:\n" + "\n".join(bench.wrong[:20])
+
+
+each_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
+
+
+@each_scenario
+@pytest.mark.timeout(60)
+@pytest.mark.anyio
+async def test_a_cancel_scope_ends_the_call(scenario: str, tmp_path: Path):
+    """A call whose cancel scope is cancelled at any moment is cancelled, and gives back what it took and did not use."""
+    await assert_nothing_is_wrong(scenario, SCOPE, tmp_path)
+
+
+@each_scenario
+@pytest.mark.timeout(60)
+@pytest.mark.anyio
+async def test_a_native_cancellation_ends_the_call(scenario: str, tmp_path: Path):
+    """A call that is cancelled by the event loop's own means at any moment is cancelled, and leaves nothing taken."""
+    await assert_nothing_is_wrong(scenario, NATIVE, tmp_path)
+
+
+@each_scenario
+@pytest.mark.timeout(60)
+@pytest.mark.anyio
+async def test_closing_the_client_ends_the_call(scenario: str, tmp_path: Path):
+    """A call whose client is closed at any moment ends within a second, and its caller is told what is true."""
+    await assert_nothing_is_wrong(scenario, ACLOSE, tmp_path)
+
+
+@each_scenario
+@pytest.mark.timeout(60)
+@pytest.mark.anyio
+async def test_a_restart_is_survived_by_the_call(scenario: str, tmp_path: Path):
+    """A call during which the connection is replaced at any moment ends with what is true, and the next is answered."""
+    await assert_nothing_is_wrong(scenario, RESTART, tmp_path)

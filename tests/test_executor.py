@@ -1,0 +1,411 @@
+"""Attempt, decide, attempt again: what a call costs, when it is sent again, and what its caller is told in the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from resilient_mcp import (
+    AttemptFailed,
+    BudgetPolicy,
+    CallFinished,
+    ConnectionLost,
+    Delivery,
+    InvalidArguments,
+    Policy,
+    RateLimit,
+    ResilienceError,
+    ResilientClient,
+    RestartPolicy,
+    RetryPolicy,
+    RetryScheduled,
+    ServerUnavailable,
+    TimeoutPolicy,
+    ToolPolicy,
+    _sdk,
+)
+from resilient_mcp.testing import HttpReply, Reply, ScriptedHttpServer, ScriptedStdioServer, StdioReply
+
+from .support import LEGACY, QUICK, Recorder, client_of, is_repeatable, listed, measured, text_of
+
+pytestmark = pytest.mark.anyio
+
+UNREADABLE_LISTS = {
+    "a tool without a schema": {"tools": [{"name": "order"}]},
+    "no list": {"nope": 1},
+    "a reference that leads nowhere": {
+        "tools": [
+            {
+                "name": "order",
+                "inputSchema": {"type": "object"},
+                "outputSchema": {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/x"}}},
+            }
+        ]
+    },
+    "a schema of an unknown type": {
+        "tools": [{"name": "order", "inputSchema": {"type": "object"}, "outputSchema": {"type": "nonsense"}}]
+    },
+}
+HALF = "cut \ud83d"
+
+
+def tools(*, idempotent: bool = False, read_only: bool = False) -> dict[str, Any]:
+    hints = {"idempotentHint": idempotent, "readOnlyHint": read_only}
+    return {"tools": [{"name": "pay", "inputSchema": {"type": "object"}, "annotations": hints}]}
+
+
+def script(calls: Callable[[], Any], lists: Callable[[], Any] = lambda: None) -> Any:
+    """Answers `tools/call` and `tools/list` by a function each."""
+    return lambda request: {"tools/call": calls, "tools/list": lists}.get(request.method, lambda: None)()
+
+
+def calls_of(server: Any) -> int:
+    return len(server.requests.of("tools/call"))
+
+
+# --- what an attempt may have done, the call may have done ---
+
+
+async def test_what_may_have_run_stays_what_may_have_run():
+    """A reset, and then the server is gone: the last attempt was never sent, and the call may have run all the same."""
+    async with ScriptedHttpServer([HttpReply.reset()]) as server:
+        policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.3), "breaker": None})
+        async with client_of(server.url, policy) as client:
+            await listed(client)
+            http, sent = client._connector._own_client, 0
+            send = http.send
+
+            async def refuse(request: Any, **options: Any) -> Any:
+                nonlocal sent
+                if request.method == "POST" and b"tools/call" in request.content:
+                    sent += 1
+                    if sent > 1:
+                        request.url = request.url.copy_with(port=9)
+                return await send(request, **options)
+
+            http.send = refuse
+            with pytest.raises(ServerUnavailable) as caught:
+                await client.call_tool("echo", {"text": "x"})
+    assert sent > 1
+    assert (caught.value.attempts, caught.value.may_have_run, caught.value.repeatable) == (1, True, True)
+    assert caught.value.verdict.delivery is Delivery.UNKNOWN
+    assert "may have run it; it is safe to repeat" in str(caught.value)
+    assert "not run" not in caught.value.advice
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_closing_just_after_a_call_began_contradicts_nothing(ticks: int):
+    """Whatever the moment: a caller who is told that nothing was sent is right."""
+    async with ScriptedHttpServer(script(lambda: Reply.ok("x").after(0.02))) as server:
+        client = ResilientClient(server.url, policy=QUICK, **LEGACY)
+        await client.start()
+        await listed(client)
+        async with anyio.create_task_group() as tg:
+
+            async def call() -> None:
+                with pytest.raises(ResilienceError) as caught:
+                    await client.call_tool("order", {"text": "x"})
+                told.append(caught.value)
+
+            told: list[ResilienceError] = []
+            tg.start_soon(call)
+            for _ in range(ticks):
+                await anyio.lowlevel.checkpoint()
+            await client.aclose()
+        (error,) = told
+        if calls_of(server):
+            assert error.may_have_run
+            assert error.attempts == 1
+        if error.may_have_run:
+            assert isinstance(error, ConnectionLost)
+            assert "may have run" in str(error)
+        else:
+            assert "Nothing was sent" in str(error)
+
+
+# --- annotations ---
+
+
+async def test_a_new_session_has_the_last_word_on_its_tools():
+    """The list before said that the tool may run twice; until the new one is there, and when it says no, it may not."""
+    renewed = False
+
+    def lists() -> Reply:
+        return Reply.result(tools(read_only=not renewed)).after(0.5 if renewed else 0)
+
+    async with ScriptedHttpServer(script(HttpReply.reset, lists)) as server, client_of(server.url) as client:
+        await listed(client)
+        assert is_repeatable(client, "pay")
+        renewed = True
+        server.forget_sessions()
+        await client.send_ping()
+        with pytest.raises(ConnectionLost) as caught:
+            await client.call_tool("pay", {})
+        assert (calls_of(server), caught.value.attempts, caught.value.repeatable) == (1, 1, False)
+
+
+async def test_a_list_that_has_changed_says_nothing_until_it_is_made_again():
+    """`list_changed` takes back what the old list allowed, at once."""
+    changed = anyio.Event()
+
+    def lists() -> Reply:
+        return Reply.hang() if changed.is_set() else Reply.result(tools(read_only=True))
+
+    async with ScriptedHttpServer(script(HttpReply.reset, lists)) as server, client_of(server.url) as client:
+        await listed(client)
+        changed.set()
+        client._catalog.changed()
+        assert is_repeatable(client, "pay") is None
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("pay", {})
+        assert calls_of(server) == 1
+
+
+async def test_a_new_process_that_lists_nothing_allows_nothing():
+    """Its predecessor called the tool read-only; it died in the middle of the call, and the next one does not list."""
+    only = ({"name": "pay", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}},)
+    replies = {"tools/call": [StdioReply.exit(1)], "tools/list": [Reply(), *[Reply.hang()] * 5]}
+    events = Recorder()
+    async with ScriptedStdioServer(replies, tools=only) as server:
+        async with client_of(server.parameters, on_event=events) as client:
+            await listed(client)
+            with pytest.raises(ConnectionLost, match="may have run"):
+                await client.call_tool("pay", {})
+            assert client.generation == 2
+            assert calls_of(server) == 1
+    assert not events.of(RetryScheduled)  # nobody is told of a retry that does not come
+
+
+@pytest.mark.parametrize(
+    ("hints", "trust", "sent"),
+    [
+        ({"idempotent": True}, True, 2),
+        ({"idempotent": True}, "read_only", 1),
+        ({"idempotent": True}, False, 1),
+        ({"read_only": True}, "read_only", 2),
+        ({"read_only": True}, False, 1),
+        ({}, True, 1),
+    ],
+)
+async def test_which_annotations_are_trusted(hints: dict[str, bool], trust: Any, sent: int):
+    """Both, only `readOnlyHint`, or none."""
+    policy = QUICK.model_copy(update={"trust_annotations": trust})
+    replies = iter([HttpReply.reset()])
+    answers = script(lambda: next(replies, None), lambda: Reply.result(tools(**hints)))
+    async with ScriptedHttpServer(answers) as server, client_of(server.url, policy) as client:
+        await listed(client)
+        if sent == 1:
+            with pytest.raises(ConnectionLost):
+                await client.call_tool("pay", {})
+        else:
+            await client.call_tool("pay", {})
+        assert calls_of(server) == sent
+
+
+# --- answers that are there are delivered ---
+
+
+async def test_an_answer_is_not_held_back_to_learn_whether_another_may_be_had():
+    """An `isError` that says "try again", and a list that never comes: the answer is given at once."""
+    answers = script(lambda: Reply.tool_error("rate limit exceeded"), Reply.hang)
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        with measured() as took:
+            assert text_of(await client.call_tool("order", {"text": "x"})) == "rate limit exceeded"
+        assert took[0] < 1.5
+
+
+@pytest.mark.parametrize("bad", UNREADABLE_LISTS)
+async def test_an_answer_outlives_a_list_that_cannot_be_read(bad: str):
+    """What would only validate the answer neither replaces it nor loses it."""
+    result = {"content": [{"type": "text", "text": "ordered"}], "structuredContent": {"a": 1}}
+    answers = script(lambda: Reply.result(result), lambda: Reply.result(UNREADABLE_LISTS[bad]))
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        for _ in range(2):
+            assert text_of(await client.call_tool("order", {"text": "x"})) == "ordered"
+
+
+async def test_an_answer_is_held_back_once_by_a_list_that_hangs():
+    """The first answer of a connection waits a second for it, and no other does."""
+    answers = script(lambda: None, Reply.hang)
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        with measured() as first:
+            await client.call_tool("echo", {"text": "x"})
+        with measured() as second:
+            await client.call_tool("unsafe", {"text": "x"})
+        assert first[0] < 3
+        assert second[0] < 0.9
+
+
+async def test_content_that_breaks_its_schema_is_the_sdks_error_with_its_cause():
+    """As the plain SDK raises it: the cause is kept."""
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    one = {"tools": [{"name": "t", "inputSchema": {"type": "object"}, "outputSchema": schema}]}
+    result = {"content": [], "structuredContent": {"x": "no"}}
+    answers = script(lambda: Reply.result(result), lambda: Reply.result(one))
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        with pytest.raises(RuntimeError, match="is not of type 'integer'") as caught:
+            await client.call_tool("t", {})
+        error = caught.value
+        assert type(error.__cause__ or error.__context__).__name__ == "ValidationError"
+
+
+async def test_whatever_reads_an_error_result_cannot_lose_it():
+    """A wait of four hundred digits is an answer like any other."""
+    text = '{"error": {"message": "x"}, "retryAfter": 1' + "0" * 400 + "}"
+    answers = script(lambda: Reply.tool_error(text))
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        await listed(client)
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == text
+
+
+async def test_an_answer_that_is_not_json_rpc_is_no_refusal():
+    """Without `"jsonrpc": "2.0"` the SDK would call it a parse error; the tool may have run."""
+    reply = HttpReply.raw(b'{"id": 99, "result": {"content": []}}')
+    async with ScriptedHttpServer([reply]) as server, client_of(server.url) as client:
+        with pytest.raises(ConnectionLost, match="not the JSON-RPC response"):
+            await client.call_tool("order", {"text": "x"})
+
+
+# --- what cannot be sent ---
+
+
+@pytest.mark.parametrize("where", ["http", "stdio"])
+async def test_what_cannot_be_encoded_fails_alone(where: str):
+    """Half a surrogate pair in a model's arguments: its caller is told where, and nobody else notices."""
+    async with ScriptedHttpServer() as web, ScriptedStdioServer() as process:
+        server: Any = web if where == "http" else process
+        target = web.url if where == "http" else process.parameters
+        server.then(Reply.ok("slow").after(0.3))
+        events = Recorder()
+        async with client_of(target, on_event=events) as client, anyio.create_task_group() as tg:
+
+            async def bystander() -> None:
+                assert text_of(await client.call_tool("echo", {"text": "slow"})) == "slow"
+
+            tg.start_soon(bystander)
+            await server.received()
+            with pytest.raises(InvalidArguments, match="half of a surrogate pair") as caught:
+                await client.call_tool("echo", {"list": [{"text": HALF}]})
+            assert caught.value.problems[0][0] == "$.list[0].text"
+            assert "Nothing was sent" in caught.value.advice
+            assert caught.value.attempts == 0
+            assert text_of(await client.call_tool("echo", {"text": "next"})) == "next"
+        assert client.generation == 1
+        assert [event.delivery for event in events.of(AttemptFailed)] == [Delivery.NOT_SENT]
+        assert {event.attempts for event in events.of(CallFinished) if event.error == "InvalidArguments"} == {0}
+
+
+# --- what a retry costs ---
+
+
+async def test_a_retry_is_paid_for_when_it_is_sent():
+    """Ten callers give up in the middle of their back-off: the budget is whole, and no retry is counted."""
+    policy = Policy(retry=RetryPolicy(base=30, max_delay=30), budget=BudgetPolicy(tokens=10), breaker=None)
+    async with ScriptedHttpServer(script(lambda: HttpReply.refusal(500))) as server:
+        events = Recorder()
+        async with client_of(server.url, policy, on_event=events) as client:
+            await listed(client)
+            async with anyio.create_task_group() as tg:
+                for n in range(10):
+                    tg.start_soon(client.call_tool, "echo", {"text": str(n)})
+                await events.wait_for(RetryScheduled, 10)
+                tg.cancel_scope.cancel()
+            assert client._gate._budget is not None
+            assert client._gate._budget.tokens == 10
+            assert client.stats().retries == 0
+        assert calls_of(server) == 10
+
+
+async def test_a_retry_that_was_not_sent_costs_nothing():
+    """It was paid for, and then there was no server."""
+    policy = QUICK.model_copy(
+        update={"budget": BudgetPolicy(tokens=10, refund=0), "timeout": TimeoutPolicy(ready=0.3), "breaker": None}
+    )
+    async with ScriptedHttpServer([HttpReply.refusal(500)]) as server:
+        async with client_of(server.url, policy) as client:
+            await listed(client)
+            client.policy.tool("echo")
+            server.then(HttpReply.refusal(500))
+            http = client._connector._own_client
+            send = http.send
+
+            async def vanish(request: Any, **options: Any) -> Any:
+                if request.method == "POST" and b"tools/call" in request.content and calls_of(server):
+                    request.url = request.url.copy_with(port=9)
+                return await send(request, **options)
+
+            http.send = vanish
+            with pytest.raises(ServerUnavailable):
+                await client.call_tool("echo", {"text": "x"})
+            assert client._gate._budget is not None
+            assert client._gate._budget.tokens == 10
+
+
+async def test_every_request_takes_a_token():
+    """One that is sent again because its session was lost, too."""
+    lost = iter([HttpReply.refusal(404)] * 2)
+    policy = QUICK.model_copy(update={"rate_limit": RateLimit(rate=4, burst=1)})
+    async with ScriptedHttpServer(script(lambda: next(lost, None))) as server:
+        async with client_of(server.url, policy) as client:
+            began = time.perf_counter()
+            assert text_of(await client.call_tool("order", {"text": "x"})) == "x"
+            took = time.perf_counter() - began
+        assert calls_of(server) == 3
+        assert took >= 0.49  # two intervals of a quarter of a second: the limit itself
+
+
+async def test_a_call_in_whose_course_two_connections_end_is_not_free():
+    """It may be what ends them: it costs attempts, and does not take every connection with it."""
+    policy = QUICK.model_copy(
+        update={
+            "retry": RetryPolicy(attempts=3, base=0.01),
+            "restart": RestartPolicy(base=0.01, intensity=100),
+            "timeout": TimeoutPolicy(ready=10, connect=10, total=20, shutdown=1),
+            "breaker": None,
+        }
+    )
+    events = Recorder()
+    async with ScriptedHttpServer(script(lambda: HttpReply.refusal(404))) as server:
+        async with client_of(server.url, policy, on_event=events) as client:
+            with pytest.raises(ServerUnavailable) as caught:
+                await client.call_tool("order", {"text": "x"})
+            assert not caught.value.may_have_run
+            assert caught.value.attempts == calls_of(server) == 4  # one free, and three attempts
+            assert [event.transparent for event in events.of(RetryScheduled)] == [True, False, False]
+
+
+async def test_a_policy_that_stops_at_once_waits_for_nothing():
+    """With one attempt allowed, a crash is told at once, not after the next connection and its list."""
+    once = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
+    replies = {"tools/call": [StdioReply.exit(1)], "initialize": [Reply(), *[Reply.hang()] * 9]}
+    async with ScriptedStdioServer(replies) as server, client_of(server.parameters, once) as client:
+        with measured() as took, pytest.raises(ConnectionLost):
+            await client.call_tool("order", {"text": "x"})
+        assert took[0] < 3
+
+
+async def test_the_word_of_the_policy_needs_no_list():
+    """`ToolPolicy(repeatable=True)`: sent again though nothing is listed."""
+    policy = QUICK.model_copy(update={"tools": {"pay": ToolPolicy(repeatable=True)}})
+    replies = iter([HttpReply.refusal(502)])
+    async with ScriptedHttpServer(script(lambda: next(replies, None), Reply.hang)) as server:
+        async with client_of(server.url, policy) as client:
+            with measured() as took:
+                await client.call_tool("pay", {})
+        assert calls_of(server) == 2
+        assert took[0] < 1.9
+
+
+async def test_an_error_of_the_servers_own_keeps_its_type():
+    """It is raised as the SDK raises it, without a cause that it does not have."""
+    answers = script(lambda: Reply.error(-32602, "no such thing"))
+    async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
+        with pytest.raises(_sdk.MCPError, match="no such thing") as caught:
+            await client.call_tool("echo", {})
+        assert not isinstance(caught.value, ResilienceError)
+        assert caught.value.__cause__ is None
