@@ -239,7 +239,8 @@ class InFlight:
         """The server's response to `request_id` came."""
         if (attempt := self.get(request_id)) is not None:
             attempt.answered = True
-            attempt.delivery = Delivery.ANSWERED
+            if attempt.evidence is None:  # else an edge answers in the server's stead, and knows how far it got
+                attempt.delivery = Delivery.ANSWERED
 
     def note(self, request_id: object, evidence: Evidence) -> None:
         """Record what an edge saw of `request_id`; the edge itself answers the waiter."""

@@ -24,7 +24,7 @@ from .policy import Policy, RateLimit
 from .strategies.breaker import Breaker, BreakerState, Permit
 from .strategies.budget import RetryBudget
 from .strategies.concurrency import Bulkhead, Ticket
-from .strategies.rate_limit import TokenBucket
+from .strategies.rate_limit import TICK, TokenBucket
 from .waits import clock
 
 _TOOLS_KEPT = 1024
@@ -352,17 +352,20 @@ class Gate:
         if wait is None:
             raise self._no_token(bucket.retry_in(now), admission)
         due = now + wait
+        left = wait
         try:
-            while now < due and due - now <= admission.deadline - anyio.current_time():
-                await clock.sleep(due - now)
+            while left > 0 and left <= admission.deadline - anyio.current_time():
+                await clock.sleep(left)
                 now = clock.now()
-                due = now + bucket.paused(now)
+                left = bucket.paused(now)
+                if left > TICK:
+                    due = now + left
         except BaseException:
             bucket.give_back(due, clock.now())
             raise
-        if now < due or anyio.current_time() > admission.deadline:
+        if left > 0 or anyio.current_time() > admission.deadline:
             bucket.give_back(due, now)
-            raise self._no_token(due - now, admission)
+            raise self._no_token(left, admission)
         return due
 
     def _no_token(self, retry_in: float, admission: Admission) -> ResilienceError:

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from heapq import heappop, heappush
 
-_TICK = 0.001
+TICK = 0.001
 """Seconds by which a sleep may end early: event loops round."""
 _TAKEN_KEPT = 1024
 """Reservations that can be given back after they fell due; of an older one the token is lost, which errs to less."""
@@ -87,11 +87,11 @@ class TokenBucket:
         """To be asked once by a caller whose reservation has come due, before it sends.
 
         Returns:
-            0.0 to send now. Else a pause has come between, the reservation was moved behind it, and this is how many
-            seconds are left until it falls due; then ask again.
+            0.0 to send now. Else this is how many seconds are left; then ask again. If they are more than `TICK`, a
+            pause has come between, and the reservation was moved behind it: that is when it falls due.
         """
         left = self._until - now
-        if left <= _TICK:
+        if left <= TICK:
             return max(0.0, left)
         due = self._next(now)
         self._take(due)

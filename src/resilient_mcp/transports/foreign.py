@@ -40,17 +40,19 @@ class WatchedWriter:
             UnencodableError: It has no JSON; nothing was sent.
         """
         method, request_id = _sdk.describe(item)
+        is_request = method is not None and request_id is not None
         if method is not None and request_id is not None:
             _sdk.add_meta(item, self._in_flight.sending(method, request_id))
-        # What cannot be encoded is to fail here, in its caller's task: a transport that finds out later ends with it.
-        _sdk.encode(item)
-        if method is not None and request_id is not None:
-            if self._sends:
-                self._in_flight.sent(request_id)
-            if self._turn is not None:
-                await self._send_in_turn(self._turn, item, request_id)
-                return
-        await self._inner.send(item)
+        _sdk.encode(item)  # fails here, in its caller's task: a transport that finds out later ends with it
+        if is_request and self._sends:
+            self._in_flight.sent(request_id)
+        if self._turn is None:
+            await self._inner.send(item)
+        elif is_request:
+            await self._send_in_turn(self._turn, item, request_id)
+        else:
+            async with self._turn:  # else it may be sent in the place of a request that has not arrived yet
+                await self._inner.send(item)
 
     async def _send_in_turn(self, turn: anyio.Lock, item: _sdk.SessionMessage, request_id: object) -> None:
         """See `_sdk.POSTS_ONE_BY_ONE`."""
