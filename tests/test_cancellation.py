@@ -557,7 +557,7 @@ class Bench:
         return over, found
 
     async def _cancelled(self, run: Run, cancel: Callable[[], object]) -> list[str]:
-        """Cancel the call. It ends by itself only if that was its next step, and not even then if it is told but once."""
+        """Cancel the call. It ends by itself only if that was its next step, and not even then if told only once."""
         cancel()
         for _ in range(2):
             await anyio.lowlevel.checkpoint()
@@ -691,7 +691,7 @@ each_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.timeout(60)
 @pytest.mark.anyio
 async def test_a_cancel_scope_ends_the_call(scenario: str, tmp_path: Path):
-    """A call whose cancel scope is cancelled at any moment is cancelled, and gives back what it took and did not use."""
+    """A call whose cancel scope is cancelled at any moment is cancelled, and gives back what it did not use."""
     await assert_nothing_is_wrong(scenario, SCOPE, tmp_path)
 
 

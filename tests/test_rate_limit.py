@@ -62,7 +62,7 @@ def test_a_pause_holds_for_those_who_wait_already():
     bucket = TokenBucket()
     assert bucket.reserve(0, EVER) == 0
     bucket.pause(5)
-    assert [bucket.paused(now) for now in (0, 4, 5, 6)] == [5, 1, 0, 0]
+    assert [bucket.paused(0, now) for now in (0, 4, 5, 6)] == [5, 1, 0, 0]
 
 
 def test_a_pause_is_only_made_longer():
@@ -80,9 +80,18 @@ def test_the_end_of_a_pause_is_no_stampede():
     bucket = TokenBucket(rate=10, burst=2)
     dues = [bucket.reserve(0, EVER) for _ in range(10)]
     bucket.pause(5)
-    moved = [due + bucket.paused(due) for due in dues if due is not None]
+    moved = [due + bucket.paused(due, due) for due in dues if due is not None]
     assert moved == pytest.approx([5, 5, 5.1, 5.2, 5.3, 5.4, 5.5, 5.6, 5.7, 5.8])
-    assert {bucket.paused(due) for due in moved} == {0}
+    assert {bucket.paused(due, due) for due in moved} == {0}
+
+
+def test_a_reservation_behind_a_pause_is_one_token():
+    """Not one before it and one behind it."""
+    bucket = TokenBucket(rate=1e-6, burst=3)
+    assert bucket.reserve(0, EVER) == 0
+    bucket.pause(5)
+    assert bucket.paused(0, 0) == 5
+    assert [bucket.reserve(5, 0) for _ in range(3)] == [0, 0, None]
 
 
 def test_a_sleep_that_ends_a_tick_early_costs_no_second_token():
@@ -90,7 +99,7 @@ def test_a_sleep_that_ends_a_tick_early_costs_no_second_token():
     bucket = TokenBucket(rate=0.01, burst=1)
     bucket.pause(5)
     assert bucket.reserve(0, EVER) == 5
-    assert bucket.paused(4.9999) == pytest.approx(0.0001)
+    assert bucket.paused(5, 4.9999) == pytest.approx(0.0001)
     assert bucket.retry_in(5) == 100
 
 
@@ -194,7 +203,7 @@ class BucketMachine(RuleBasedStateMachine):
             due = min(self.waiting)
             self.waiting.remove(due)
             self.now = max(self.now, due)
-            if more := self.bucket.paused(self.now):
+            if more := self.bucket.paused(due, self.now):
                 self.waiting.append(self.now + more)
             else:
                 assert self.now >= self.paused_until

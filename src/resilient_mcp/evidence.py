@@ -103,6 +103,7 @@ class Evidence:
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
         exit: How the server process ended, when it did.
         own_error: Whether a JSON-RPC error of the server's own came with the HTTP status.
+        by_client: Whether this client ended the connection itself, which says nothing about the server.
     """
 
     kind: Kind
@@ -115,6 +116,7 @@ class Evidence:
     session_id_sent: bool = False
     exit: ExitStatus | None = None
     own_error: bool = False
+    by_client: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -177,7 +179,7 @@ class Attempt:
         delivery = Delivery.NOT_SENT if self.delivery is Delivery.NOT_SENT else Delivery.UNKNOWN
         if self.ended is None:
             return replace(default, delivery=delivery)
-        return Evidence(Kind.CLOSED, delivery, self.ended.detail, exit=self.ended.exit)
+        return Evidence(Kind.CLOSED, delivery, self.ended.detail, exit=self.ended.exit, by_client=self.ended.by_client)
 
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt", default=None)

@@ -357,7 +357,7 @@ class Gate:
             while left > 0 and left <= admission.deadline - anyio.current_time():
                 await clock.sleep(left)
                 now = clock.now()
-                left = bucket.paused(now)
+                left = bucket.paused(due, now)
                 if left > TICK:
                     due = now + left
         except BaseException:
@@ -417,8 +417,13 @@ def _ended_many(evidence: Evidence | None) -> bool:
 
 
 def _is_unwell(verdict: Verdict, evidence: Evidence | None) -> bool:
-    """Whether a failure is the breaker's business. A server's own JSON-RPC error is not: one tool may be broken."""
-    return verdict.counts_for_breaker and (evidence is not None or verdict.category is Category.THROTTLED)
+    """Whether a failure is the breaker's business.
+
+    A server's own JSON-RPC error is not, for one tool may be broken; nor is what this client itself did.
+    """
+    if evidence is None:
+        return verdict.counts_for_breaker and verdict.category is Category.THROTTLED
+    return verdict.counts_for_breaker and not evidence.by_client
 
 
 def _bucket(limit: RateLimit | None) -> TokenBucket:

@@ -33,8 +33,8 @@ CLIENT_CLOSED = "the client was closed"
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
 """Seconds a process that seems to hang gets to answer a ping; calls wait for the outcome."""
-_CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED)
-_RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for")
+_CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED, by_client=True)
+_RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for", by_client=True)
 _UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
@@ -176,7 +176,7 @@ class Supervisor:
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
-        expected = reason is _CLOSED_BY_CLIENT or reason is _RESTART_BY_CLIENT
+        expected = reason is not None and reason.by_client
         lost = Disconnected(
             server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
         )

@@ -59,7 +59,7 @@ class TokenBucket:
         """A reservation was not used: its call was cancelled or refused before it was sent, or it never left.
 
         Args:
-            due: When it falls due: the time of `reserve` (or `paused`) plus the seconds that it returned.
+            due: When it falls due: the time of `reserve`, or of a `paused` that moved it, plus the seconds returned.
             now: The time.
         """
         if due > now and self._taken and due < self._taken[-1][0]:
@@ -83,8 +83,12 @@ class TokenBucket:
         """Nothing falls due before `until`, a time of the monotonic clock. A pause is only ever made longer."""
         self._until = max(self._until, until)
 
-    def paused(self, now: float) -> float:
+    def paused(self, due: float, now: float) -> float:
         """To be asked once by a caller whose reservation has come due, before it sends.
+
+        Args:
+            due: When it fell due, as for `give_back`.
+            now: The time.
 
         Returns:
             0.0 to send now. Else this is how many seconds are left; then ask again. If they are more than `TICK`, a
@@ -93,6 +97,7 @@ class TokenBucket:
         left = self._until - now
         if left <= TICK:
             return max(0.0, left)
+        self._undo(due)
         due = self._next(now)
         self._take(due)
         return due - now
