@@ -121,6 +121,7 @@ class Catalog:
                     return None
             finally:
                 self._asked_at = None
+                self._tell()
             await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
 

@@ -40,7 +40,7 @@ from .waits import clock, loop_time
 
 _FREE_CAP = 1.0
 """The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
-_LISTING_PATIENCE = 2.0
+_LISTING_PATIENCE = 5.0
 """Seconds that a request for the list of tools, which says whether a call may be sent again, may go unanswered."""
 _TOOLS_KEPT = 1024
 """Tools whose refusals in a row are counted; a model may invent any number of names."""
