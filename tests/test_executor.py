@@ -149,6 +149,20 @@ async def test_a_new_session_has_the_last_word_on_its_tools():
         assert (calls_of(server), caught.value.attempts, caught.value.repeatable) == (1, 1, False)
 
 
+async def test_a_tool_that_must_run_once_is_given_up_at_once():
+    """Its list said so: nobody waits for the next process to hear it again."""
+    replies = {"tools/call": [StdioReply.exit(1)], "initialize": [Reply(), *[Reply.hang()] * 9]}
+    events = Recorder()
+    async with ScriptedStdioServer(replies, tools=tools()["tools"]) as server:
+        async with client_of(server.parameters, on_event=events) as client:
+            await listed(client)
+            with measured() as took, pytest.raises(ConnectionLost) as caught:
+                await client.call_tool("pay", {})
+            assert took[0] < 3
+            assert not caught.value.repeatable
+    assert not events.of(RetryScheduled)
+
+
 async def test_a_list_that_has_changed_says_nothing_until_it_is_made_again():
     """`list_changed` takes back what the old list allowed, at once."""
     changed = anyio.Event()

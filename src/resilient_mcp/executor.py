@@ -71,6 +71,7 @@ class _Call:
         tries: Attempts that count against `RetryPolicy.attempts`.
         free: Retries that did not.
         ended: Attempts in whose course their connection ended.
+        denied: Whether a connection on which it may have run listed its tool as one that must run once.
         absent_since: Since when there is no server for it, or None.
         last: The last failure, or None.
         answer: The last `isError` result, or None.
@@ -86,6 +87,7 @@ class _Call:
     tries: int = 0
     free: int = 0
     ended: int = 0
+    denied: bool = False
     absent_since: float | None = None
     last: _Miss | None = None
     answer: Any = None
@@ -285,6 +287,9 @@ class Executor:
         """The attempt failed: what that means is decided here, once."""
         verdict = self._judge(call.operation, failed)
         call.history.add(verdict)
+        trust, tool = self._policy.trust_annotations, call.operation.tool
+        if tool is not None and trust and not verdict.safe:
+            call.denied = call.denied or self._catalog.is_repeatable(tool, connection, trust=trust) is False
         if verdict.reconnect and failed.evidence is not None:
             call.ended += 1
             self._supervisor.lost(connection, failed.evidence)
@@ -386,7 +391,8 @@ class Executor:
     async def _is_repeatable(self, call: _Call, connection: Connection | None, *, wait: bool) -> bool | None:
         """Whether sending it twice on `connection` does no more than sending it once; None when nothing says so.
 
-        Annotations count only as `connection` lists them. A list that is asked for is waited for if `wait`.
+        Annotations count only as `connection` lists them, and not if it was called otherwise where it may have run. A
+        list that is asked for is waited for if `wait`.
         """
         operation = call.operation
         call.history.repeatable = False
@@ -395,7 +401,7 @@ class Executor:
             repeatable = True
         elif (chosen := self._policy.tool(operation.target or "").repeatable) is not None:
             repeatable = chosen
-        elif not self._policy.trust_annotations or operation.target is None:
+        elif not self._policy.trust_annotations or operation.target is None or call.denied:
             repeatable = False
         elif connection is None:
             repeatable = None
