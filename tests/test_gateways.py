@@ -85,6 +85,8 @@ def test_what_a_gateway_says_before_it_forwards(body: str):
     evidence = Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP 503", 503, body=body)
     assert not_forwarded_by(evidence) == NOTHING_FORWARDED[body]
     assert not_forwarded_by(replace(evidence, http_status=502)) is None
+    assert not_forwarded_by(replace(evidence, overloaded=True, http_status=500)) is None
+    assert not_forwarded_by(replace(evidence, overloaded=True, own_error=True)) is None
     overloaded = replace(evidence, overloaded=True)
     assert not_forwarded_by(overloaded) == (None if "retried" in body else "Envoy")
     said = Classifier(Policy()).judge(Failure("tools/call", "t", None, evidence), now=0)

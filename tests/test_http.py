@@ -880,6 +880,30 @@ async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when:
             own.broken = False
 
 
+async def test_a_client_that_sends_by_other_means_proves_nothing():
+    """A subclass with a `send` of its own may have sent the content elsewhere before it says that it cannot connect."""
+    http = _sdk.http
+    server = ScriptedHttp()
+
+    class Other(http.AsyncClient):
+        broken = False
+
+        async def send(self, request: Any, **options: Any) -> Any:
+            if self.broken and request.method == "POST":
+                async with http.AsyncClient() as another:
+                    await another.post(request.url, content=request.content, headers=request.headers)
+                raise http.ConnectError("lost on the way back", request=request)
+            return await super().send(request, **options)
+
+    async with server.serve(), Other() as mine, client_of(server.url, http_client=mine) as client:
+        await listed(client)
+        mine.broken = True
+        with pytest.raises(ConnectionLost):
+            await client.call_tool("unsafe", {"text": "once"})
+        assert server.calls == ["once"]
+        mine.broken = False
+
+
 async def test_an_auth_flow_that_sends_twice_proves_nothing():
     """Its first request was answered, its second could not connect: the call may have run."""
     server = ScriptedHttp()

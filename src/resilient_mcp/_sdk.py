@@ -791,10 +791,10 @@ def _listing_patience() -> float:
 def _keep_answers(session: Any) -> None:
     """Let no answer be lost, replaced or held back by the listing that the SDK makes to validate it.
 
-    The SDK lists the tools when a tool answers that it has not seen listed. If that fails or takes long, the tool has
-    run and its answer is here: it is delivered unvalidated. So it is if the schema cannot be used; only content that
-    does not conform is the SDK's `RuntimeError`. One listing is tried for each connection, and all answers that come
-    meanwhile wait for that one; later answers are validated once the catalog has listed.
+    The SDK lists the tools when a tool answers that it has not seen listed. If the listing fails or takes long, or the
+    schema cannot be used, the answer is delivered unvalidated, for the tool has run. Only content that does not conform
+    raises the SDK's `RuntimeError`. Each connection tries one listing, which all answers that come meanwhile wait for;
+    later answers are validated once the catalog has listed.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)

@@ -297,7 +297,7 @@ class Classifier:
         return replace(verdict, rule="the classifier given to ResilientClient")
 
     def _by_code(self, failure: Failure) -> Verdict:
-        """The server's own JSON-RPC error; an exception that is none came after the answer and is permanent."""
+        """The server's own JSON-RPC error; any other exception is the SDK's or the caller's, and permanent."""
         reason = describe(failure.error) if failure.error is not None else "no answer"
         code = _code_of(failure.error)
         if code is None:

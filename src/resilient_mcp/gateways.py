@@ -24,12 +24,21 @@ class Gateway:
         status: The HTTP status of these responses.
         body: What their body is, whitespace collapsed.
         source: Where it is written down.
+        overloaded: Whether the header `x-envoy-overloaded` says the same, whatever the body is.
+        unless: With these words in the body, the header proves nothing.
     """
 
     product: str
     status: int
     body: re.Pattern[str]
     source: str
+    overloaded: bool = False
+    unless: str = ""
+
+    def says_so(self, evidence: Evidence) -> bool:
+        """Whether a response of this status is one of these."""
+        marked = self.overloaded and evidence.overloaded and self.unless not in evidence.body
+        return marked or self.body.fullmatch(evidence.body) is not None
 
 
 GATEWAYS = (
@@ -41,7 +50,10 @@ GATEWAYS = (
             r"|upstream connect error or disconnect/reset before headers\. "
             r"reset reason: (?:(?:local |remote )?connection failure|overflow)(?:, .*)?"
         ),
-        "envoyproxy/envoy: source/common/router/router.cc (onUpstreamReset, sendNoHealthyUpstreamResponse)",
+        "envoyproxy/envoy: source/common/router/router.cc (onUpstreamReset, sendNoHealthyUpstreamResponse); its "
+        "manual, 'x-envoy-overloaded': dropped by maintenance mode or by a circuit breaker",
+        overloaded=True,
+        unless="retried and the latest reset reason",
     ),
     Gateway(
         "HAProxy",
@@ -55,14 +67,15 @@ GATEWAYS = (
 )
 """One row per product."""
 
-_RETRIED = "retried and the latest reset reason"
-
 
 def not_forwarded_by(evidence: Evidence) -> str | None:
-    """The product that answered before it forwarded anything; None when nothing proves that."""
-    if evidence.overloaded and _RETRIED not in evidence.body:
-        return "Envoy"  # its documentation, 'x-envoy-overloaded': dropped by maintenance mode or a circuit breaker
+    """The product that answered before it forwarded anything; None when nothing proves that.
+
+    A JSON-RPC error is never a gateway's own: whoever wrote it may have got the request.
+    """
+    if evidence.own_error:
+        return None
     for gateway in GATEWAYS:
-        if evidence.http_status == gateway.status and gateway.body.fullmatch(evidence.body):
+        if evidence.http_status == gateway.status and gateway.says_so(evidence):
             return gateway.product
     return None

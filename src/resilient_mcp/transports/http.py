@@ -496,7 +496,7 @@ class _Departure:
         self._request = request
         if not isinstance(request.stream, _Body):  # a redirected request takes over the stream of the first
             request.stream = _Body(request.content, self._leave)
-        self._trusted = type(self._client._transport_for_url(request.url)) is http.AsyncHTTPTransport  # noqa: SLF001
+        self._trusted = _is_the_librarys_own(self._client, request.url)
         if not self._trusted:
             request.extensions.setdefault("trace", self)
         self._note()
@@ -525,6 +525,14 @@ class _Departure:
         # Someone else's transport may have connected for this request, and failed to connect for another.
         about_another = failure is not None and getattr(failure, "_request", None) is not self._request
         return Delivery.NOT_SENT if self._connecting and not about_another else Delivery.UNKNOWN
+
+
+def _is_the_librarys_own(client: Any, url: Any) -> bool:
+    """Whether nothing but the HTTP library itself sends what `client` is given for `url`."""
+    if type(client).send is not http.AsyncClient.send or "send" in vars(client):
+        return False
+    transport_for = getattr(client, "_transport_for_url", None)  # private: without it nothing is known
+    return transport_for is not None and type(transport_for(url)) is http.AsyncHTTPTransport
 
 
 class _Body(http.AsyncByteStream):  # type: ignore[misc]
