@@ -249,14 +249,16 @@ def test_cancelling_the_task_that_started_it_does_not_stop_the_client():
     async def main() -> None:
         client = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
 
+        started = asyncio.Event()
+
         async def start_and_linger() -> None:
             await client.start()
+            started.set()
             await asyncio.Event().wait()
 
         task = asyncio.create_task(start_and_linger())
-        await asyncio.sleep(0)
-        while client.state is not State.READY:
-            await asyncio.sleep(0.01)
+        await started.wait()  # a start that is cancelled before it returns closes the client
+        assert client.state is State.READY
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
