@@ -49,7 +49,7 @@ def test_the_model_reads_our_advice(tmp_path):
     """The model is told what we advise when a call may have run and must not run twice; and it did not run twice."""
     done = run_alone("-c", BEGIN + ORDER, home=tmp_path)
     assert ADVICE.search(done.stdout.splitlines()[-1]), done.stderr
-    assert Journaled(tmp_path).journal() == ["ordered tea"]
+    assert Journaled(tmp_path).ran() == ["ordered tea"]
 
 
 def test_cancelling_a_run_cancels_the_call(tmp_path):
