@@ -186,7 +186,7 @@ current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt"
 """The attempt on whose behalf the running task writes: the SDK writes a request in its caller's task."""
 
 _ABANDONED_KEPT = 16_384
-"""More than one connection can end at once: each must be held back by a transport that has not seen it yet."""
+"""More calls than are given up at once, say when their connection ends: none may leave that was not sent yet."""
 
 
 class InFlight:
