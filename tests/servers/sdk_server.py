@@ -34,6 +34,7 @@ parser.add_argument("port", type=int, nargs="?", default=0)
 parser.add_argument("--journal", type=Path)
 parser.add_argument("--json", action="store_true", help="JSON answers instead of server-sent events")
 parser.add_argument("--resumable", action="store_true")
+parser.add_argument("--stateless", action="store_true", help="no sessions")
 
 
 def build() -> MCPServer:
@@ -75,6 +76,13 @@ def build() -> MCPServer:
     @server.tool(annotations=idempotent)
     def append_idempotent(path: str, lives: int) -> str:
         return append_then_die(path, lives)
+
+    @server.tool(annotations=idempotent, structured_output=False)
+    async def append_slowly(path: str, seconds: float) -> str:
+        with Path(path).open("a") as file:
+            file.write("ran\n")
+        await anyio.sleep(seconds)
+        return "slept"
 
     @server.tool()
     def fail(text: str) -> str:
@@ -135,9 +143,10 @@ def http_app(server: MCPServer, arguments: argparse.Namespace) -> Any:
     if arguments.transport == "sse":
         return server.sse_app()
     try:
-        return server.streamable_http_app(json_response=arguments.json)
+        return server.streamable_http_app(json_response=arguments.json, stateless_http=arguments.stateless)
     except TypeError:
         server.settings.json_response = arguments.json
+        server.settings.stateless_http = arguments.stateless
         return server.streamable_http_app()
 
 
