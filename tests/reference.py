@@ -80,7 +80,8 @@ def failures() -> list[tuple[str, Failure]]:
     rows.append((f"HTTP 503 of {' or '.join(SAMPLES_OF_GATEWAYS)} that says that nothing was forwarded", gateway()))
     codes = defaultdict(list)
     for code, meaning in ERROR_CODES.items():
-        codes[(meaning, code in REFUSALS)].append(code)
+        once = Classifier(Policy()).judge(failed(_sdk.ErrorBase(code, "x")), now=0).once
+        codes[(meaning, code in REFUSALS, once)].append(code)
     for named in codes.values():
         rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(_sdk.ErrorBase(named[0], "x"))))
     rows.append(("any other JSON-RPC code", failed(_sdk.ErrorBase(1, "x"))))
@@ -92,7 +93,7 @@ def failures() -> list[tuple[str, Failure]]:
 def again(verdict: Verdict) -> str:
     if not verdict.retryable:
         return "never"
-    return "every call" if verdict.safe else "repeatable calls"
+    return "every call" if verdict.safe else f"repeatable calls{', once' if verdict.once else ''}"
 
 
 async def table() -> str:
@@ -104,7 +105,7 @@ async def table() -> str:
         if failure.result is not None:
             end = "the result, as it came"
         else:
-            call = _Call(Operation("tools/call", None, "t"), RetryPolicy(), 60, 0, math.inf)  # type: ignore[arg-type]
+            call = _Call(Operation("tools/call", None, "t", began=0), RetryPolicy(), 60, False, 0, math.inf)  # type: ignore[arg-type]
             call.history.add(verdict)
             cause: Any = failure.error
             error = executor._final(call, _Miss(verdict, Failed(cause, failure.evidence)))

@@ -185,12 +185,11 @@ def test_cancelled_calls_count_for_nothing():
 SETTLE: list[Callable[[Breaker, Permit], None]] = [
     lambda breaker, permit: breaker.succeeded(permit, 70),
     lambda breaker, permit: breaker.failed(permit, 70),
-    lambda breaker, permit: breaker.failed(permit, 70, shared=True),
     lambda breaker, permit: breaker.released(permit),
 ]
 
 
-@pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "shared", "release"])
+@pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "release"])
 def test_late_outcomes_say_nothing(settle: Callable[[Breaker, Permit], None]):
     """A call from before the circuit opened does not close it, end the trial, or count once it is closed again."""
     breaker = Breaker(BreakerPolicy())
@@ -208,7 +207,7 @@ def test_late_outcomes_say_nothing(settle: Callable[[Breaker, Permit], None]):
     assert breaker.state is CLOSED
 
 
-@pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "shared", "release"])
+@pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "release"])
 def test_a_permit_is_settled_once(settle: Callable[[Breaker, Permit], None]):
     """Settling it again is ignored."""
     breaker = Breaker(BreakerPolicy(failures=2))
@@ -221,23 +220,15 @@ def test_a_permit_is_settled_once(settle: Callable[[Breaker, Permit], None]):
     assert breaker.state is OPEN
 
 
-def test_one_lost_connection_is_one_failure():
-    """Fifty calls that it ended count once; a call that began after it counts again."""
+def test_news_counts_once():
+    """Fifty calls hit by one 502, or by one lost connection, are one failure; a call that began after it is news."""
     breaker = Breaker(BreakerPolicy())
     for n in range(4):
         permits = [admitted(breaker, 10 * n + 1) for _ in range(50)]
         for permit in permits:
-            breaker.failed(permit, 10 * n + 2, shared=True)
+            breaker.failed(permit, 10 * n + 2)
         assert breaker.state is CLOSED
-    breaker.failed(admitted(breaker, 50), 51, shared=True)
-    assert breaker.state is OPEN
-
-
-def test_failures_of_their_own_all_count():
-    """Five answers of 500 to calls that ran side by side are five failures."""
-    breaker = Breaker(BreakerPolicy())
-    for permit in [admitted(breaker, 1) for _ in range(5)]:
-        breaker.failed(permit, 2)
+    breaker.failed(admitted(breaker, 50), 51)
     assert breaker.state is OPEN
 
 
@@ -245,7 +236,7 @@ def test_a_trial_that_loses_its_connection_reopens_at_once():
     """Even when the clock has not moved since the failure before."""
     breaker = opened()
     breaker.hint(0)
-    breaker.failed(admitted(breaker, 0), 0, shared=True)
+    breaker.failed(admitted(breaker, 0), 0)
     assert (breaker.state, breaker.retry_in(0)) == (OPEN, 120)
 
 
@@ -344,7 +335,7 @@ class BreakerMachine(RuleBasedStateMachine):
         return permit
 
     @precondition(lambda self: self.permits)
-    @rule(data=st.data(), how=st.sampled_from(["succeeded", "failed", "shared", "released"]))
+    @rule(data=st.data(), how=st.sampled_from(["succeeded", "failed", "released"]))
     def settle(self, data: st.DataObject, how: str):
         permit = self.taken(data)
         before = self.breaker.state
@@ -357,11 +348,11 @@ class BreakerMachine(RuleBasedStateMachine):
                 self.breaker.released(permit)
                 expected = before
             case _:
-                self.breaker.failed(permit, self.now, shared=how == "shared")
+                self.breaker.failed(permit, self.now)
                 expected = OPEN if decides or self.breaker.state is OPEN else before
         assert self.breaker.state is expected
         if before is CLOSED and self.breaker.state is OPEN:
-            assert how in {"failed", "shared"}
+            assert how == "failed"
         if permit is self.newest_trial:
             self.newest_trial = None
         self.settled_state()

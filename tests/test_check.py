@@ -39,6 +39,9 @@ def reports(stdout: str) -> dict[str, Any]:
     return {report["server"]: report for report in json.loads(stdout)}
 
 
+SLOW = "import sys, time; print('3 of 40 packages, with hunter2', file=sys.stderr, flush=True); time.sleep(60)"
+
+
 def test_all_well(tmp_path: Path):
     """Exit status 0; piped, it is plain text in 80 columns."""
     done = run_alone(*COMMAND, "check", write(tmp_path, {"one": GOOD}), home=tmp_path)
@@ -79,6 +82,7 @@ def test_what_fails(tmp_path: Path):
         "refused": {"url": f"http://user:hunter2@127.0.0.1:{free_port()}/mcp?key=hunter2"},
         "unlisted": entry("raw_server", "--no-listing"),
         "mute": MUTE,
+        "slow": {"command": sys.executable, "args": ["-c", SLOW], "env": {"TOKEN": "hunter2"}},
     }
     path = write(tmp_path, servers)
     done = run_alone(*COMMAND, "check", path, "--json", "--timeout", "8", home=tmp_path)
@@ -92,7 +96,8 @@ def test_what_fails(tmp_path: Path):
     assert told["dying"]["exit_status"] == 3
     assert "no licence found" in told["dying"]["stderr"]
     assert "no listing today" in told["unlisted"]["error"]
-    assert told["mute"]["error"] == "no answer within 8 s"
+    assert told["mute"]["error"] == "still starting after 8 s"
+    assert told["slow"]["error"] == "still starting after 8 s: 3 of 40 packages, with ***"
     assert told["refused"]["error"]
 
 
@@ -128,7 +133,7 @@ def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
     text = " ".join(cell for *_, cell in rows)
     assert "exit status 3" in text
     assert "stderr: no licence found" in text
-    assert "no answer within 10 s" in text
+    assert "still starting after 10 s" in text
     assert "3 of 6 servers are well" in done.stdout
 
 

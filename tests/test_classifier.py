@@ -112,6 +112,30 @@ def test_an_overloaded_server():
     assert verdict.retry_after == 7
 
 
+@pytest.mark.parametrize(
+    ("data", "wait"),
+    [
+        ({"retryAfter": 3}, 3),
+        ({"retry_after": "3"}, 3),
+        ({"retryAfterMs": 250}, 0.25),
+        ({"retry_after_ms": "soon"}, None),
+        ({"limit": 3}, None),
+        ("retryAfter", None),
+        (None, None),
+    ],
+)
+def test_a_wait_in_the_data_of_an_error(data: Any, wait: float | None):
+    """A server's own error may say when to try again."""
+    assert classify(_sdk.ErrorBase(-32000, "busy", data), None, now=NOW).retry_after == wait
+
+
+def test_an_internal_error_is_repeated_once():
+    """Most are an exception of the tool's; a code that the policy gives a meaning is not meant."""
+    assert classify(server_error(-32603), None, now=NOW).once
+    assert not classify(server_error(-32000), None, now=NOW).once
+    assert not classify(server_error(-32603), None, now=NOW, error_codes={-32603: "transient"}).once
+
+
 @pytest.mark.parametrize("status", range(500, 600))
 @pytest.mark.parametrize("retry_after", [None, "1"])
 def test_no_5xx_proves_anything(status: int, retry_after: str | None):

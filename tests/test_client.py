@@ -444,8 +444,8 @@ def test_arguments_of_the_wrong_kind():
         ResilientClient("http://x/mcp", http_client=object())
     with pytest.raises(TypeError, match="is for Streamable HTTP servers"):
         ResilientClient(StdioServerParameters(command="x"), http_client=_sdk.http.AsyncClient())
-    for bad in (-1, 0, math.nan, timedelta(seconds=-1)):
-        with pytest.raises(ValueError, match="read_timeout_seconds is .*: write a number of seconds above 0"):
+    for bad in (-1, math.nan, timedelta(seconds=-1)):
+        with pytest.raises(ValueError, match="read_timeout_seconds is .*: write a number of seconds, or None"):
             ResilientClient("http://x/mcp", read_timeout_seconds=bad)
 
 
@@ -470,7 +470,7 @@ async def test_wait_ready_has_its_own_limit():
 
         tg.start_soon(start)
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(ServerUnavailable, match=r"did not answer yet\. A try is under way; Policy\.timeout\.ready"):
+        with pytest.raises(ServerUnavailable, match=r"starting for 0 s\. A try is under way; Policy\.timeout\.ready"):
             await client.wait_ready(0.1)
         await client.aclose()
 

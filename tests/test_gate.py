@@ -37,6 +37,8 @@ from resilient_mcp import (
     ToolPolicy,
     _sdk,
 )
+from resilient_mcp.health import _spread
+from resilient_mcp.testing import ScriptedStdioServer
 
 from .support import (
     QUICK,
@@ -47,14 +49,17 @@ from .support import (
     http_server,
     in_turn,
     is_alive,
-    nothing_left,
     raw_server,
     reply,
     text_of,
 )
 
 pytestmark = pytest.mark.anyio
-ONCE = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
+ONCE = QUICK.model_copy(
+    update={"retry": RetryPolicy(attempts=1), "timeout": QUICK.timeout.model_copy(update={"ready": 1})}
+)
+
+PATIENT = ONCE.model_copy(update={"timeout": QUICK.timeout})
 
 
 def policy(base: Policy = ONCE, **update: Any) -> Policy:
@@ -89,7 +94,7 @@ async def fails(client: ResilientClient, error: type[Exception] = ResilienceErro
 
 
 async def open_circuit(server: ScriptedHttp, client: ResilientClient) -> None:
-    server.faults = [Faults.status(503)] * 5
+    server.faults = [Faults.status(502)] * 5
     for _ in range(5):
         await fails(client)
     assert client.circuit is not None
@@ -100,11 +105,11 @@ async def open_circuit(server: ScriptedHttp, client: ResilientClient) -> None:
 
 
 async def test_an_open_circuit_lets_nothing_through():
-    """1,000 callers are refused, each with the time to wait, and the server hears of none."""
+    """1,000 callers are refused, each with the time to wait, and the server hears of no call."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
+        server.ping_faults = [Faults.status(502)] * 9
         await open_circuit(server, client)
-        before = server.requests.copy()
         errors = []
 
         async def call() -> None:
@@ -113,11 +118,12 @@ async def test_an_open_circuit_lets_nothing_through():
         async with anyio.create_task_group() as tg:
             for _ in range(1000):
                 tg.start_soon(call)
-        assert server.requests == before
+        assert len(server.calls) == 5
+        assert server.requests["ping"] > 0
         assert len(errors) == 1000
         assert all(0 < error.retry_in <= 60 and error.attempts == 0 for error in errors)
         assert "Nothing was sent" in errors[0].advice
-        assert "HTTP 503" in errors[0].advice
+        assert "HTTP 502" in errors[0].advice
         assert text_of(errors[0].to_tool_result()) == errors[0].advice
         (changed,) = events.of(BreakerChanged)
         assert (changed.old, changed.new) == (BreakerState.CLOSED, BreakerState.OPEN)
@@ -164,9 +170,10 @@ async def test_cancelled_calls_open_nothing():
 
 
 async def test_one_trial_decides():
-    """Half-open lets one call through: while it runs all others are refused, and its answer closes the circuit."""
+    """Half-open lets one call through: others wait for it, a while, and its answer closes the circuit."""
     server = ScriptedHttp()
-    async with server.serve(), client_of(server.url, policy(breaker=BreakerPolicy(open=0.05, max_open=0.1))) as client:
+    early = policy(breaker=BreakerPolicy(open=0.05, max_open=0.1), timeout=TimeoutPolicy(ready=0.3))
+    async with server.serve(), client_of(server.url, early) as client:
         await open_circuit(server, client)
         await anyio.sleep(0.05)  # the open time itself
         server.faults, server.received = [held(server, "well")], anyio.Event()
@@ -213,15 +220,14 @@ async def test_a_new_connection_half_opens_the_circuit():
 
 
 async def test_a_probe_that_is_answered_half_opens_the_circuit():
-    """While the circuit is open because the server was not heard of, it is probed."""
+    """An open circuit is probed; a gateway's status is no sign of life, a message of the server's own is."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
-        server.faults = [Faults.reset()] * 5
-        for _ in range(5):
-            await fails(client, ConnectionLost)
+        server.ping_faults = [Faults.status(502)]
+        await open_circuit(server, client)
         changed = await events.wait_for(BreakerChanged, new=BreakerState.HALF_OPEN)
-        assert "probe" in changed.reason
-        assert server.requests["ping"] == 1
+        assert changed.reason == "the server was heard"
+        assert server.requests["ping"] == 2
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
         assert client.circuit is not None
         assert client.circuit.state is BreakerState.CLOSED
@@ -262,15 +268,17 @@ async def test_a_call_waits_for_the_connection_that_is_on_its_way():
 
 
 @in_turn
-async def test_calls_that_find_no_server_count_once_each():
-    """However often a call tried: five that waited in vain open the circuit, four do not."""
-    quick = TimeoutPolicy(ready=2, connect=5, shutdown=1)
+async def test_calls_that_find_no_server_count_once():
+    """However often a call tried, and however many waited at once: five waits in vain open the circuit, four do not."""
+    quick = TimeoutPolicy(ready=0.5, connect=5, shutdown=1)
     async with http_server() as server, client_of(server.url, policy(timeout=quick)) as client:
         assert client.circuit is not None
         server.kill()
         async with anyio.create_task_group() as tg:
-            for _ in range(4):
+            for _ in range(20):
                 tg.start_soon(fails, client, ServerUnavailable)
+        for _ in range(3):
+            await fails(client, ServerUnavailable)
         assert client.circuit.state is BreakerState.CLOSED
         await fails(client, ServerUnavailable)
         assert client.circuit.state is BreakerState.OPEN
@@ -293,26 +301,142 @@ async def test_a_circuit_is_isolated_and_reset_by_hand():
         assert [event.new for event in events.of(BreakerChanged)] == [BreakerState.ISOLATED, BreakerState.CLOSED]
 
 
+async def test_a_circuit_that_was_reset_is_probed_when_it_opens_again():
+    """Once isolated by hand, and on the same connection: the probe works as often as it is needed."""
+    server, events = ScriptedHttp(), Recorder()
+    async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
+        assert client.circuit is not None
+        await open_circuit(server, client)
+        client.circuit.isolate()
+        client.circuit.reset()
+        for times in range(1, 4):
+            await open_circuit(server, client)
+            await events.wait_for(BreakerChanged, times, new=BreakerState.HALF_OPEN)
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert client.generation == 1
+
+
+async def test_a_subscription_is_taken_back_while_the_circuit_refuses():
+    """The wish is gone, whatever the server hears of it."""
+    async with client_of(raw_server()) as client:
+        assert client.circuit is not None
+        client.circuit.isolate()
+        await client.unsubscribe_resource("raw://x")
+
+
+async def test_throttling_opens_no_circuit():
+    """The pause deals with that."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url, ONCE) as client:
+        server.faults = [Faults.status(429), Faults.status(503, retry_after="0")] * 10
+        for _ in range(20):
+            await fails(client)
+        assert client.circuit is not None
+        assert client.circuit.state is BreakerState.CLOSED
+
+
+async def test_a_server_that_sheds_load_opens_no_circuit():
+    """A 503 while others are answered is no outage; when nobody has been answered for a second, it is."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url, ONCE) as client:
+        assert client.circuit is not None
+        for _ in range(6):
+            server.faults = [Faults.status(503)]
+            await fails(client)
+            await client.send_ping()
+        assert client.circuit.state is BreakerState.CLOSED
+        await anyio.sleep(1)
+        server.ping_faults = [Faults.status(503)] * 9
+        server.faults = [Faults.status(503)] * 5
+        for _ in range(5):
+            await fails(client)
+        assert client.circuit.state is BreakerState.OPEN
+
+
 async def test_there_may_be_no_breaker():
     """`breaker=None`: every call is sent."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(breaker=None, budget=None)) as client:
         assert client.circuit is None
-        server.faults = [Faults.status(503)] * 20
+        server.faults = [Faults.status(502)] * 20
         for _ in range(20):
             await fails(client, ConnectionLost)
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
-async def test_a_failure_that_opens_the_circuit_is_not_repeated():
-    """The call ends with it, instead of with a refusal that says less."""
+async def test_a_slow_tool_behind_a_gateways_time_limit_keeps_nobody_out():
+    """It is the call that tries the circuit, and its 504 says nothing of a server that answers a probe meanwhile."""
+    server, events = ScriptedHttp(), Recorder()
+
+    async def cut_off(stream: Any, request_id: Any) -> bool:
+        await anyio.sleep(3)
+        return await Faults.status(504)(stream, request_id)
+
+    async with server.serve(), client_of(server.url, PATIENT, on_event=events) as client:
+        await open_circuit(server, client)
+        await events.wait_for(BreakerChanged, new=BreakerState.HALF_OPEN)
+        server.faults, server.received = [cut_off], anyio.Event()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(fails, client, ConnectionLost)
+            await server.received.wait()
+            assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert client.circuit is not None
+        assert client.circuit.state is BreakerState.CLOSED
+
+
+async def test_a_retry_waits_for_the_circuit():
+    """It goes out as soon as a probe is answered, and a caller that comes just then waits for that probe, too."""
+    server, events = ScriptedHttp(), Recorder()
+    early = policy(QUICK, breaker=BreakerPolicy(failures=2))
+    async with server.serve(), client_of(server.url, early, on_event=events) as client:
+        server.faults = [Faults.status(502)] * 2
+        answers = []
+
+        async def call(text: str) -> None:
+            answers.append(text_of(await client.call_tool("echo", {"text": text})))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(call, "repeated")
+            await events.wait_for(BreakerChanged, new=BreakerState.OPEN)
+            tg.start_soon(call, "new")
+        assert sorted(answers) == ["new", "repeated"]
+        assert len(server.calls) == 4
+
+
+async def test_a_call_waits_for_the_one_that_tries_the_circuit():
+    """Nobody is refused by a circuit whose server has been heard: the trial, however slow, decides for all."""
+    server, events = ScriptedHttp(), Recorder()
+    async with server.serve(), client_of(server.url, PATIENT, on_event=events) as client:
+        await open_circuit(server, client)
+        await events.wait_for(BreakerChanged, new=BreakerState.HALF_OPEN)
+        server.faults, server.received = [held(server, "trial")], anyio.Event()
+        answers = []
+
+        async def call(text: str) -> None:
+            answers.append(text_of(await client.call_tool("echo", {"text": text})))
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(call, "trial")
+            await server.received.wait()
+            for _ in range(20):
+                tg.start_soon(call, "other")
+            await anyio.sleep(1.5)
+            assert answers == []
+            server.release.set()
+        assert answers == ["trial", *["other"] * 20]
+
+
+async def test_a_retry_waits_for_the_circuit_as_long_as_for_a_server():
+    """Then its error says what became of the call, and what of the circuit."""
     server = ScriptedHttp()
-    async with server.serve(), client_of(server.url, policy(QUICK, breaker=BreakerPolicy(failures=2))) as client:
-        server.faults = [Faults.status(503)] * 4
-        error = await fails(client, ConnectionLost)
-        assert "HTTP 503" in str(error)
+    limits = QUICK.timeout.model_copy(update={"ready": 0.5})
+    early = policy(QUICK, breaker=BreakerPolicy(failures=2), timeout=limits)
+    async with server.serve(), client_of(server.url, early) as client:
+        server.ping_faults = [Faults.status(502)] * 9
+        server.faults = [Faults.status(502)] * 4
+        error = await fails(client, CircuitOpen)
+        assert "HTTP 502" in str(error)
         assert error.attempts == 2
-        await fails(client, CircuitOpen)
         assert len(server.calls) == 2
 
 
@@ -343,11 +467,11 @@ async def test_an_empty_budget_ends_retries():
     server = ScriptedHttp()
     scarce = policy(QUICK, budget=BudgetPolicy(tokens=2, refund=1), breaker=None)
     async with server.serve(), client_of(server.url, scarce) as client:
-        server.faults = [Faults.status(503)] * 4
+        server.faults = [Faults.status(502)] * 4
         assert (await fails(client, ConnectionLost)).attempts == 3
         assert (await fails(client, ConnectionLost)).attempts == 1
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
-        server.faults = [Faults.status(503)]
+        server.faults = [Faults.status(502)]
         assert text_of(await client.call_tool("echo", {"text": "y"})) == "y"
 
 
@@ -435,7 +559,8 @@ async def test_a_tool_has_its_own_rate_limit():
     """One bucket a tool, beside the others; what does not fit the deadline is refused."""
     server = ScriptedHttp()
     tools = {"echo": ToolPolicy(rate_limit=RateLimit(rate=0.001, burst=2)), "uns*": ToolPolicy()}
-    async with server.serve(), client_of(server.url, policy(tools=tools)) as client:
+    limits = TimeoutPolicy(total=300)
+    async with server.serve(), client_of(server.url, policy(tools=tools, timeout=limits)) as client:
         for _ in range(2):
             await client.call_tool("echo", {"text": "x"})
         error = await fails(client, RateLimitExceeded)
@@ -583,6 +708,25 @@ async def test_two_misses_end_a_connection():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
+async def test_refused_credentials_are_an_answer():
+    """Somebody is there, and the credentials may be right again before the next call."""
+    server = ScriptedHttp()
+    async with server.serve(), client_of(server.url, policy(health=IMPATIENT)) as client:
+        server.ping_faults = [Faults.status(401), Faults.status(403)] * 4
+        with anyio.fail_after(10):
+            while server.ping_faults:
+                await anyio.sleep(0.01)
+        assert client.generation == 1
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+
+
+async def test_checks_are_spread_out():
+    """Two hundred clients that were idle since the same moment do not ask in the same moment."""
+    waits = {round(_spread(30), 3) for _ in range(200)}
+    assert len(waits) > 100
+    assert 27 <= min(waits) <= max(waits) <= 33
+
+
 async def test_a_lost_session_is_found_by_a_health_check():
     """At the first miss, for a session that the server does not know is lost."""
     server, events = ScriptedHttp(), Recorder()
@@ -601,8 +745,9 @@ async def test_a_modern_server_is_asked_to_discover():
             assert not await client._health._is_alive(client._supervisor.ready)
 
 
-async def test_a_process_is_never_pinged():
+async def test_an_idle_process_is_never_pinged():
     """It speaks for itself: its exit is seen."""
-    async with nothing_left():
-        async with client_of(raw_server(), policy(health=IMPATIENT)) as client:
-            assert client._health is None
+    async with ScriptedStdioServer() as server:
+        async with client_of(server.parameters, policy(health=IMPATIENT)):
+            await anyio.sleep(0.5)
+        assert "ping" not in [request.method for request in server.requests]

@@ -213,7 +213,7 @@ async def test_from_a_file(tmp_path: Path):
     path = tmp_path / "mcp.json"
     path.write_text(json.dumps(document))
     async with ResilientClientGroup.from_config(path, **LEGACY) as group:
-        assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (300, 7)
+        assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (3600, 7)
         assert text_of(await group.call_tool("b__echo", {"text": "hi"})) == "hi"
         assert group["b"].name == "b"
 

@@ -14,6 +14,7 @@ from mcp.client import session_group
 
 from resilient_mcp import (
     Category,
+    CircuitOpen,
     Connected,
     ConnectionLost,
     DeadlineExceeded,
@@ -202,7 +203,7 @@ async def test_a_session_that_is_always_lost_ends():
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=1)})
     async with server.serve(), client_of(server.url, policy) as client:
         server.faults = [Faults.error(404, -32600, "Session not found")] * 100
-        with measured() as took, pytest.raises(ServerUnavailable):
+        with measured() as took, pytest.raises((ServerUnavailable, CircuitOpen)):
             await client.call_tool("unsafe")
         assert took[0] < 5
         assert server.requests["initialize"] < 20
@@ -321,15 +322,15 @@ async def test_the_servers_own_error_in_a_refusal_is_kept():
 
 
 async def test_the_servers_own_error_is_raised_as_the_sdk_raises_it():
-    """After four tries the server's own transient error comes out, with a note on the attempts."""
+    """Its -32603 is mostly a bug of the tool: after two tries the error comes out, with a note on the attempts."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
-        server.faults = [Faults.error(200, -32603, "out of order")] * 4
+        server.faults = [Faults.error(200, -32603, "out of order")] * 6
         with pytest.raises(_sdk.MCPError, match="out of order") as caught:
             await client.call_tool("echo")
-        assert len(server.calls) == 4
+        assert len(server.calls) == 2
         assert "sent to the MCP server" in caught.value.__notes__[0]
-        assert "4 times" in caught.value.__notes__[0]
+        assert "2 times" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -721,16 +722,16 @@ async def test_the_last_tool_error_is_returned_and_never_raised():
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         await listed(client)
-        server.faults = [is_error(f"temporarily unavailable {n}") for n in range(4)]
-        assert text_of(await client.call_tool("echo")) == "temporarily unavailable 3"
-        assert len(server.calls) == 4
+        server.faults = [is_error(f"temporarily unavailable {n}") for n in range(6)]
+        assert text_of(await client.call_tool("echo")) == "temporarily unavailable 5"
+        assert len(server.calls) == 6
         server.faults = [is_error("no such city")]
         assert text_of(await client.call_tool("echo")) == "no such city"
         server.faults = [is_error("rate limit: try again in 2 hours")]
         with measured() as took:
             assert "2 hours" in text_of(await client.call_tool("echo"))
         assert took[0] < 3
-        assert len(server.calls) == 6
+        assert len(server.calls) == 8
 
 
 async def test_a_tool_error_that_names_a_wait():

@@ -63,7 +63,7 @@ seeded = pytest.mark.parametrize("seed", [SEED], ids="seed={}".format)
 HARD = Policy(
     breaker=None,
     budget=None,
-    retry=RetryPolicy(attempts=60, base=0.005, throttled_base=0.005, max_delay=0.05),
+    retry=RetryPolicy(attempts=60, crashes=60, base=0.005, throttled_base=0.005, max_delay=0.05),
     restart=RestartPolicy(base=0.01, max_delay=0.05, intensity=10_000),
     timeout=TimeoutPolicy(attempt=0.7, ready=45, connect=10, total=60, shutdown=1),
 )
@@ -375,6 +375,7 @@ class Play:
     """
 
     is_process = False
+    opening: Any = None
 
     def __init__(self, steps: list[Step], absences: list[float], listings: list[Listing]) -> None:
         self.steps = steps
@@ -528,7 +529,7 @@ def test_the_rule(
         rate_limit=RateLimit(rate=1e-6, burst=BURST),
         concurrency=Concurrency(limit=1),
         budget=BudgetPolicy(tokens=BURST, refund=0),
-        retry=RetryPolicy(attempts=attempts),
+        retry=RetryPolicy(attempts=attempts, crashes=attempts),
         restart=RestartPolicy(intensity=1000),
         timeout=LIMIT,
         tools={"tool": ToolPolicy(repeatable=repeatable)},

@@ -144,6 +144,7 @@ STATUSES: list[tuple[Any, str]] = [
 IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
     RetryPolicy: {
         "attempts": COUNT,
+        "crashes": COUNT,
         "base": DELAY,
         "throttled_base": DELAY,
         "max_delay": CAP,
@@ -151,7 +152,7 @@ IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
         "wait": [(1, "callable")],
         "stop": [(1, "callable")],
     },
-    TimeoutPolicy: dict.fromkeys(("connect", "ready", "attempt", "total", "shutdown"), LIMIT),
+    TimeoutPolicy: dict.fromkeys(("connect", "ready", "attempt", "request", "total", "shutdown"), LIMIT),
     RestartPolicy: {
         "base": DELAY,
         "max_delay": CAP,

@@ -25,9 +25,13 @@ from resilient_mcp import (
     RetryPolicy,
     ServerFailed,
     ServerUnavailable,
+    Starting,
     State,
     TimeoutPolicy,
     ToolPolicy,
+    _sdk,
+    connection,
+    supervisor,
 )
 from resilient_mcp.transports.process import spawn
 
@@ -138,15 +142,15 @@ async def test_a_policy_can_forbid_what_annotations_allow(tmp_path: Path):
 
 
 async def test_attempts_are_bounded():
-    """A call that kills its server every time is sent four times, then given up."""
+    """A call that kills its server every time is sent three times, then given up."""
     events = Recorder()
     policy = QUICK.model_copy(update={"restart": RestartPolicy(base=0.01, intensity=50)})
     async with client_of(raw_server(), policy, on_event=events) as client:
-        with pytest.raises(ConnectionLost, match="sent 4 times") as caught:
+        with pytest.raises(ConnectionLost, match="sent 3 times") as caught:
             await client.call_tool("die")
-        assert caught.value.attempts == 4
+        assert caught.value.attempts == 3
         assert text_of(await client.call_tool("echo", {"text": "on"})) == "on"
-    assert len(events.of(Connected)) == 5
+    assert len(events.of(Connected)) == 4
 
 
 async def test_a_stopped_server_costs_its_call_and_no_more():
@@ -523,12 +527,64 @@ async def test_a_time_limit_per_call():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
-async def test_a_process_that_hangs_for_good_is_replaced():
-    """Two calls in a row without a byte from it, and nobody else waiting: it is replaced, the call answered."""
-    async with client_of(raw_server(), SHORT) as client:
+async def test_a_process_that_is_slow_to_start():
+    """It reads nothing for longer than the SDK waits for an answer to `server/discover`, and is started once."""
+    events = Recorder()
+    async with ResilientClient(raw_server("--slow", "11"), on_event=events) as client:
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert (client.generation, client.protocol_version) == (1, "2025-11-25")
+        assert [round(event.elapsed) for event in events.of(Starting)] == [5, 10]
+
+
+@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x has one era")
+async def test_a_slow_process_that_takes_one_handshake(monkeypatch: pytest.MonkeyPatch):
+    """It was asked for the newer era, then for the older, and refuses the second: it is asked for that alone."""
+    monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 0.3)
+    async with ResilientClient(raw_server("--slow", "1", "--one-handshake"), policy=QUICK) as client:
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        assert client.generation == 2
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second of silence is what a minute is."""
+    monkeypatch.setattr(connection, "_LOOK", 0.1)
+    monkeypatch.setattr(connection, "_SILENCE", 0.6)
+    monkeypatch.setattr(connection, "_STOPPED_SILENCE", 0.3)
+    monkeypatch.setattr(supervisor, "_PING_PATIENCE", 0.3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says that a process is stopped")
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_stopped_process_is_replaced(impatience: None, *, wrapped: bool):
+    """The operating system says so: nobody has to wait for a time limit, and the call is answered by the next one."""
+    server = raw_server()
+    if wrapped:
+        line = f"{server.command} {' '.join(server.args)}; true"
+        server = server.model_copy(update={"command": "sh", "args": ["-c", line]})
+    async with client_of(server, QUICK) as client:
         pid = await pid_of(client)
         os.kill(pid, signal.SIGSTOP)
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+        await gone(pid)
+
+
+async def test_a_process_that_hangs_for_good_is_replaced(impatience: None, monkeypatch: pytest.MonkeyPatch):
+    """However many calls wait, and whenever they began: once one of them ran into its limit, and a ping, too."""
+    monkeypatch.setattr(connection, "is_stopped", lambda _: False)
+    async with client_of(raw_server(), QUICK) as client:
+        pid = await pid_of(client)
+        os.kill(pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as tg:
+
+            async def call(n: int) -> None:
+                await anyio.sleep(n / 10)
+                assert text_of(await client.call_tool("echo", {"text": str(n)})) == str(n)
+
+            for n in range(10):
+                tg.start_soon(call, n)
+            with pytest.raises(DeadlineExceeded):
+                await client.call_tool("unsafe", read_timeout_seconds=0.2)
         await gone(pid)
 
 

@@ -36,6 +36,7 @@ class Script:
         self.opened: list[float] = []
         self.open_now = 0
         self.most_at_once = 0
+        self.opening: Any = None
 
     async def __aenter__(self) -> Script:
         return self
@@ -120,6 +121,19 @@ def test_suspended_fails_at_once_and_recovers_by_itself():
         assert supervisor.state is State.READY
 
     run(script, body)
+
+
+def test_restarts_that_are_asked_for_are_not_metered():
+    """Twenty in a row, none of which waits."""
+
+    async def body(supervisor: Supervisor, events: Recorder) -> None:
+        began = anyio.current_time()
+        for generation in range(1, 21):
+            assert (await supervisor.lend(anyio.current_time() + 5)).generation == generation
+            supervisor.restart()
+        assert anyio.current_time() - began < 1
+
+    run(Script(), body)
 
 
 def test_restart_wakes_a_suspended_server():

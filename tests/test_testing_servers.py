@@ -450,7 +450,7 @@ async def test_a_start_that_is_slow_or_silent():
     script = {"start": [Reply().after(0.3)], "initialize": [StdioReply.garbage()]}
     async with ScriptedStdioServer(script) as server, client_of(server.parameters) as client:
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
-    impatient = QUICK.model_copy(update={"timeout": QUICK.timeout.model_copy(update={"ready": 0.5})})
+    impatient = QUICK.model_copy(update={"timeout": QUICK.timeout.model_copy(update={"ready": 0.5, "connect": 0.5})})
     async with ScriptedStdioServer({"initialize": [Reply.hang()] * 9}) as server:
         with pytest.raises(ServerUnavailable):
             async with client_of(server.parameters, impatient):

@@ -22,7 +22,7 @@ from resilient_mcp import (
 )
 from resilient_mcp.testing import HttpReply, Reply, ScriptedHttpServer, ScriptedStdioServer, StdioReply, instant_waits
 
-from .support import Recorder, client_of, measured, text_of
+from .support import Recorder, client_of, listed, measured, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -96,7 +96,10 @@ async def test_an_open_circuit_is_seen_until_the_clock_is_advanced():
         retry=RetryPolicy(attempts=1), breaker=BreakerPolicy(failures=1, open=HOUR, max_open=HOUR), timeout=DAYS
     )
     with instant_waits() as clock:
-        async with ScriptedHttpServer([HttpReply.refusal(500)]) as server, client_of(server.url, policy) as client:
+        probes = [HttpReply.refusal(503)] * 99
+        script = {"tools/call": [HttpReply.refusal(500)], "ping": probes}
+        async with ScriptedHttpServer(script) as server, client_of(server.url, policy) as client:
+            await listed(client)  # whose answer would be a sign of life
             with pytest.raises(Exception, match="500"):
                 await client.call_tool("echo", {"text": "x"})
             for _ in range(2):

@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import timedelta
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.request import getproxies
 
 import anyio
+import anyio.abc
 import mcp
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import validator_for
@@ -37,6 +39,7 @@ from referencing import Registry
 from typing_extensions import Self
 
 from .evidence import current_attempt, printable
+from .waits import Signal
 
 logger = logging.getLogger("resilient_mcp")
 
@@ -511,8 +514,14 @@ class Session:
             legacy: On 2.x, go straight to `initialize` (the era found at an earlier generation).
         """
         if MAJOR == 1:
-            async with streams as (read, write), ClientSession(read, write, **options) as raw:
+            async with (
+                streams as (read, write),
+                ClientSession(read, write, **options) as raw,
+                anyio.create_task_group() as beside,
+            ):
+                _FreeReader(raw, beside)
                 yield cls(raw, raw, await raw.initialize())
+                beside.cancel_scope.cancel()
             return
         options = {**options, "mode": "legacy"} if legacy else dict(options)
         async with _mcp.Client(streams, **options) as client:
@@ -832,6 +841,69 @@ def _keep_answers(session: Any) -> None:
             logger.debug("the answer of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
 
     setattr(session, method, validate_if_possible)
+
+
+_WAITING_MESSAGES = 1000
+"""Messages of a server that wait for callbacks of the user's that take their time; then the oldest are dropped."""
+
+
+class _FreeReader:
+    """Lets a session of 1.x run its callbacks beside its reader.
+
+    1.x awaits them where it reads: while one of them takes its time no answer is read, and one that calls the client
+    waits for itself. Requests of the server are answered side by side, and its notifications handled in order.
+    """
+
+    def __init__(self, session: Any, beside: anyio.abc.TaskGroup) -> None:
+        self._session = session
+        self._beside = beside
+        self._answer, self._handle = session._received_request, session._handle_incoming  # noqa: SLF001
+        self._note = session._received_notification  # noqa: SLF001
+        self._answering: dict[int, Any] = {}
+        self._waiting: deque[tuple[Callable[[Any], Awaitable[None]], Any]] = deque(maxlen=_WAITING_MESSAGES)
+        self._arrived = Signal()
+        session._received_request = self._received_request  # noqa: SLF001
+        session._received_notification = self._received_notification  # noqa: SLF001
+        session._handle_incoming = self._handle_incoming  # noqa: SLF001
+        beside.start_soon(self._deliver)
+
+    async def _received_request(self, responder: Any) -> None:
+        self._answering[id(responder)] = responder
+        self._beside.start_soon(self._answer_beside, responder)
+
+    async def _answer_beside(self, responder: Any) -> None:
+        try:
+            await self._answer(responder)
+            if not responder._completed:  # noqa: SLF001
+                await self._handle(responder)
+        except Exception as exc:  # as the reader itself would answer
+            logger.warning("a request of the server could not be answered: %s", printable(str(exc)))
+            error = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
+            with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                await self._session._send_response(responder.request_id, error)  # noqa: SLF001
+        finally:
+            del self._answering[id(responder)]
+
+    async def _received_notification(self, notification: Any) -> None:
+        self._put(self._note, notification)
+
+    async def _handle_incoming(self, message: Any) -> None:
+        if id(message) not in self._answering:
+            self._put(self._handle, message)
+
+    def _put(self, function: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        self._waiting.append((function, message))
+        self._arrived.tell()
+
+    async def _deliver(self) -> None:
+        while True:
+            while self._waiting:
+                function, message = self._waiting.popleft()
+                try:
+                    await function(message)
+                except Exception as exc:
+                    logger.warning("a callback raised on a message of the server: %s", printable(str(exc)))
+            await self._arrived.wait()
 
 
 def _outlive_callers(session: Any) -> None:

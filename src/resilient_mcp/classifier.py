@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from . import _sdk, tool_errors
-from .errors import ResilienceError, describe
+from .errors import ResilienceError, data_of, describe
 from .events import logger
 from .evidence import Delivery, Evidence, Kind, printable
 from .gateways import not_forwarded_by
@@ -64,6 +64,7 @@ class Verdict:
         rule: The rule that decided, in one line.
         retry_after: Seconds the server asked to wait, or None.
         reconnect: Whether the session is lost, so that another try needs the next generation.
+        once: Whether a single retry tells as much as many would.
     """
 
     category: Category
@@ -73,6 +74,7 @@ class Verdict:
     rule: str = ""
     retry_after: float | None = None
     reconnect: bool = False
+    once: bool = False
 
     @property
     def safe(self) -> bool:
@@ -220,7 +222,8 @@ def meaning_of_status(status: int, policy: Policy, tool: str | None = None) -> t
         return statuses[status], f"ToolPolicy.http_statuses[{status}]"
     if status in policy.http_statuses:
         return policy.http_statuses[status], f"Policy.http_statuses[{status}]"
-    default = "transient" if status >= _SERVER_ERROR else "permanent"
+    # A 2xx is here only for what belongs elsewhere, such as a maintenance page.
+    default = "permanent" if _REDIRECT <= status < _SERVER_ERROR else "transient"
     return HTTP_STATUS.get(status, default), f"HTTP {status}"
 
 
@@ -245,6 +248,7 @@ _SPEAKS_OF_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
 _SAME_REQUEST_ELSEWHERE = frozenset({307, 308})
 _GAVE_UP = frozenset({408, 499})
 _NOT_FOUND = 404
+_REDIRECT = 300
 _BAD_REQUEST = 400
 _SERVER_ERROR = 500
 
@@ -278,7 +282,7 @@ class Classifier:
         evidence = failure.evidence
         verdict = self._by_own(failure)
         if verdict is None:
-            verdict = self._by_code(failure) if evidence is None else self._by_evidence(failure, evidence, now)
+            verdict = self._by_code(failure, now) if evidence is None else self._by_evidence(failure, evidence, now)
         if failure.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
             return replace(verdict, delivery=Delivery.UNKNOWN)
         return verdict
@@ -296,7 +300,7 @@ class Classifier:
             return verdict
         return replace(verdict, rule="the classifier given to ResilientClient")
 
-    def _by_code(self, failure: Failure) -> Verdict:
+    def _by_code(self, failure: Failure, now: float) -> Verdict:
         """The server's own JSON-RPC error; any other exception is the SDK's or the caller's, and permanent."""
         reason = describe(failure.error) if failure.error is not None else "no answer"
         code = _code_of(failure.error)
@@ -307,7 +311,16 @@ class Classifier:
         category, delivery = _MEANINGS[meaning]
         if meaning == "permanent" and code in REFUSALS:
             delivery = Delivery.REJECTED
-        return Verdict(category, category in RETRYABLE, delivery, f"{reason} ({printable(str(code), 24)})", rule)
+        return Verdict(
+            category,
+            category in RETRYABLE,
+            delivery,
+            f"{reason} ({printable(str(code), 24)})",
+            rule,
+            tool_errors.wait_in(data_of(failure.error), now=now),
+            # Most are a handler's exception, which the same arguments raise again.
+            once=code == _sdk.INTERNAL_ERROR and rule == f"JSON-RPC code {code}",
+        )
 
     def _by_evidence(self, failure: Failure, evidence: Evidence, now: float) -> Verdict:
         status = evidence.http_status

@@ -42,6 +42,7 @@ from .subscriptions import Subscriptions
 from .supervisor import Supervisor, reason_of
 from .telemetry import IS_INSTALLED, Telemetry
 from .transports.linked import Link
+from .waits import loop_time
 from .watch import Change, ListenWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -157,9 +158,7 @@ class ResilientClient:
         self._supervisor = Supervisor(
             connector, policy, hub, on_connected=self._gate.connected, on_ready=self._on_ready
         )
-        self._health: HealthCheck | None = None
-        if policy.health is not None and not servers.speaks_for_itself(server):
-            self._health = HealthCheck(policy.health, self._gate, judge)
+        self._health = HealthCheck(policy, self._gate, judge, idle=not servers.speaks_for_itself(server))
         self._stats = Recorder(self._redactor)
         hub.add(self._stats)
         telemetry = None
@@ -225,6 +224,8 @@ class ResilientClient:
             last_error=None if failure is None else self._redactor.line(reason_of(failure)),
             retry_in=supervisor.retry_in,
             exit_status=None if evidence is None else evidence.exit,
+            starting_for=supervisor.starting_for,
+            last_line=supervisor.last_line,
         )
 
     async def start(self, *, wait: bool = True) -> None:
@@ -285,15 +286,18 @@ class ResilientClient:
         """Wait until the server is ready.
 
         Args:
-            timeout: Seconds; `policy.timeout.ready` by default.
+            timeout: Seconds; by default `policy.timeout.ready`, and for a server that is starting as long as it may
+                take for that.
 
         Raises:
             ServerUnavailable: It did not get ready in time, or at all (`ServerFailed`).
         """
         limit = _seconds("timeout", timeout)
+        now = anyio.current_time()
         if limit is None:
-            limit = self.policy.timeout.ready
-        await self._supervisor.lend(anyio.current_time() + limit)
+            await self._supervisor.lend(now + self.policy.timeout.ready, math.inf)
+        else:
+            await self._supervisor.lend(now + limit)
 
     async def wait_tried(self) -> None:
         """Wait until the first try to connect ended, well or not; a server that hangs has `policy.timeout.connect`."""
@@ -346,9 +350,8 @@ class ResilientClient:
     async def _on_ready(self, connection: Connection) -> None:
         self._last = connection.session
         async with anyio.create_task_group() as tg:
-            if self._health is not None:
-                tg.start_soon(self._health.watch, connection)
-            tg.start_soon(partial(self._catalog.keep, connection, timeout=self.policy.timeout.attempt))
+            tg.start_soon(self._health.watch, connection)
+            tg.start_soon(partial(self._catalog.keep, connection, timeout=self.policy.timeout.request))
             tg.start_soon(self._subscriptions.keep, connection)
 
     def _operation(
@@ -360,12 +363,14 @@ class ResilientClient:
         timeout: Timeout = None,
         progress: Any = None,
         arguments: Any = None,
+        began: float | None = None,
     ) -> Operation:
         limit = self._timeout if timeout is None else _seconds("read_timeout_seconds", timeout)
-        return Operation(method, invoke, target, limit, progress, arguments, self._redactor.line)
+        began = loop_time() if began is None else began
+        return Operation(method, invoke, target, limit, progress, arguments, self._redactor.line, began)
 
-    async def _run_operation(self, method: str, invoke: Invoke, *, target: str | None = None) -> Any:
-        return await self._degrade.run(self._operation(method, invoke, target=target))
+    async def _run_operation(self, method: str, invoke: Invoke, **facts: Any) -> Any:
+        return await self._degrade.run(self._operation(method, invoke, **facts))
 
     async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
         return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
@@ -523,7 +528,7 @@ class ResilientClient:
             Resource(text),
             wanted,
             lambda session: session.set_subscribed(uri, subscribed=wanted is not None, options=options),
-            lambda invoke: self._run_operation(method, invoke, target=text),
+            lambda invoke, began: self._run_operation(method, invoke, target=text, began=began),
         )
 
     @asynccontextmanager
@@ -611,7 +616,7 @@ class ResilientClient:
             LogLevel(),
             level,
             lambda session: session.invoke("set_logging_level", level, **options),
-            lambda invoke: self._run_operation("logging/setLevel", invoke),
+            lambda invoke, began: self._run_operation("logging/setLevel", invoke, began=began),
         )
 
     async def send_progress_notification(
@@ -637,14 +642,33 @@ class ResilientClient:
         """Tell the server that the roots changed."""
         await self._simple("notifications/roots/list_changed", "send_roots_list_changed")
 
-    async def send_request(self, request: Any, result_type: Any, *args: Any, **options: Any) -> Any:
-        """Send any request, as on `ClientSession`. What is no `tools/call` is taken to be repeatable."""
+    async def send_request(
+        self,
+        request: Any,
+        result_type: Any,
+        request_read_timeout_seconds: Timeout = None,
+        metadata: Any = None,
+        progress_callback: Any = None,
+    ) -> Any:
+        """Send any request, as on `ClientSession`. What is no `tools/call` is taken to be repeatable.
+
+        Args:
+            request: The request, in the SDK's types.
+            result_type: What its result is.
+            request_read_timeout_seconds: The time limit of one attempt, instead of the policy's.
+            metadata: As on the SDK's.
+            progress_callback: Gets progress, which starts the attempt's time limit again.
+        """
         body = getattr(request, "root", request)
         target = getattr(body.params, "name", None) if body.method == "tools/call" else None
         return await self._run_operation(
             body.method,
-            lambda session, _: session.raw.send_request(request, result_type, *args, **options),
+            lambda session, progress: session.raw.send_request(
+                request, result_type, metadata=metadata, progress_callback=progress
+            ),
             target=target,
+            timeout=request_read_timeout_seconds,
+            progress=progress_callback,
         )
 
     async def request(
@@ -729,8 +753,8 @@ def _seconds(what: str, value: Timeout) -> float | None:
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if math.isnan(seconds) or seconds <= 0:
-        raise ValueError(f"{what} is {value!r}: write a number of seconds above 0, or None for the policy's")
+    if math.isnan(seconds) or seconds < 0:
+        raise ValueError(f"{what} is {value!r}: write a number of seconds, or None for the policy's")
     return seconds
 
 

@@ -7,8 +7,8 @@ races the end of the connection and never outlives its deadline.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ from .redact import Redactor
 from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of
 from .transports.linked import Link, linked
+from .transports.process import ServerProcess, is_stopped
 from .transports.stdio import stdio
 from .waits import loop_time
 
@@ -31,8 +32,19 @@ _END_PATIENCE = 2.0
 """Seconds a call that the SDK woke with "connection closed" waits to learn why."""
 _ANSWER_PATIENCE = 1.0
 """Seconds an answer that was seen on the wire may take to its caller after its connection ended."""
-_SILENCES = 2
-"""Calls in a row that a process may let time out in utter silence before it is taken to hang."""
+_LOOK = 5.0
+"""Seconds between two looks at whether a process may be frozen."""
+_SILENCE = 60.0
+"""Seconds of silence after which a process that let a call run into its limit is asked whether it is alive."""
+_STOPPED_SILENCE = 30.0
+"""The same where the operating system says that it is stopped: nobody needs to wait for a limit then."""
+_LIVELY = 1.0
+"""Seconds for which a server that said something is taken to be alive."""
+_UNAVAILABLE = 503
+_ANSWERING = ("sampling_callback", "elicitation_callback", "list_roots_callback")
+"""The callbacks that answer what a server asks."""
+_STDERR_LINE = 200
+"""Characters of the line that a starting process wrote last."""
 _CANCEL_PATIENCE = 1.0
 """Seconds to tell a server that a call was given up."""
 
@@ -47,6 +59,9 @@ class Failed(Exception):  # noqa: N818 - a signal between modules, never seen by
         cause: What the SDK raised, or None.
         evidence: What an edge saw, or None when the server's own answer, or its caller, is behind the failure.
         delivery: How far the last request got.
+        silent: Whether nothing was heard from the server meanwhile.
+        lively: Whether the server itself said something just now, to whomever.
+        premature: Whether a connection was only given up too early: the same may be tried at once.
         earlier: Whether other requests went before the one that failed, and were delivered.
     """
 
@@ -56,13 +71,24 @@ class Failed(Exception):  # noqa: N818 - a signal between modules, never seen by
         evidence: Evidence | None,
         *,
         delivery: Delivery = Delivery.UNKNOWN,
+        silent: bool = False,
+        lively: bool = False,
+        premature: bool = False,
         earlier: bool = False,
     ) -> None:
         super().__init__(cause, evidence)
         self.cause = cause
         self.evidence = evidence
         self.delivery = delivery if evidence is None else evidence.delivery
+        self.silent = silent
+        self.lively = lively
+        self.premature = premature
         self.earlier = earlier
+
+    @property
+    def is_shed(self) -> bool:
+        """Whether it was a 503 of a server that answers others: it sheds load, as nginx's `limit_req` does."""
+        return self.lively and self.evidence is not None and self.evidence.http_status == _UNAVAILABLE
 
 
 @dataclass(eq=False)
@@ -80,6 +106,7 @@ class Connection:
         lost: Set when the connection takes no more calls.
         hearing: Set when what the server says unasked can arrive, as far as that is known.
         on_gap: Called when some of what it said unasked may have been missed.
+        is_stopped: Whether the operating system says that its process does not run.
         reason: Why it was lost, or None.
         answered_at: When the server last answered a call or, before that, when the handshake was done.
     """
@@ -94,11 +121,13 @@ class Connection:
     lost: anyio.Event = field(default_factory=anyio.Event)
     hearing: anyio.Event = field(default_factory=anyio.Event)
     on_gap: Callable[[], object] = lambda: None
+    is_stopped: Callable[[], bool] = lambda: False
     reason: Evidence | None = None
     answered_at: float = field(default_factory=anyio.current_time)
     _attempts: set[Attempt] = field(default_factory=set)
     _idle: anyio.Event = field(default_factory=anyio.Event)
-    _silences: int = 0
+    _asking: int = 0
+    _overdue: bool = False
 
     @property
     def is_busy(self) -> bool:
@@ -154,6 +183,8 @@ class Connection:
             running.attempt = attempt
         token = current_attempt.set(attempt)
         self._attempts.add(attempt)
+        if self._asking:
+            attempt.pause()
         heard = self.in_flight.heard
         settled = False
         try:
@@ -169,7 +200,14 @@ class Connection:
                 self.answered_at = anyio.current_time()
             error = self.redactor.clean_error(exc)
             evidence = await self._explain(error, attempt)
-            raise Failed(error, evidence, delivery=attempt.delivery, earlier=attempt.requests > 1) from error
+            raise Failed(
+                error,
+                evidence,
+                delivery=attempt.delivery,
+                silent=self.wired and self.in_flight.heard == heard,
+                lively=anyio.current_time() - self.in_flight.message_at < _LIVELY,
+                earlier=attempt.requests > 1,
+            ) from error
         finally:
             if not settled:
                 await self._tell_server(attempt)
@@ -178,29 +216,60 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        if attempt.evidence is None and attempt.ended is None:
-            self._suspect(silent=self.in_flight.heard == heard)
+        silent = self.wired and self.in_flight.heard == heard
+        if silent and attempt.evidence is None and attempt.ended is None:
+            self._overdue = True
         late = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
-        raise Failed(None, attempt.conclude(late), earlier=attempt.requests > 1)
+        raise Failed(None, attempt.conclude(late), silent=silent, earlier=attempt.requests > 1)
 
-    def _suspect(self, *, silent: bool) -> None:
-        """A call timed out. A process that sat out two in a row without a byte may hang, once nobody else waits."""
-        self._silences = self._silences + 1 if silent and self.is_process else 0
-        if self._silences >= _SILENCES and not self._attempts:
-            self.suspected.set()
+    @contextmanager
+    def waiting_for_us(self) -> Iterator[None]:
+        """The server waits for an answer of ours: no clock runs meanwhile, and its silence means nothing."""
+        if not self._asking:
+            for attempt in self._attempts:
+                attempt.pause()
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                for attempt in self._attempts:
+                    attempt.resume()
+            self.in_flight.excuse()
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which the server has said nothing, though it was asked for something."""
+        since = self.in_flight.waiting_since
+        return 0.0 if since is None or self._asking else anyio.current_time() - since
+
+    async def watch_for_freezing(self) -> None:
+        """Wait until the process may be frozen.
+
+        Only then it is asked: many servers run a tool in their event loop, and answer nobody meanwhile.
+        """
+        while True:
+            await anyio.sleep(_LOOK)
+            silence = self.silence
+            self._overdue = self._overdue and silence > 0
+            if silence >= _SILENCE and self._overdue:
+                return
+            if silence >= _STOPPED_SILENCE and self.is_stopped():
+                return
 
     async def prove_alive(self, timeout: float) -> None:
         """Ask a suspected process for a sign of life, any byte at all; end the connection when there is none."""
-        heard = self.in_flight.heard
+        heard, silence = self.in_flight.heard, self.silence
         try:
             await self.call(lambda session, _: session.invoke("send_ping"), timeout=timeout, deadline=math.inf)
         except Failed as failed:
-            if self.in_flight.heard == heard and failed.evidence is not None:
-                calls = self._silences - 1
-                text = f"the server process hangs: {calls} calls timed out and a ping went unanswered for {timeout:g} s"
+            if self.in_flight.heard == heard and failed.evidence is not None and not self._asking:
+                text = f"the server process is frozen: silent for {silence:.0f} s, and no answer to a ping"
                 self.end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, text))
-        self._silences = 0
         if self.reason is None:
+            self.in_flight.excuse()
+            self._overdue = False
             self.suspected = anyio.Event()
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
@@ -240,8 +309,7 @@ def _restarting(progress: Any, attempt: Attempt, timeout: float, deadline: float
     """The caller's progress callback, which also starts the attempt's time limit anew."""
 
     async def callback(value: float, total: float | None, message: str | None) -> None:
-        if attempt.ended is None:
-            attempt.scope.deadline = min(deadline, anyio.current_time() + timeout)
+        attempt.restart(timeout, deadline)
         await progress(value, total, message)
 
     return callback
@@ -249,6 +317,9 @@ def _restarting(progress: Any, attempt: Attempt, timeout: float, deadline: float
 
 class _Outage(Exception):  # noqa: N818 - a signal within this module
     """`server/discover` met an outage, which is no verdict on the era: no falling back to `initialize`."""
+
+    def __init__(self, evidence: Evidence | None) -> None:
+        super().__init__(evidence.detail if evidence is not None else "server/discover was not answered")
 
 
 @dataclass(slots=True, eq=False)
@@ -259,17 +330,22 @@ class _Handshake(Attempt):
         method: Its latest request.
         discover_timed_out: Whether `server/discover` was sent and never answered.
         policy: Says what an HTTP status means.
+        in_order: Whether requests arrive in the order in which they are written: a server that is slow to start is then
+            asked for both eras on one connection, and nothing can get lost on the way but the connection.
     """
 
     policy: Policy = field(kw_only=True)
+    in_order: bool = field(kw_only=True)
     method: str = ""
     discover_timed_out: bool = False
 
     def sending(self, method: str, request_id: RequestId) -> None:
         if method == "initialize" and self.method == "server/discover":
-            self.discover_timed_out = not self.answered and self.evidence is None
-            if self.discover_timed_out or is_outage(self.evidence, self.policy):
-                raise _Outage
+            unanswered = not self.answered and self.evidence is None
+            self.discover_timed_out = unanswered and not self.overtaken
+            lost = unanswered and not self.in_order
+            if lost or self.overtaken or is_outage(self.evidence, self.policy):
+                raise _Outage(self.evidence)
         # Called on the class: zero-argument super() does not work in a dataclass with slots.
         Attempt.sending(self, method, request_id)
         self.method = method
@@ -288,6 +364,7 @@ class Connector:
     Attributes:
         link: Answers what the server asks, from the next connection on, or None; a server in this process that is
             called without a wire (mcp 2.x) does not ask it.
+        opening: The latest connection, while it is being opened and after.
     """
 
     def __init__(self, server: Any, policy: Policy, options: Mapping[str, Any], http_client: Any, hub: Hub) -> None:
@@ -299,6 +376,7 @@ class Connector:
         self._hub = hub
         self._legacy = False
         self.link: Link | None = None
+        self.opening: _Opening | None = None
         self.is_process = isinstance(server, _sdk.StdioServerParameters)
 
     async def __aenter__(self) -> Self:
@@ -320,16 +398,19 @@ class Connector:
             Failed: It could not be opened, or broke while it was open; says what is known.
         """
         limit = self._policy.timeout.connect
-        handshake = _Handshake(anyio.CancelScope(deadline=anyio.current_time() + limit), policy=self._policy)
-        opening = _Opening(generation, handshake, self._hub.redactor, is_process=self.is_process)
+        scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
+        in_order = not isinstance(self._server, _sdk.StreamableHttpParameters)
+        handshake = _Handshake(scope, policy=self._policy, in_order=in_order)
+        self.opening = opening = _Opening(generation, handshake, self._hub.redactor, is_process=self.is_process)
         failure: Exception | None = None
         try:
             with handshake.scope:
                 target = self._target(opening)
                 if self.link is not None and opening.wired:
-                    target = linked(target, self.link)
+                    target = linked(target, self.link, opening.waiting_for_us)
                 token = current_attempt.set(handshake)
-                async with _sdk.Session.open(target, self._options, legacy=self._legacy) as session:
+                options = {**self._options, **opening.timed(self._options)}
+                async with _sdk.Session.open(target, options, legacy=self._legacy) as session:
                     current_attempt.reset(token)
                     handshake.scope.deadline = math.inf
                     self._legacy = session.is_legacy
@@ -347,9 +428,10 @@ class Connector:
         leaf = _leaf(failure)
         if evidence is None and isinstance(leaf, _sdk.http.HTTPError):
             evidence = evidence_of(leaf, Delivery.UNKNOWN, self._hub.redactor)
-        if evidence is None and (failure is None or isinstance(failure, _Outage)):
-            evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no handshake within {limit:g} s")
-        raise Failed(leaf, evidence) from failure
+        if evidence is None and (failure is None or isinstance(leaf, _Outage)):
+            text = f"no handshake within {limit:g} s" if failure is None else str(leaf)
+            evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, text)
+        raise Failed(leaf, evidence, premature=handshake.overtaken) from failure
 
     def _target(self, opening: _Opening) -> Any:
         """What `Session.open` takes: a context manager of watched streams, or on 2.x an in-process server."""
@@ -365,6 +447,7 @@ class Connector:
                 max_bytes=self._policy.max_message_bytes,
                 shutdown=self._policy.timeout.shutdown,
                 on_garbage=lambda sample: self._on_garbage(opening, sample),
+                on_start=opening.on_start,
                 on_end=opening.on_end,
             )
         return self._watched(opening)
@@ -431,6 +514,8 @@ class _Opening:
         self.ended: Evidence | None = None
         self.wired = True
         self.garbage = 0
+        self.began = anyio.current_time()
+        self._process: ServerProcess | None = None
         self.hears_by_stream = False
         self._hearing = anyio.Event()
         self._streamed = False
@@ -449,10 +534,45 @@ class _Opening:
             is_process=self.is_process,
             redactor=self._redactor,
             hearing=self._hearing,
+            is_stopped=self._is_stopped,
         )
         if self.ended is not None:
             self.connection.end(self.ended)
         return self.connection
+
+    def on_start(self, process: ServerProcess) -> None:
+        """The server's process was started."""
+        self._process = process
+
+    def _is_stopped(self) -> bool:
+        return self._process is not None and is_stopped(self._process.pid)
+
+    @property
+    def last_line(self) -> str:
+        """The last line that the process wrote to stderr, printable; empty when there is none."""
+        tail = "" if self._process is None else self._process.stderr
+        lines = [line for line in tail.splitlines() if line.strip()]
+        return self._redactor.line(lines[-1], _STDERR_LINE) if lines else ""
+
+    @contextmanager
+    def waiting_for_us(self) -> Iterator[None]:
+        """The server waits for an answer of ours."""
+        if self.connection is None:
+            yield
+        else:
+            with self.connection.waiting_for_us():
+                yield
+
+    def timed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The callbacks by which we answer the server, which stop the clocks while they run."""
+        return {name: self._timed(options[name]) for name in _ANSWERING if options.get(name) is not None}
+
+    def _timed(self, callback: Any) -> Any:
+        async def answer(*args: Any, **options: Any) -> Any:
+            with self.waiting_for_us():
+                return await callback(*args, **options)
+
+        return answer
 
     def on_stream(self, refusal: Evidence | None) -> None:
         """The stream of what the server says unasked was opened, or it was refused.

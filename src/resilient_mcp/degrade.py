@@ -91,6 +91,11 @@ class Copies:
             return None
         return copy.kind.model_validate_json(copy.body), now - copy.at
 
+    def forget(self, keys: Callable[[object], bool] = lambda _: True) -> None:
+        """Drop the copies of which `keys` is true; all by default."""
+        for key in [key for key in self._copies if keys(key)]:
+            self._drop(key)
+
     def _drop(self, key: object) -> None:
         if (copy := self._copies.pop(key, None)) is not None:
             self._bytes -= len(copy.body)
@@ -181,7 +186,9 @@ class Degrade:
     async def _validate(self, operation: Operation, name: str, arguments: dict[str, Any]) -> None:
         if (connection := self._supervisor.ready) is None:
             return  # whichever server comes next may list another schema
-        await self._catalog.listed(connection, anyio.current_time() + _LISTING_PATIENCE)
+        timeout = self._policy.timeout
+        limit = min(_LISTING_PATIENCE, operation.timeout or timeout.attempt, timeout.total)
+        await self._catalog.listed(connection, operation.began + limit)
         problems = self._catalog.problems(name, arguments, connection)
         if problems:
             listed = "; ".join(f"{path}: {reason}" for path, reason in problems)
@@ -209,10 +216,14 @@ class Degrade:
         try:
             result = await self.run(operation)
         except ResilienceError as error:
+            if error.verdict is not None and error.verdict.category is Category.AUTH:
+                self._copies.forget()  # who may not read it now may not read it from memory either
             over = self._supervisor.state is State.CLOSED
             if over or _is_for_good(error) or (stale := self._stale(operation, key)) is None:
                 raise
             return stale
+        if isinstance(key, tuple) and key[1] is None:  # the first page of a list: the others are of the list before
+            self._copies.forget(lambda other: isinstance(other, tuple) and other[0] == key[0])
         self._copies.keep(key, result, anyio.current_time())
         return result
 

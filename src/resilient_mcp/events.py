@@ -124,6 +124,21 @@ class Disconnected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Starting(Event):
+    """A server takes long to start. It is not stopped for that before `Policy.timeout.connect` is over.
+
+    Attributes:
+        elapsed: Seconds since it was started.
+        stderr: The last line that its process wrote to stderr, printable; empty if there is none.
+    """
+
+    level: ClassVar[int] = logging.INFO
+
+    elapsed: float
+    stderr: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartScheduled(Event):
     """The next try to connect is due in `delay` seconds."""
 

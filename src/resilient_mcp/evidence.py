@@ -7,6 +7,7 @@ everything above decides from it. The lowest room of the house: it imports nothi
 from __future__ import annotations
 
 import enum
+import math
 import re
 import signal
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from typing import TypeAlias
 import anyio
 
 RequestId: TypeAlias = str | int
+
+_LOGIN = 1.0
+"""Seconds of an auth flow's own steps after which it is taken for a login by a person."""
 
 MAX_DETAIL = 500
 """Characters of text from elsewhere that one message of ours may carry."""
@@ -123,6 +127,8 @@ class Evidence:
 class Attempt:
     """One try of one operation on one connection: what the edges learn about it gathers here.
 
+    Its clock measures the server, so it stops while a person or a callback of the user's is waited for.
+
     Attributes:
         scope: Ends the attempt; its deadline is the attempt's.
         delivery: How far the attempt is known to have got.
@@ -132,6 +138,9 @@ class Attempt:
         answered: Whether that request's response came.
         requests: How many requests it has written.
         meta: What each of them carries in its `_meta`, or None.
+        paused: Seconds for which its clock stood still.
+        login: Set when the auth flow of its latest request is over; None where there is none.
+        overtaken: Whether a request was given up while somebody logged in for it.
     """
 
     scope: anyio.CancelScope
@@ -142,6 +151,45 @@ class Attempt:
     answered: bool = False
     requests: int = 0
     meta: dict[str, object] | None = None
+    paused: float = 0.0
+    login: anyio.Event | None = None
+    overtaken: bool = False
+    _pauses: int = 0
+    _paused_at: float = 0.0
+    _left: float = 0.0
+
+    def pause(self) -> None:
+        """Stop the clock, until `resume` was called as often."""
+        if not self._pauses:
+            self._paused_at = anyio.current_time()
+            if self.ended is None:
+                self._left = self.scope.deadline - self._paused_at
+                self.scope.deadline = math.inf
+        self._pauses += 1
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self._pauses -= 1
+        if not self._pauses:
+            now = anyio.current_time()
+            self.paused += now - self._paused_at
+            if self.ended is None:
+                self.scope.deadline = now + self._left
+
+    def restart(self, timeout: float, deadline: float) -> None:
+        """The server made progress: its time limit starts again, up to a deadline that does not count the pauses."""
+        now = anyio.current_time()
+        left = min(deadline + self.paused - now, timeout)
+        if self._pauses:
+            self._left = left
+        elif self.ended is None:
+            self.scope.deadline = now + left
+
+    async def login_over(self) -> None:
+        """Wait while somebody logs in for an earlier request: the next one would only start another login."""
+        if self.login is not None and (self._pauses or self.paused > _LOGIN):
+            await self.login.wait()
+            self.overtaken = True
 
     def sending(self, method: str, request_id: RequestId) -> None:  # noqa: ARG002 - the handshake reads the method
         """A request of this attempt is about to be written; an SDK call may consist of several."""
@@ -194,7 +242,11 @@ class InFlight:
 
     Attributes:
         on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
-        heard: Counts the signs of life of a server process.
+        heard: Counts what was heard from the server: any bytes of a process, or of a stream that it opened.
+        waiting_since: When the server was asked for what it has not answered with a single byte since; None if it was
+            heard after the latest request.
+        on_message: Called for each JSON-RPC message of the server's own.
+        message_at: When the latest of them came.
         arrived: Told of each id that reaches the HTTP edge.
         session_id: The `Mcp-Session-Id` of the connection, printable; None where there is none.
     """
@@ -204,6 +256,9 @@ class InFlight:
         self._abandoned: dict[RequestId, None] = {}
         self.on_abandoned: Callable[[RequestId], None] | None = None
         self.heard = 0
+        self.waiting_since: float | None = None
+        self.on_message: Callable[[], object] | None = None
+        self.message_at = -math.inf
         self.arrived: Callable[[object], None] = lambda _: None
         self.session_id: str | None = None
 
@@ -220,7 +275,25 @@ class InFlight:
             self._attempts.pop(attempt.request_id, None)
         attempt.sending(method, request_id)
         self._attempts[request_id] = attempt
+        if self.waiting_since is None:
+            self.waiting_since = anyio.current_time()
         return attempt.meta
+
+    def hear(self) -> None:
+        """The server said something."""
+        self.heard += 1
+        self.excuse()
+
+    def excuse(self) -> None:
+        """Measure its silence from now on."""
+        self.waiting_since = anyio.current_time() if self._attempts else None
+
+    def hear_message(self) -> None:
+        """The server said something in JSON-RPC: it is alive, and no gateway stands in for it."""
+        self.hear()
+        self.message_at = anyio.current_time()
+        if self.on_message is not None:
+            self.on_message()
 
     def get(self, request_id: object) -> Attempt | None:
         """The attempt that waits for `request_id`, if any; servers may echo a number as a string."""
@@ -238,11 +311,14 @@ class InFlight:
             attempt.delivery = delivery
 
     def answered(self, request_id: object) -> None:
-        """The server's response to `request_id` came."""
-        if (attempt := self.get(request_id)) is not None:
-            attempt.answered = True
-            if attempt.evidence is None:  # else an edge answers in the server's stead, and knows how far it got
-                attempt.delivery = Delivery.ANSWERED
+        """A response to `request_id` came."""
+        if (attempt := self.get(request_id)) is None:
+            return
+        attempt.answered = True
+        if attempt.evidence is None:  # else an edge answers in the server's stead, and knows how far it got
+            attempt.delivery = Delivery.ANSWERED
+        if attempt.evidence is None or attempt.evidence.own_error:
+            self.hear_message()
 
     def note(self, request_id: object, evidence: Evidence) -> None:
         """Record what an edge saw of `request_id`; the edge itself answers the waiter."""

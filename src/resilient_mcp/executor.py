@@ -36,7 +36,7 @@ from .policy import Policy, RetryPolicy
 from .strategies.backoff import full_jitter
 from .strategies.loop_guard import RefusalCounter
 from .supervisor import Supervisor
-from .waits import clock, loop_time
+from .waits import clock
 
 _FREE_CAP = 1.0
 """The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
@@ -68,8 +68,10 @@ class _Call:
     """What one call has used up so far.
 
     Attributes:
+        limited: Whether the user set the time limit of its attempts.
         tries: Attempts that count against `RetryPolicy.attempts`.
         free: Retries that did not.
+        own_errors: Attempts that ended in an error of the server's own that is mostly a bug in its tool.
         ended: Attempts in whose course their connection ended.
         denied: Whether a connection on which it may have run listed its tool as one that must run once.
         absent_since: Since when there is no server for it, or None.
@@ -81,11 +83,13 @@ class _Call:
     operation: Operation
     retry: RetryPolicy
     timeout: float
+    limited: bool
     began: float
     deadline: float
     history: History = field(default_factory=History)
     tries: int = 0
     free: int = 0
+    own_errors: int = 0
     ended: int = 0
     denied: bool = False
     absent_since: float | None = None
@@ -151,15 +155,15 @@ class Executor:
     def _begin(self, operation: Operation, operation_id: str) -> _Call:
         timeout = self._policy.timeout
         retry = self._policy.retry
-        attempt_timeout = timeout.attempt
+        limit, name = (timeout.attempt, "attempt") if operation.method == "tools/call" else (timeout.request, "request")
+        own = operation.timeout
         if operation.tool is not None and self._policy.tools:
             tool = self._policy.tool(operation.tool)
             retry = tool.retry or retry
-            attempt_timeout = tool.attempt_timeout or attempt_timeout
-        if operation.timeout is not None:
-            attempt_timeout = operation.timeout
-        began = loop_time()
-        call = _Call(operation, retry, attempt_timeout, began, began + timeout.total)
+            own = tool.attempt_timeout if own is None else own
+        limited = own is not None or name in timeout.model_fields_set
+        deadline = operation.began + timeout.total
+        call = _Call(operation, retry, limit if own is None else own, limited, operation.began, deadline)
         if self._policy.send_operation_id:
             call.operation_id = operation_id
         return call
@@ -216,11 +220,16 @@ class Executor:
     async def _enter(self, call: _Call, admission: Admission | None) -> Admission:
         """Pass the gate. A free retry keeps its permit and its place, and takes only what every request takes."""
         if admission is not None:
+            admission.deadline = call.deadline
             await self._gate.again(admission)
             return admission
         if self._gate.is_open and self._supervisor.is_on_its_way:
             await self._borrow(call)  # a new connection half-opens the circuit
-        return await self._gate.enter(call.operation, deadline=call.deadline, history=call.history)
+        now, deadline = anyio.current_time(), call.deadline
+        patience = 0.0 if call.last is None else self._ready_deadline(call) - now
+        if call.answer is not None:  # which is there already
+            deadline = min(deadline, now + call.retry.max_retry_after)
+        return await self._gate.enter(call.operation, deadline=deadline, history=call.history, patience=patience)
 
     # --- one attempt ---
 
@@ -274,13 +283,12 @@ class Executor:
                 progress=operation.progress,
                 meta=call.meta(),
             )
-        except Failed as failed:
-            admission.used = failed.delivery is not Delivery.NOT_SENT
-            raise
-        except BaseException:
+        except BaseException as exc:
             running = current_call.get()
             attempt = running.attempt if running is not None else None
-            admission.used = attempt is not None and attempt.delivery is not Delivery.NOT_SENT
+            delivery = attempt.delivery if attempt is not None else Delivery.NOT_SENT
+            admission.used = (exc.delivery if isinstance(exc, Failed) else delivery) is not Delivery.NOT_SENT
+            call.deadline += attempt.paused if attempt is not None else 0.0  # what people took is not the server's
             raise
 
     def _missed(self, call: _Call, connection: Connection, failed: Failed) -> _Miss:
@@ -326,7 +334,7 @@ class Executor:
     async def _borrow(self, call: _Call, admission: Admission | None = None) -> Connection:
         """Wait for a connection, as long as a call may wait for a server that is not there."""
         try:
-            return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)))
+            return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)), call.deadline)
         except ServerUnavailable as exc:
             if admission is not None and self._supervisor.is_awaited:
                 self._gate.count(admission, str(exc))
@@ -372,14 +380,27 @@ class Executor:
         call.tries += 1
         call.absent_since = None
         paid = not verdict.reconnect or call.ended > 1  # the first new connection is no load on the server
-        delay = self._delay(call, miss) if verdict.retryable else None
-        if delay is not None and paid and (gate.refuses_for(delay) or not gate.can_pay):
+        delay = self._delay(call, miss) if self._may_help(call, miss) else None
+        if paid and (gate.is_isolated or not gate.can_pay):
             delay = None
         # An answer that is there already, or a failure that is final, is not held back to learn more.
         allowed = await self._may_repeat(call, wait=delay is not None and call.answer is None)
         if delay is None or not allowed or anyio.current_time() + delay > call.deadline:
             return None
         return _Again(delay, free=False, paid=paid)
+
+    def _may_help(self, call: _Call, miss: _Miss) -> bool:
+        """Whether another attempt could help."""
+        verdict, failed = miss.verdict, miss.failed
+        if verdict.category is Category.TIMEOUT and failed.cause is None and not call.limited:
+            return False  # it would take as long again, and nobody asked for the limit
+        if verdict.once:
+            call.own_errors += 1
+            return call.own_errors == 1
+        evidence = failed.evidence
+        if evidence is not None and evidence.exit is not None and call.ended >= call.retry.crashes:
+            return False
+        return verdict.retryable
 
     async def _may_repeat(self, call: _Call, *, wait: bool) -> bool:
         """Whether sending it again is allowed, as far as is known now; `wait` for the connection that has to say so."""
@@ -422,13 +443,16 @@ class Executor:
         if retry.wait is not None or retry.stop is not None:
             state = _retry_state(call, miss)
         if verdict.retry_after is not None:
-            delay = min(verdict.retry_after, retry.max_retry_after)
+            if verdict.retry_after > retry.max_retry_after:
+                return None
+            delay = verdict.retry_after
         elif verdict.reconnect and call.ended <= 1:
             delay = 0.0  # the next generation is wait enough
         elif retry.wait is not None:
             delay = float(retry.wait(state))
         else:
-            base = retry.throttled_base if verdict.category is Category.THROTTLED else retry.base
+            slow_down = verdict.category is Category.THROTTLED or miss.failed.is_shed
+            base = retry.throttled_base if slow_down else retry.base
             chance = random.random()  # noqa: S311 - jitter, no secret
             delay = full_jitter(call.tries - 1, base=base, cap=retry.max_delay, random=chance)
         if retry.stop is None:

@@ -18,17 +18,21 @@ from .classifier import Category, Verdict
 from .connection import Failed
 from .errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded, ResilienceError
 from .events import BreakerChanged, Hub, Throttled
-from .evidence import Delivery, Evidence, Kind
 from .operation import History, Operation
 from .policy import Policy, RateLimit
 from .strategies.breaker import Breaker, BreakerState, Permit
 from .strategies.budget import RetryBudget
 from .strategies.concurrency import Bulkhead, Ticket
 from .strategies.rate_limit import TICK, TokenBucket
-from .waits import clock
+from .waits import Signal, clock
 
+_GATEWAY_TIMEOUT = 504
 _TOOLS_KEPT = 1024
 """Tools whose own token buckets are remembered; a model may invent any number of names."""
+_PROBE_PATIENCE = 1.0
+"""Seconds for which a new call at an open circuit waits for a probe, which may show that the server is well."""
+_FRESH = 2.0
+"""Seconds for which the outcome of a probe counts: a call that comes in this time is refused without another."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,7 +110,8 @@ class Gate:
 
     Attributes:
         circuit: The breaker, or None when the policy has none.
-        unheard: Set while the circuit is open because the server was not heard of: a probe may tell more.
+        waiting: How many calls wait for the circuit to let them through.
+        probing: Whether somebody probes the server whenever the circuit is open.
     """
 
     def __init__(self, policy: Policy, hub: Hub) -> None:
@@ -122,17 +127,25 @@ class Gate:
         self._woken: dict[Ticket, anyio.Event] = {}
         self._reason = ""
         self.circuit = Circuit(self, self._breaker) if self._breaker is not None else None
-        self.unheard = anyio.Event()
+        self._moved = Signal()
+        self._asked = Signal()
+        self._opened_at = self._probed_at = -math.inf
+        self._ready = policy.timeout.ready
+        self.waiting = 0
+        self.probing = False
 
     # --- in and out ---
 
-    async def enter(self, operation: Operation, *, deadline: float, history: History) -> Admission:
+    async def enter(
+        self, operation: Operation, *, deadline: float, history: History, patience: float = 0.0
+    ) -> Admission:
         """Let an attempt through, waiting for a token and a place where the policy has such.
 
         Args:
             operation: What is asked.
             deadline: When the call ends in any case.
             history: What became of it before.
+            patience: Seconds to wait for an open circuit to be tried.
 
         Raises:
             CircuitOpen: The circuit is open.
@@ -142,7 +155,8 @@ class Gate:
         """
         now = clock.now()
         admission = Admission(operation, deadline, history)
-        self._admit(admission, now)
+        if not self._admit(admission, now):
+            await self._wait_for_circuit(admission, patience)
         if self._unlimited and not self._bucket.retry_in(now):
             return admission
         try:
@@ -151,7 +165,8 @@ class Gate:
                 await self._find_place(self._bulkhead, admission)
             if self._breaker is not None and self._breaker.state is not BreakerState.CLOSED:
                 self._release(admission)  # the circuit may have opened while this call waited
-                self._admit(admission, clock.now())
+                if not self._admit(admission, clock.now()):
+                    await self._wait_for_circuit(admission, patience)
         except BaseException:
             self.leave(admission)
             raise
@@ -210,27 +225,23 @@ class Gate:
             admission: The attempt.
             verdict: What the classifier said.
             failed: What the SDK raised and what the edges saw.
-            max_retry_after: The longest push-back that is obeyed, in seconds.
+            max_retry_after: The longest push-back of all calls, in seconds.
         """
         evidence = failed.evidence
         if verdict.category is Category.THROTTLED and evidence is not None and verdict.retry_after:
             self._push_back(min(verdict.retry_after, max_retry_after), verdict.reason)
-        own = evidence is None and isinstance(failed.cause, _sdk.MCPError)
-        heard = own or (evidence is not None and evidence.http_status is not None)
-        if _is_unwell(verdict, evidence):
-            self.count(admission, verdict.reason, shared=_ended_many(evidence), heard=heard)
-        elif heard:
+        if _is_unwell(verdict, failed):
+            self.count(admission, verdict.reason)
+        elif (evidence is None and isinstance(failed.cause, _sdk.MCPError)) or _is_slow(verdict, failed):
             self._alive(admission)
 
-    def count(self, admission: Admission, reason: str, *, shared: bool = False, heard: bool = False) -> None:
-        """One failure for the breaker; `shared` when one event ended many calls, `heard` when the server answered."""
+    def count(self, admission: Admission, reason: str) -> None:
+        """One failure for the breaker."""
         if self._breaker is None or admission.permit is None:
             return
         self._reason = reason
         with self.watched(reason):
-            self._breaker.failed(admission.permit, clock.now(), shared=shared)
-        if not heard and self._breaker.state is BreakerState.OPEN:
-            self.unheard.set()
+            self._breaker.failed(admission.permit, clock.now())
 
     @property
     def can_pay(self) -> bool:
@@ -243,18 +254,34 @@ class Gate:
 
     def hint(self, reason: str) -> None:
         """The server showed a sign of life: an open circuit may be tried now."""
-        self.unheard = anyio.Event()
         if self._breaker is not None:
             with self.watched(reason):
                 self._breaker.hint(clock.now())
 
-    def refuses_for(self, seconds: float) -> bool:
-        """Whether the circuit stays open for at least `seconds`, as far as is known."""
-        breaker = self._breaker
-        if breaker is None or breaker.state not in {BreakerState.OPEN, BreakerState.ISOLATED}:
-            return False
-        retry_in = breaker.retry_in(clock.now())
-        return retry_in is None or retry_in > seconds
+    @property
+    def is_isolated(self) -> bool:
+        """Whether calls are refused until a person lets them through."""
+        return self._breaker is not None and self._breaker.state is BreakerState.ISOLATED
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether calls go through, as far as the circuit is asked, or are refused by hand."""
+        return self._breaker is None or self._breaker.state not in {BreakerState.OPEN, BreakerState.HALF_OPEN}
+
+    async def wait_open(self) -> None:
+        """Wait until the circuit is open."""
+        while not self.is_open:
+            await self._moved.wait()
+
+    async def wait_asked(self) -> None:
+        """Wait until a call waits for the open circuit."""
+        while not self.waiting:
+            await self._asked.wait()
+
+    def probed(self) -> None:
+        """A probe of the server was not answered."""
+        self._probed_at = clock.now()
+        self._moved.tell()
 
     @property
     def is_open(self) -> bool:
@@ -268,17 +295,58 @@ class Gate:
 
     # --- breaker ---
 
-    def _admit(self, admission: Admission, now: float) -> None:
+    def _admit(self, admission: Admission, now: float) -> bool:
+        """Whether the circuit lets the attempt through."""
         breaker = self._breaker
         if breaker is None:
-            return
+            return True
         if breaker.state is BreakerState.CLOSED:
             admission.permit = breaker.admit(now)
-            return
+            return True
         with self.watched("its open time is over"):
             admission.permit = breaker.admit(now)
-        if admission.permit is not None:
-            return
+        return admission.permit is not None
+
+    async def _wait_for_circuit(self, admission: Admission, patience: float) -> None:
+        """Wait for a circuit that does not let the attempt through.
+
+        One that opened just now is waited for as a server that is away, up to `timeout.ready` after it opened, and so
+        is the call that tries a half-open one. Later, a probe is waited for where none is recent.
+
+        Raises:
+            CircuitOpen: It lets nothing through that soon.
+        """
+        assert self._breaker is not None
+        breaker, began = self._breaker, clock.now()
+        deadline, openings = self._clock_deadline(admission), breaker.openings
+        self.waiting += 1
+        self._asked.tell()
+        try:
+            while breaker.state is not BreakerState.ISOLATED:
+                now = clock.now()
+                wait = patience
+                if breaker.state is BreakerState.HALF_OPEN:
+                    wait = max(patience, self._ready)  # a call that is under way will tell
+                elif self.probing:
+                    wait = max(patience, self._opened_at + self._ready - began)
+                    if breaker.openings == openings and began - self._probed_at > _FRESH:
+                        wait = max(wait, _PROBE_PATIENCE)
+                left = min(began + wait, deadline) - now
+                if left <= 0:
+                    break
+                await clock.wait(self._moved, min(left, breaker.retry_in(now) or 0.0))
+                if self._admit(admission, clock.now()):
+                    return
+        finally:
+            self.waiting -= 1
+        await anyio.lowlevel.checkpoint()  # whoever calls again and again lets the probe run
+        raise self._circuit_open(admission, breaker, clock.now())
+
+    def _clock_deadline(self, admission: Admission) -> float:
+        """The deadline of a call by the clock of the waits."""
+        return clock.now() + admission.deadline - anyio.current_time()
+
+    def _circuit_open(self, admission: Admission, breaker: Breaker, now: float) -> ResilienceError:
         retry_in = breaker.retry_in(now)
         if breaker.state is BreakerState.ISOLATED:
             why, when = "it was isolated by hand", "Somebody has to reset it."
@@ -287,7 +355,7 @@ class Gate:
             when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
         circuit = f"the circuit of MCP server {self._hub.server!r} is {breaker.state.value}"
         fate = f"was refused: {circuit}, because {why}. {admission.history} {when}"
-        raise self._refusal(CircuitOpen, admission, fate, retry_in=retry_in)
+        return self._refusal(CircuitOpen, admission, fate, retry_in=retry_in)
 
     def _refusal(self, kind: type[ResilienceError], admission: Admission, fate: str, **facts: Any) -> ResilienceError:
         """The error that says what became of an attempt that was not let through."""
@@ -299,6 +367,8 @@ class Gate:
     def _release(self, admission: Admission) -> None:
         if self._breaker is not None and admission.permit is not None:
             self._breaker.released(admission.permit)
+            if admission.permit.trial:
+                self._moved.tell()  # another may have its place
             admission.permit = None
 
     def watched(self, reason: str) -> Any:
@@ -309,8 +379,11 @@ class Gate:
     def moved(self, old: BreakerState, new: BreakerState, reason: str) -> None:
         """The breaker's state changed."""
         assert self._breaker is not None
-        if new is not BreakerState.OPEN:
-            self.unheard = anyio.Event()
+        if new is BreakerState.OPEN:
+            self._probed_at = -math.inf
+            if self._breaker.openings == 1:
+                self._opened_at = clock.now()
+        self._moved.tell()
         retry_in = None if new is BreakerState.CLOSED else self._breaker.retry_in(clock.now())
         self._hub.emit(BreakerChanged(server=self._hub.server, old=old, new=new, reason=reason, retry_in=retry_in))
 
@@ -407,23 +480,29 @@ class Gate:
         raise self._refusal(DeadlineExceeded, admission, fate, elapsed=elapsed)
 
 
-_ENDS_MANY = frozenset({Kind.NETWORK, Kind.PROCESS, Kind.CLOSED})
-"""What ends all calls on a connection at one moment."""
+def _is_unwell(verdict: Verdict, failed: Failed) -> bool:
+    """Whether a failure says that the server cannot answer: a lost connection, a silent time limit, a 5xx.
 
-
-def _ended_many(evidence: Evidence | None) -> bool:
-    """Whether one event ended all calls in flight; one that never left waited in vain, each for itself."""
-    return evidence is not None and evidence.kind in _ENDS_MANY and evidence.delivery is not Delivery.NOT_SENT
-
-
-def _is_unwell(verdict: Verdict, evidence: Evidence | None) -> bool:
-    """Whether a failure is the breaker's business.
-
-    A server's own JSON-RPC error is not, for one tool may be broken; nor is what this client itself did.
+    A server's own JSON-RPC error does not, for one tool may be broken; nor does a push-back, which has a pause of its
+    own; nor a 503 or a time limit while the server was heard; nor what this client itself did.
     """
-    if evidence is None:
-        return verdict.counts_for_breaker and verdict.category is Category.THROTTLED
-    return verdict.counts_for_breaker and not evidence.by_client
+    evidence = failed.evidence
+    if evidence is None or evidence.by_client or failed.is_shed or not verdict.counts_for_breaker:
+        return False
+    if _is_time_limit(verdict, failed):
+        return failed.silent
+    return verdict.category is not Category.THROTTLED
+
+
+def _is_time_limit(verdict: Verdict, failed: Failed) -> bool:
+    """Whether a time limit ended it, ours or a gateway's."""
+    status = None if failed.evidence is None else failed.evidence.http_status
+    return verdict.category is Category.TIMEOUT or status == _GATEWAY_TIMEOUT
+
+
+def _is_slow(verdict: Verdict, failed: Failed) -> bool:
+    """Whether it only took too long, on a server that was heard meanwhile."""
+    return _is_time_limit(verdict, failed) and not failed.silent
 
 
 def _bucket(limit: RateLimit | None) -> TokenBucket:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .classifier import Verdict
 from .connection import Invoke
 from .evidence import Delivery, printable
+from .waits import loop_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Operation:
         timeout: Seconds an attempt may take, or None for the policy's.
         progress: The caller's progress callback, or None.
         arguments: A tool's arguments, for the log's debug mode.
+        began: When it was asked for, by the event loop's clock: its total time limit counts from then.
         clean: Makes one printable line of a target, at most so long.
     """
 
@@ -32,6 +34,7 @@ class Operation:
     progress: Any = None
     arguments: Any = None
     clean: Callable[[str, int], str] = printable
+    began: float = field(default_factory=loop_time)
 
     @property
     def tool(self) -> str | None:

@@ -69,16 +69,21 @@ class _Frozen(BaseModel):
 class RetryPolicy(_Frozen):
     """How often, and after what wait, a failed call that may be repeated is sent again."""
 
-    attempts: Count = 4
-    """How often one call is sent at most, the first time included; 1 means never again."""
+    attempts: Count = 6
+    """How often one call is sent at most, the first time included; 1 means never again. Waiting for a server that is
+    away, or for an open circuit, takes none; one more than `BreakerPolicy.failures` lets a call that meets an outage
+    alone live until the circuit opens."""
+    crashes: Count = 3
+    """A call in whose course so many processes of the server ended is not sent again: it may be what ends them."""
     base: Finite = 0.2
     """Scale of the back-off: the wait before retry n is drawn from 0 to `base` * 2ⁿ (full jitter)."""
     throttled_base: Finite = 1.0
     """The scale when the server asked for less traffic (429, 503 with Retry-After)."""
     max_delay: Limit = 30.0
     """The longest back-off."""
-    max_retry_after: Limit = 300.0
-    """A longer `Retry-After` is cut to this."""
+    max_retry_after: Limit = 60.0
+    """The longest wait that a server may ask for (`Retry-After` and the like). Who is asked for more is not sent again,
+    but told; the other calls wait no longer than this."""
     wait: Callable[[Any], float] | None = None
     """A tenacity `wait` of your own instead of the back-off; what the server asks for still comes first."""
     stop: Callable[[Any], bool] | None = None
@@ -114,8 +119,10 @@ class BudgetPolicy(_Frozen):
 class BreakerPolicy(_Frozen):
     """When calls to a failing server are refused without being sent, and for how long.
 
-    Counted are transport errors, timeouts, 5xx and throttling; never a tool's own errors, permanent errors or a
-    caller's cancellation. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a share of 30 s).
+    Counted are lost connections, 5xx, and time limits during which the server was not heard at all; never throttling,
+    a tool's own errors, permanent errors or a caller's cancellation. While the circuit is open the server is probed,
+    and whatever it says lets one call through. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a share
+    of 30 s).
     """
 
     failures: Count = 5
@@ -127,7 +134,7 @@ class BreakerPolicy(_Frozen):
     window: PositiveFinite = 30.0
     """How far back `rate` looks."""
     open: PositiveFinite = 60.0
-    """How long the circuit stays open the first time; it doubles with each reopening in a row."""
+    """How long the circuit stays open at most the first time; it doubles with each reopening in a row."""
     max_open: Positive = 300.0
     """The longest that it stays open."""
     trial: PositiveFinite = 30.0
@@ -183,14 +190,18 @@ class LoopGuard(_Frozen):
 class TimeoutPolicy(_Frozen):
     """Time limits, from the smallest to the largest."""
 
-    connect: Positive = 30.0
-    """To start or reach the server and finish the handshake."""
+    connect: Positive = 120.0
+    """To start or reach the server and finish the handshake; `npx` and `uvx` download first. A call waits as long for a
+    server that is starting."""
     ready: Positive = 30.0
-    """How long a call waits for a server that is not there, transparent retries included."""
-    attempt: Positive = 60.0
-    """From sending a request to its answer; progress starts it anew when a `progress_callback` was passed."""
-    total: Positive = 300.0
-    """One call with all its waits and attempts; nothing extends it."""
+    """How long a call waits for a server that is not there, free retries included."""
+    attempt: Positive = 300.0
+    """From sending a tool call to its answer (the SDK's own limit over HTTP); it starts again with each progress if a
+    `progress_callback` was passed. A call that ran into it is sent again only if you set it."""
+    request: Positive = 60.0
+    """The same for lists, reads, pings and all other requests."""
+    total: Positive = 3600.0
+    """One call with all its waits and attempts. Only the time that people and your callbacks take is added."""
     shutdown: Positive = 5.0
     """To close a connection and stop its process."""
 

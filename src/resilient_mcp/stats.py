@@ -111,6 +111,8 @@ class Health:
         last_error: Why the connection was last lost or could not be made, in one line; stays after it came back.
         retry_in: Seconds until the next try to connect, or None when none is planned.
         exit_status: How the server's process last ended, with the last of its stderr; None for a URL, or if it lives.
+        starting_for: Seconds for which the server has been starting, or None.
+        last_line: The last line that a starting process wrote to stderr, printable; else empty.
     """
 
     server: str
@@ -120,6 +122,8 @@ class Health:
     last_error: str | None
     retry_in: float | None
     exit_status: ExitStatus | None
+    starting_for: float | None = None
+    last_line: str = ""
 
     @property
     def is_ready(self) -> bool:

@@ -6,6 +6,7 @@ back is not. The replay that runs beside the calls of each connection sees to th
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -18,12 +19,12 @@ from mcp.types import EmptyResult
 from . import _sdk
 from .classifier import Category, Classifier
 from .connection import Connection, Invoke
-from .errors import ResilienceError, ServerUnavailable
+from .errors import CircuitOpen, DeadlineExceeded, RateLimitExceeded, ResilienceError, ServerUnavailable
 from .events import Hub
 from .policy import Policy
 from .replay import HEARING, USER, Desk, Replay, is_refusal
 from .restore import Key, Listen, LogLevel, Resource, Value
-from .waits import clock
+from .waits import clock, loop_time
 from .watch import Feed, ListenWatcher, Watcher
 
 _NEEDED: dict[type[Key], str] = {Resource: "resources.subscribe", LogLevel: "logging"}
@@ -83,7 +84,7 @@ class Subscriptions:
         key: Resource | LogLevel,
         value: Value | None,
         invoke: Callable[[_sdk.Session], Awaitable[Any]],
-        run: Callable[[Invoke], Awaitable[Any]],
+        run: Callable[[Invoke, float], Awaitable[Any]],
     ) -> EmptyResult:
         """Record a wish of the user's, or take it back, and have the server told.
 
@@ -91,7 +92,7 @@ class Subscriptions:
             key: What is asked for.
             value: What it is to be; None to have it no more.
             invoke: Asks the server.
-            run: Runs that to its end, as any operation.
+            run: Runs that to its end, as any operation that was asked for at a time of the event loop's clock.
         """
         desk, ledger = self._desk, self._desk.ledger
         if (connection := self._current()) is not None:
@@ -116,18 +117,23 @@ class Subscriptions:
                 desk.missed(key)
             return result
 
-        async with desk.alone(key):
-            try:
-                return cast("EmptyResult", await run(marked))
-            except ResilienceError as error:
-                if value is None and isinstance(error, ServerUnavailable):
-                    return EmptyResult()  # a server that is not there has no subscription left
-                if error.verdict is not None and error.verdict.category is Category.PERMANENT:
+        began, limit = loop_time(), min(self._policy.timeout.request, self._policy.timeout.total)
+        with anyio.CancelScope(deadline=began + limit) as turn:
+            async with desk.alone(key):
+                turn.deadline = math.inf
+                try:
+                    return cast("EmptyResult", await run(marked, began))
+                except ResilienceError as error:
+                    if value is None and isinstance(error, ServerUnavailable | CircuitOpen | RateLimitExceeded):
+                        return EmptyResult()  # taken back all the same: the server will hear of it when it can
+                    if error.verdict is not None and error.verdict.category is Category.PERMANENT:
+                        self._refused(generation, key, value, before)
+                    raise
+                except Exception:  # the server's own error, or the SDK's of a wrong argument
                     self._refused(generation, key, value, before)
-                raise
-            except Exception:  # the server's own error, or the SDK's of a wrong argument
-                self._refused(generation, key, value, before)
-                raise
+                    raise
+        text = f"{key} on MCP server {self._hub.server!r} waited {limit:g} s for another request about the same."
+        raise DeadlineExceeded(text, advice=text, elapsed=limit, server=self._hub.server, operation=str(key))
 
     def _refused(self, generation: int, key: Key, value: Value | None, before: Value | None) -> None:
         """A wish that was refused is taken back, unless it was replaced meanwhile."""
@@ -254,7 +260,7 @@ class Subscriptions:
     async def keep(self, connection: Connection) -> None:
         """Make the server of `connection` have what is wanted, and keep it so; runs until it is cancelled."""
         self._begin(connection)
-        timeout = self._policy.timeout.attempt
+        timeout = self._policy.timeout.request
         replay = Replay(self._desk, connection, timeout, self._classifier, self._hub, handler=self._handler)
         try:
             async with anyio.create_task_group() as tg:

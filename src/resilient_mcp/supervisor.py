@@ -18,11 +18,12 @@ import anyio.abc
 from .classifier import is_hopeless
 from .connection import Connection, Connector, Failed
 from .errors import ServerFailed, ServerUnavailable, describe
-from .events import Connected, Disconnected, Hub, RestartScheduled, State, StateChanged
+from .events import Connected, Disconnected, Hub, RestartScheduled, Starting, State, StateChanged
 from .evidence import Delivery, Evidence, Kind, printable
 from .policy import Policy
+from .strategies.backoff import exponential
 from .strategies.restart_meter import RestartMeter
-from .waits import clock
+from .waits import Signal, clock
 
 _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 """States in which a call waits for the connection; in all others it fails at once."""
@@ -32,7 +33,12 @@ CLIENT_CLOSED = "the client was closed"
 """Why the last connection of a client ended."""
 _STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
-"""Seconds a process that seems to hang gets to answer a ping; calls wait for the outcome."""
+"""Seconds a process that seems to be frozen gets to answer a ping; calls wait for the outcome."""
+_SLOW_START = 5.0
+"""Seconds after which a server that is still starting is reported, and again each time that the time has doubled."""
+_REFUSED_BASE, _REFUSED_CAP = 30.0, 300.0
+"""The back-off between tries to connect to a server that refuses the credentials, in seconds: a person, or whoever
+rotates tokens, may be changing them."""
 _CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED, by_client=True)
 _RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for", by_client=True)
 _UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
@@ -71,14 +77,16 @@ class Supervisor:
         self._on_connected = on_connected
         self._on_ready = on_ready
         self._meter = RestartMeter(policy.restart)
-        self._changed = anyio.Event()
+        self._changed = Signal()
         self._hurry = anyio.Event()
         self._closing = anyio.Event()
         self._failure: Failed | None = None
         self.last_failure: Failed | None = None
         self._next_try = math.inf
         self._unproven = False
+        self._is_opening = False
         self._failed_tries = 0
+        self._refusals = 0
         self._closed = anyio.Event()
         self.state = State.IDLE
         self.connection: Connection | None = None
@@ -112,9 +120,8 @@ class Supervisor:
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
         while not self._closing.is_set():
             self.generation += 1
-            self._closed = anyio.Event()
             began = anyio.current_time()
-            outcome = await tg.start(self._live, self.generation)
+            outcome = await self._open(tg)
             self._failed_tries = 0 if isinstance(outcome, Connection) else self._failed_tries + 1
             if isinstance(outcome, Connection):
                 await self._ready(outcome, anyio.current_time() - began)
@@ -127,6 +134,30 @@ class Supervisor:
             if failure.evidence is not _RESTART_BY_CLIENT:
                 self.last_failure = failure
             await self._pause(failure, was_ready=isinstance(outcome, Connection))
+
+    async def _open(self, tg: anyio.abc.TaskGroup) -> Connection | Failed:
+        """Open the next generation, however long it takes to start."""
+        self._is_opening = True
+        try:
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._report_slow_start)
+                while True:
+                    self._closed = anyio.Event()
+                    outcome: Connection | Failed = await tg.start(self._live, self.generation)
+                    if isinstance(outcome, Connection) or not outcome.premature:
+                        break
+                beside.cancel_scope.cancel()
+            return outcome
+        finally:
+            self._is_opening = False
+
+    async def _report_slow_start(self) -> None:
+        wait = elapsed = _SLOW_START
+        while True:
+            await anyio.sleep(wait)
+            self._hub.emit(Starting(server=self._hub.server, elapsed=elapsed, stderr=self.last_line))
+            wait = elapsed
+            elapsed *= 2
 
     async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | Failed]) -> None:
         """One generation, from opening to closing, in this one task."""
@@ -193,20 +224,29 @@ class Supervisor:
             self._hub.log_exception("what follows a connection failed", exc)
 
     async def _check(self, connection: Connection) -> None:
-        """Replace a process that hangs: one that is suspected and shows no sign of life."""
-        await connection.suspected.wait()
+        """Replace a process that is frozen: one that is suspected and shows no sign of life."""
         while not connection.lost.is_set():
-            await connection.prove_alive(min(_PING_PATIENCE, self._policy.timeout.attempt))
+            await connection.watch_for_freezing()
+            connection.suspected.set()
+            await connection.prove_alive(_PING_PATIENCE)
             self._enter(self.state)  # who waits may look again
-            await connection.suspected.wait()
 
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
         """Wait as long as the policy says before the next try."""
-        if not was_ready and is_hopeless(failure.cause, failure.evidence, self._policy):
+        evidence = failure.evidence
+        hopeless = not was_ready and is_hopeless(failure.cause, evidence, self._policy)
+        self._refusals = self._refusals + 1 if hopeless else 0
+        if hopeless and evidence is not None and (evidence.http_status is not None or evidence.kind is Kind.AUTH):
+            delay = exponential(self._refusals - 1, base=_REFUSED_BASE, cap=_REFUSED_CAP)
+            self._next_try = clock.now() + delay
+            self._enter(State.FAILED, reason_of(failure))
+            await clock.wait(self._hurry, delay)
+        elif hopeless:
             self._enter(State.FAILED, reason_of(failure))
             await self._hurry.wait()
+        elif failure.evidence is _RESTART_BY_CLIENT:
+            self._enter(State.RECONNECTING, reason_of(failure))
         else:
-            evidence = failure.evidence
             unreachable = not self._connector.is_process and evidence is not None and not was_ready
             now = clock.now()
             step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
@@ -240,20 +280,23 @@ class Supervisor:
         """Whether a connection is being made, and nothing says yet that it cannot be."""
         return self.ready is None and self.is_awaited and not self._failed_tries
 
-    async def lend(self, deadline: float) -> Connection:
-        """The ready connection; waits for it until `deadline`.
+    async def lend(self, deadline: float, longest: float | None = None) -> Connection:
+        """The ready connection; waits for it.
+
+        Args:
+            deadline: Until when a server that is not there is waited for.
+            longest: Until when one that is starting is: it is there, and has `timeout.connect` of its own.
 
         Raises:
             ServerFailed: No restart will help.
             ServerUnavailable: There is none and none is expected soon, or the deadline passed.
         """
-        with anyio.move_on_after(deadline - anyio.current_time()):
-            while self.ready is None:
-                if not self.is_awaited:
-                    raise self.unavailable()
+        while (connection := self.ready) is None:
+            until = deadline if longest is None or not self._is_opening else max(deadline, longest)
+            if not self.is_awaited or anyio.current_time() >= until:
+                raise self.unavailable()
+            with anyio.CancelScope(deadline=until):
                 await self._changed.wait()
-        if (connection := self.ready) is None:
-            raise self.unavailable()
         return connection
 
     async def wait_tried(self) -> None:
@@ -297,6 +340,10 @@ class Supervisor:
             text = f"MCP server {name!r}: the client is closed. {sent}"
             return ServerUnavailable(text, advice=text, server=name, **context)
         reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        if (started := self.starting_for) is not None and self._connector.is_process:
+            said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
+            starting = f"it has been starting for {started:.0f} s{said}"
+            reason = starting if failure is None else f"{reason}; now {starting}"
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
@@ -304,7 +351,9 @@ class Supervisor:
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
             facts["stderr"] = exit_status.stderr
         if self.state is State.FAILED:
-            text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}"
+            due = facts["retry_in"] = self.retry_in
+            plan = "" if due is None else f" It is tried again in {due:.0f} s, and at once by restart()."
+            text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}{plan}"
             advice = (
                 f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent} Do not call it "
                 "again: a person has to change its configuration first."
@@ -320,14 +369,25 @@ class Supervisor:
         return ServerUnavailable(text, advice=advice, **facts)
 
     @property
+    def starting_for(self) -> float | None:
+        """Seconds for which the server has been starting; None while no connection is being opened."""
+        opening = self._connector.opening
+        return anyio.current_time() - opening.began if self._is_opening and opening is not None else None
+
+    @property
+    def last_line(self) -> str:
+        """The last line that a starting process wrote to stderr, printable; else empty."""
+        opening = self._connector.opening
+        return opening.last_line if self._is_opening and opening is not None else ""
+
+    @property
     def retry_in(self) -> float | None:
         """Seconds until the next try to connect, or None when none is planned."""
         return None if math.isinf(self._next_try) else max(0.0, self._next_try - clock.now())
 
     def _enter(self, state: State, reason: str = "") -> None:
         old, self.state = self.state, state
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        self._changed.tell()
         if old is not state:
             self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state, reason=reason))
 
@@ -349,5 +409,5 @@ def _remedy(failure: Failed | None) -> str:
     if isinstance(cause, OSError) or (evidence is not None and evidence.exit is not None):
         return "Check the command, its path and cwd in StdioServerParameters, then call restart()."
     if evidence is not None and (evidence.http_status is not None or evidence.kind is Kind.AUTH):
-        return "Check the credentials given to the HTTP client, then call restart()."
+        return "Check the credentials given to the HTTP client."
     return "Change the configuration of client or server, then call restart()."

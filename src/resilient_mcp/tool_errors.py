@@ -20,6 +20,7 @@ _LONGEST = 1e9
 _READ = 4096
 """Characters of a result's text that are read."""
 
+_WAITS = ("retryAfter", "retry_after", "retryAfterSeconds")
 _UNITS = {"ms": 0.001, "milli": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0}
 _WAIT = re.compile(
     r"\b(?:try(?:ing)? again|retry(?:ing)?|wait|available again|back)\b[^\d\n]{0,24}?"
@@ -76,6 +77,19 @@ def read(result: Any, *, now: float) -> tuple[str, float | None, str]:
     return "permanent", None, "its text says nothing of another try"
 
 
+def wait_in(data: Any, *, now: float) -> float | None:
+    """Seconds that the `data` of a server's error asks to wait (`retryAfter` and the like); None when it does not."""
+    if not isinstance(data, dict):
+        return None
+    for name in _WAITS:
+        if name in data:
+            return _seconds(data[name], now)
+    for name in ("retryAfterMs", "retry_after_ms"):
+        if name in data and (wait := _seconds(data[name], now)) is not None:
+            return wait / 1000
+    return None
+
+
 def _texts(result: Any) -> Iterator[str]:
     left = _READ
     for block in result.content:
@@ -104,7 +118,7 @@ def _bodies(result: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
 
 def _structured(body: dict[str, Any], now: float) -> tuple[str, float | None, str] | None:
     """What a body with `retryable`, `retryAfter`/`retry_after` or an HTTP-like `code` says; None when it has none."""
-    named = next((name for name in ("retryAfter", "retry_after", "retryAfterSeconds") if name in body), None)
+    named = next((name for name in _WAITS if name in body), None)
     wait = _seconds(body[named], now) if named is not None else None
     retryable = body.get("retryable")
     if isinstance(retryable, bool):

@@ -24,6 +24,27 @@ def loop_time() -> float:
         return anyio.current_time()
 
 
+class Signal:
+    """Something that happens again and again: `wait` returns when it happens next.
+
+    An `Event` that is replaced each time it is set loses whoever still waits on the old one. Here nobody holds it.
+    """
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = anyio.Event()
+
+    def tell(self) -> None:
+        """It happened."""
+        now, self._next = self._next, anyio.Event()
+        now.set()
+
+    async def wait(self) -> None:
+        """Wait until it happens next."""
+        await self._next.wait()
+
+
 class Clock:
     """The event loop's clock, and what was skipped.
 
@@ -51,7 +72,7 @@ class Clock:
         await anyio.sleep(self._really(seconds))
         self._reach(due)
 
-    async def wait(self, event: anyio.Event, seconds: float) -> None:
+    async def wait(self, event: anyio.Event | Signal, seconds: float) -> None:
         """Wait for `event`, and no longer than `seconds`."""
         due = self.now() + seconds
         with anyio.move_on_after(self._really(seconds)):

@@ -151,7 +151,7 @@ UNAVAILABLE = one("ServerUnavailable")
 HOPELESS = one("ServerFailed")
 TOLD = one("told")
 
-IMPATIENT = {"attempt": 0.4}
+IMPATIENT = {"attempt": 0.4, "request": 0.4}
 """For faults that end at a time limit."""
 
 # --- over either transport -------------------------------------------------------------------------------------------
@@ -291,7 +291,10 @@ OVER_STDIO = [
         STDIO,
         at_start=True,
         script={HANDSHAKE: [StdioReply(exit_code=1)] * 20},
-        policy={"tools": {"echo": ToolPolicy(repeatable=True)}, "retry": RetryPolicy(attempts=20, base=0.01)},
+        policy={
+            "tools": {"echo": ToolPolicy(repeatable=True)},
+            "retry": RetryPolicy(attempts=20, crashes=20, base=0.01),
+        },
         proof=few_starts,
     ),
     Fault("the command does not exist", HOPELESS, STDIO, at_start=True, target=not_found),
@@ -494,7 +497,7 @@ REFUSALS = [
     Fault("503 with `Retry-After`", LOST, HTTP, reply=HttpReply.refusal(503, retry_after=0)),
     Fault("503 of HAProxy", REJECTED, HTTP, reply=HttpReply.refusal(503, HAPROXY, content_type="text/html")),
     Fault("504", LOST, HTTP, reply=HttpReply.refusal(504)),
-    Fault("200 with HTML of a proxy", USELESS, HTTP, reply=HttpReply.html()),
+    Fault("200 with HTML of a proxy", LOST, HTTP, reply=HttpReply.html()),
     Fault("200 with bad JSON", USELESS, HTTP, reply=HttpReply.raw(b"{nope")),
     Fault("200 with another content type", USELESS, HTTP, reply=HttpReply.raw(b"{}", content_type="text/plain")),
     Fault("an error without an id", UNREADABLE, HTTP, reply=Reply.sending(UNREAD)),

@@ -1,6 +1,6 @@
 """A stdio server in plain Python: it starts in an instant, speaks up to 2025-11-25, and misbehaves when it is told to.
 
-`python -m tests.servers.raw_server [--die-at-start CODE] [--mute] [--no-listing]`
+`python -m tests.servers.raw_server [--die-at-start CODE] [--mute] [--no-listing] [--slow SECONDS] [--one-handshake]`
 """
 
 from __future__ import annotations
@@ -109,11 +109,17 @@ def main() -> None:
         os._exit(int(sys.argv[sys.argv.index("--die-at-start") + 1]))
     if "--mute" in sys.argv:
         time.sleep(3600)
+    if "--slow" in sys.argv:
+        time.sleep(float(sys.argv[sys.argv.index("--slow") + 1]))
+    asked = False
     for line in sys.stdin.buffer:
         message = json.loads(line)
         method, request_id = message.get("method"), message.get("id")
         params = message.get("params", {})
-        if method == "initialize":
+        asked = asked or method == "server/discover"
+        if method == "initialize" and asked and "--one-handshake" in sys.argv:
+            write({"id": request_id, "error": {"code": -32000, "message": "a second handshake"}})
+        elif method == "initialize":
             CLIENT.update(params)
             version = params["protocolVersion"]
             if "--old-protocol" in sys.argv:

@@ -11,7 +11,7 @@ from resilient_mcp import Concurrency, HealthPolicy, Policy, RateLimit, RestartP
 PATIENT = Policy(
     breaker=None,
     budget=None,
-    retry=RetryPolicy(attempts=200, base=0.02, throttled_base=0.05, max_delay=0.5),
+    retry=RetryPolicy(attempts=200, crashes=200, base=0.02, throttled_base=0.05, max_delay=0.5),
     restart=RestartPolicy(base=0.02, max_delay=0.5, intensity=10_000),
     timeout=TimeoutPolicy(attempt=15, ready=150, connect=15, total=200, shutdown=5),
     health=HealthPolicy(idle=2, timeout=5, misses=2),

@@ -109,7 +109,7 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
         report.state = client.state.value
         error = client.error
         if error is not None:
-            report.error = f"no answer within {timeout:g} s" if limit.cancelled_caught else error.reason
+            report.error = _unfinished(client, timeout) if limit.cancelled_caught else error.reason
             report.exit_status, report.stderr = error.exit_status, error.stderr
         elif limit.cancelled_caught:
             report.error = f"its tools were not listed within {timeout:g} s"
@@ -118,6 +118,14 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
     finally:
         report.ok = report.error is None and bool(report.ok)
         await client.aclose()
+
+
+def _unfinished(client: ResilientClient, timeout: float) -> str:
+    """What keeps a server from being ready, when the time is up."""
+    health = client.health()
+    if health.starting_for is None:
+        return f"no answer within {timeout:g} s"
+    return f"still starting after {timeout:g} s" + (f": {health.last_line}" if health.last_line else "")
 
 
 async def _count_tools(client: ResilientClient, report: Report) -> None:

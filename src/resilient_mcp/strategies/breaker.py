@@ -33,13 +33,15 @@ class Permit:
         began: When it was given, in seconds of the breaker's clock.
         trial: Whether its request decides about a half-open circuit.
         epoch: Which stretch of the breaker's life its outcome speaks about; the breaker's own business.
+        failures: How many failures had been counted by then; the breaker's own business, too.
     """
 
-    __slots__ = ("began", "epoch", "trial")
+    __slots__ = ("began", "epoch", "failures", "trial")
 
-    def __init__(self, began: float, epoch: int, *, trial: bool = False) -> None:
+    def __init__(self, began: float, epoch: int, failures: int = 0, *, trial: bool = False) -> None:
         self.began = began
         self.epoch = epoch
+        self.failures = failures
         self.trial = trial
 
 
@@ -63,13 +65,13 @@ class Breaker:
         openings: How often in a row it has opened.
     """
 
-    __slots__ = ("_epoch", "_in_a_row", "_last_failure", "_policy", "_trial", "_until", "_window", "openings", "state")
+    __slots__ = ("_counted", "_epoch", "_in_a_row", "_policy", "_trial", "_until", "_window", "openings", "state")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._epoch = _NO_EPOCH
         self._trial: Permit | None = None
-        self._last_failure = -math.inf
+        self._counted = 0
         self._until = -math.inf
         self._window = _Window(policy.window)
         self.reset()
@@ -81,7 +83,7 @@ class Breaker:
             now: The time, in seconds of a monotonic clock, as in every method here.
         """
         if self.state is BreakerState.CLOSED:
-            return Permit(now, self._epoch)
+            return Permit(now, self._epoch, self._counted)
         if self.retry_in(now) != 0:
             return None
         self._turn(BreakerState.HALF_OPEN)
@@ -107,23 +109,24 @@ class Breaker:
                 self._in_a_row = 0
                 self._window.add(now, failed=False)
 
-    def failed(self, permit: Permit, now: float, *, shared: bool = False) -> None:
+    def failed(self, permit: Permit, now: float) -> None:
         """The request met a failure that counts.
+
+        A request that began before the last counted failure is not news: twenty callers hit by one 502, or by the loss
+        of one connection, are one failure.
 
         Args:
             permit: What `admit` gave for it.
             now: The time.
-            shared: Whether one event, such as a lost connection, ended all requests in flight. They are one failure:
-                one that began before the last counted failure does not count again.
         """
         if not self._settle(permit):
             return
         if not permit.trial:
-            if shared and permit.began <= self._last_failure:
+            if permit.failures < self._counted:
                 return
             self._in_a_row += 1
             self._window.add(now, failed=True)
-        self._last_failure = now
+            self._counted += 1
         if permit.trial or self._too_many():
             self._open(now)
 

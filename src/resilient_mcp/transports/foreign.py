@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from .. import _sdk
-from ..evidence import Delivery, Evidence, InFlight, Kind
+from ..evidence import Delivery, Evidence, InFlight, Kind, current_attempt
 from ..redact import Redactor
 
 _ARRIVAL = 1.0
@@ -41,6 +41,8 @@ class WatchedWriter:
         """
         method, request_id = _sdk.describe(item)
         is_request = method is not None and request_id is not None
+        if (attempt := current_attempt.get()) is not None and attempt.login is not None:
+            await attempt.login_over()
         if method is not None and request_id is not None:
             _sdk.add_meta(item, self._in_flight.sending(method, request_id))
         _sdk.encode(item)  # fails here, in its caller's task: a transport that finds out later ends with it
@@ -107,9 +109,13 @@ class WatchedReader:
         except StopAsyncIteration:
             self._on_end(Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
             raise
-        if not isinstance(item, Exception) and (answered := _sdk.response_id(item)) is not None:
+        if isinstance(item, Exception):
+            return item
+        if (answered := _sdk.response_id(item)) is not None:
             self._in_flight.answered(answered)
             _sdk.clean_error(item, self._redactor.cleaned)
+        else:
+            self._in_flight.hear_message()
         return item
 
     async def __aenter__(self) -> WatchedReader:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
 
 from .. import _sdk
 from .._sdk import http
-from ..evidence import Delivery, Evidence, InFlight, Kind, printable
+from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
 from ..redact import Redactor
 from ..strategies.backoff import half_jitter
 from ..waits import clock
@@ -43,6 +44,9 @@ _SESSION_ID = "mcp-session-id"
 _OVERLOADED = "x-envoy-overloaded"
 _JSON = "application/json"
 _SSE = "text/event-stream"
+_PAGE = "text/html"
+_PERSON = 600.0
+"""Seconds that an auth flow may take between its requests: a person may have to log in."""
 
 
 class HttpEdge:
@@ -133,6 +137,7 @@ class HttpEdge:
         if self.in_flight.is_abandoned(request_id):
             gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
             return self._failed(request, request_id, gone)
+        options = self._unhurried(request_id, options)
         departure = _Departure(self._inner, request_id, self.in_flight)
         try:
             with anyio.CancelScope() as scope:
@@ -145,6 +150,14 @@ class HttpEdge:
             self.finished(request_id, scope)
         text = "the call was cancelled while it was being sent"
         return self._failed(request, request_id, Evidence(Kind.CLOSED, departure.delivery(), text))
+
+    def _unhurried(self, request_id: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` for a request whose clock stops while its auth flow waits for a person."""
+        attempt = self.in_flight.get(request_id)
+        auth = self._inner.auth
+        if auth is None or attempt is None or "auth" in options:
+            return options
+        return {**options, "auth": _UnhurriedAuth(auth, attempt)}
 
     async def _send(self, request: Any, options: dict[str, Any], departure: _Departure | None = None) -> Any:
         """Send, and follow redirects by the SDK's own rule: same origin, same method."""
@@ -173,7 +186,10 @@ class HttpEdge:
         try:
             answer = await self._read_answer(request, request_id, response, content_type)
         except Unusable as exc:
-            return self._failed(request, request_id, Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc)))
+            evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc))
+            if content_type.startswith(_PAGE):  # of a gateway, for people: the server is away for a while
+                evidence = replace(evidence, kind=Kind.HTTP, http_status=response.status_code)
+            return self._failed(request, request_id, evidence)
         self.in_flight.answered(request_id)
         return answer
 
@@ -393,6 +409,8 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         evidence: Evidence | None = None
         try:
             chunk = await self._next()
+            if chunk:
+                self._edge.in_flight.hear()
             self._whole.extend(self._scanner.feed(chunk))
             self._over = not chunk
         except Unusable as exc:
@@ -443,6 +461,7 @@ class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
     """What a server says unasked, on its way to the SDK: whole events only, and an end where it breaks off."""
 
     def __init__(self, edge: HttpEdge, response: Any) -> None:
+        self._in_flight = edge.in_flight
         self._response = response
         self._chunks = response.aiter_bytes()
         self._scanner = EventScanner(None, edge.max_bytes, edge.preview)
@@ -459,6 +478,8 @@ class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
             try:
                 chunk = await anext(self._chunks, b"")
                 self._over = not chunk
+                if chunk:
+                    self._in_flight.hear()
                 self._whole.extend(self._scanner.feed(chunk))
             except Exception:
                 self._over = True
@@ -467,6 +488,36 @@ class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
     async def aclose(self) -> None:
         await self._response.aclose()
         await self._chunks.aclose()
+
+
+class _UnhurriedAuth(http.Auth):  # type: ignore[misc]
+    """A client's auth flow, during which the clock of an attempt stands still: it may be waiting for a person."""
+
+    def __init__(self, inner: Any, attempt: Attempt) -> None:
+        self._inner = inner
+        self._attempt = attempt
+
+    async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
+        flow = self._inner.async_auth_flow(request)
+        self._attempt.login = over = anyio.Event()
+        try:
+            following = await self._off_the_clock(flow.__anext__())
+            while True:
+                response = yield following
+                following = await self._off_the_clock(flow.asend(response))
+        except StopAsyncIteration:
+            return
+        finally:
+            await flow.aclose()
+            over.set()
+
+    async def _off_the_clock(self, step: Awaitable[Any]) -> Any:
+        self._attempt.pause()
+        try:
+            with anyio.fail_after(_PERSON):
+                return await step
+        finally:
+            self._attempt.resume()
 
 
 class _Departure:

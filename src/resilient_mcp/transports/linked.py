@@ -7,7 +7,7 @@ through, and one that takes long holds up nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -31,19 +31,30 @@ class Link(Protocol):
 
 
 @asynccontextmanager
-async def linked(streams: Any, link: Link) -> AsyncIterator[_sdk.Streams]:
-    """`streams`, a context manager of (read, write), with `link` behind them."""
+async def linked(
+    streams: Any, link: Link, waiting_for_us: Callable[[], AbstractContextManager[None]]
+) -> AsyncIterator[_sdk.Streams]:
+    """`streams`, a context manager of (read, write), with `link` behind them.
+
+    Args:
+        streams: The streams.
+        link: Answers the server.
+        waiting_for_us: A context while the server waits for such an answer.
+    """
     async with streams as (read, write):
-        yield LinkedReader(read, link, write), LinkedWriter(write, link)
+        yield LinkedReader(read, link, write, waiting_for_us), LinkedWriter(write, link)
 
 
 class LinkedReader:
     """A read stream that hands the server's requests to a link; a `ping` stays with the session."""
 
-    def __init__(self, inner: Any, link: Link, write: Any) -> None:
+    def __init__(
+        self, inner: Any, link: Link, write: Any, waiting_for_us: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self._inner = inner
         self._link = link
         self._write = write
+        self._waiting_for_us = waiting_for_us
         self._open: dict[Any, Callable[[], object]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -72,14 +83,24 @@ class LinkedReader:
         if method is None or request_id is None or method == "ping":
             return False
 
+        waiting = ExitStack()
+        waiting.enter_context(self._waiting_for_us())
+
         async def reply(answer: dict[str, Any]) -> None:
             self._open.pop(request_id, None)
+            waiting.close()
             try:
                 await self._write.send(_sdk.message_from_json(answer))
             except (ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
                 return  # the host answered rubbish, or the server is gone
 
-        self._open[request_id] = self._link.take(_sdk.message_as_json(item), reply)
+        give_up = self._link.take(_sdk.message_as_json(item), reply)
+
+        def end() -> None:
+            waiting.close()
+            give_up()
+
+        self._open[request_id] = end
         return True
 
     def _give_up(self) -> None:

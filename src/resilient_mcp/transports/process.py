@@ -16,15 +16,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
 
 from ..evidence import ExitStatus
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _CHUNK = 256 * 1024
 STDERR_TAIL = 64 * 1024
@@ -37,6 +35,11 @@ class ServerProcess(Protocol):
     """What the stdio transport needs of a process."""
 
     pid: int
+
+    @property
+    def stderr(self) -> str:
+        """The last of what it has written to stderr so far, at most 64 KiB."""
+        ...
 
     async def receive(self) -> bytes:
         """The next bytes of stdout; empty at its end, or when the process exited and all it wrote was read."""
@@ -156,7 +159,11 @@ class PosixProcess:
         self._read_stderr()
         self._exited = True
         anyio.notify_closing(self._stdout)
-        return ExitStatus.from_returncode(self.pid, returncode, b"".join(self._tail).decode("utf-8", "replace"))
+        return ExitStatus.from_returncode(self.pid, returncode, self.stderr)
+
+    @property
+    def stderr(self) -> str:
+        return b"".join(self._tail).decode("utf-8", "replace")
 
     async def drain_stderr(self) -> None:
         with suppress(anyio.ClosedResourceError):
@@ -269,6 +276,10 @@ class WindowsProcess:  # pragma: no cover - Windows only
         self._errlog.seek(max(0, self._errlog.tell() - STDERR_TAIL))
         return ExitStatus(self.pid, code=self._process.returncode, stderr=self._errlog.read())
 
+    @property
+    def stderr(self) -> str:
+        return ""  # it is in a file that the process has open, and read at its end
+
     async def drain_stderr(self) -> None:
         return
 
@@ -286,6 +297,22 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
     def close(self) -> None:
         self._errlog.close()
+
+
+def is_stopped(group: int) -> bool:
+    """Whether the operating system says that a process of a group is stopped (SIGSTOP); False where it does not say so.
+
+    The server may be a child of what was started, as under `npx`. Only Linux tells: state and group are the first and
+    third fields after the name in `/proc/PID/stat`, see proc(5).
+    """
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _parent, its_group, *_ = stat.read_bytes().rpartition(b")")[2].split()
+        except (OSError, ValueError):
+            continue  # it has just ended
+        if state in {b"T", b"t"} and int(its_group) == group:
+            return True
+    return False
 
 
 def _pipes(count: int) -> list[tuple[int, int]]:

@@ -201,7 +201,7 @@ class StdioReader:
                 self.end()
                 await anyio.lowlevel.checkpoint()
                 raise StopAsyncIteration
-            self._in_flight.heard += 1
+            self._in_flight.hear()
             for line in self._framer.feed(chunk):
                 self._take(line)
         return self._ready.popleft()
@@ -242,6 +242,8 @@ class StdioReader:
         if (answered := _sdk.response_id(message)) is not None:
             self._in_flight.answered(answered)
             _sdk.clean_error(message, self._redactor.cleaned)
+        else:
+            self._in_flight.hear_message()
         self._ready.append(message)
 
     def _fail(self, request_id: object, text: str) -> None:
@@ -296,6 +298,7 @@ async def stdio(
     max_bytes: int,
     shutdown: float,
     on_garbage: Callable[[str], None],
+    on_start: Callable[[ServerProcess], None],
     on_end: Callable[[Evidence], None],
 ) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
     """Start a server and talk to it; on leaving, stop it with everything it started.
@@ -307,6 +310,7 @@ async def stdio(
         max_bytes: The longest message accepted.
         shutdown: Seconds the server gets to stop by itself before it is killed.
         on_garbage: Told of each stdout line that is no message, printable.
+        on_start: Told of the process.
         on_end: Told, once, how the server ended.
 
     Raises:
@@ -314,6 +318,7 @@ async def stdio(
     """
     env = {**get_default_environment(), **(parameters.env or {})}
     process = await spawn([parameters.command, *parameters.args], env, parameters.cwd)
+    on_start(process)
     ended = anyio.Event()
     exited = anyio.Event()
     reported = anyio.Event()
