@@ -39,7 +39,6 @@ class HealthCheck:
     """
 
     def __init__(self, policy: Policy, gate: Gate, classifier: Classifier, *, idle: bool) -> None:
-        self._policy = policy
         self._gate = gate
         self._classifier = classifier
         self._idle = policy.health if idle else None

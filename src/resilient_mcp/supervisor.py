@@ -350,16 +350,16 @@ class Supervisor:
             code = exit_status.code
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
             facts["stderr"] = exit_status.stderr
+        due = facts["retry_in"] = self.retry_in
         if self.state is State.FAILED:
-            due = facts["retry_in"] = self.retry_in
             plan = "" if due is None else f" It is tried again in {due:.0f} s, and at once by restart()."
             text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}{plan}"
+            back = "will not come back by itself" if due is None else f"is tried again in {due:.0f} s"
             advice = (
-                f"The server {name!r} cannot be used and will not come back by itself: {reason}. {sent} Do not call it "
-                "again: a person has to change its configuration first."
+                f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
+                "to change its configuration first."
             )
             return ServerFailed(text, advice=advice, **facts)
-        due = facts["retry_in"] = self.retry_in
         plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
         back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
         text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{plan}"
