@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import format_datetime
@@ -19,11 +20,13 @@ from resilient_mcp.classifier import (
     REFUSALS,
     Classifier,
     Failure,
+    Prospect,
     Verdict,
     explain,
-    is_hopeless,
+    is_absent,
     is_outage,
     parse_retry_after,
+    prospect_of,
 )
 from resilient_mcp.errors import add_note, describe
 from resilient_mcp.evidence import Kind
@@ -230,32 +233,95 @@ def test_any_retry_after(value: str):
     assert seconds is None or seconds >= 0
 
 
-def test_hopeless_starts():
-    """What another try cannot mend, and what it might."""
+def ended(code: int | None, signal: int | None = None) -> Evidence:
+    return Evidence(Kind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
 
-    def ended(code: int | None, signal: int | None = None) -> Evidence:
-        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
 
-    assert is_hopeless(None, ended(127), Policy())
-    assert is_hopeless(None, ended(126), Policy())
-    assert not is_hopeless(None, ended(1), Policy())
-    assert not is_hopeless(None, ended(None, 9), Policy())
-    assert is_hopeless(None, http(401), Policy())
-    assert not is_hopeless(None, http(503), Policy())
-    assert not is_hopeless(None, http(404), Policy())
-    assert is_hopeless(None, Evidence(Kind.AUTH, Delivery.REJECTED, "x"), Policy())
-    assert not is_hopeless(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x"), Policy())
-    assert is_hopeless(FileNotFoundError("x"), None, Policy())
-    assert is_hopeless(ValueError("embedded null byte"), None, Policy())
-    with pytest.raises(ValueError, match="attempts") as invalid:
+def seen(kind: Kind) -> Evidence:
+    return Evidence(kind, Delivery.NOT_SENT, "x")
+
+
+def invalid() -> Exception:
+    with pytest.raises(ValueError, match="attempts") as caught:
         Policy.model_validate({"retry": {"attempts": -1}})
-    assert not is_hopeless(invalid.value, None, Policy())
-    assert is_hopeless(PermissionError("x"), None, Policy())
-    assert is_hopeless(server_error(-32022), None, Policy())
-    assert not is_hopeless(server_error(-32603), None, Policy())
-    assert is_hopeless(RuntimeError("Unsupported protocol version from the server: 1"), None, Policy())
-    assert not is_hopeless(RuntimeError("x"), None, Policy())
-    assert not is_hopeless(None, None, Policy())
+    return caught.value
+
+
+OPEN, DOUBTFUL, NONE = Prospect.OPEN, Prospect.DOUBTFUL, Prospect.NONE
+
+
+@pytest.mark.parametrize(
+    ("failure", "evidence", "prospect"),
+    [
+        (None, None, OPEN),
+        (None, ended(1), OPEN),
+        (None, ended(None, 9), OPEN),
+        (None, ended(126), NONE),
+        (None, ended(127), NONE),
+        (None, http(503), OPEN),
+        (None, http(429), OPEN),
+        (None, http(408), OPEN),
+        (None, http(401), NONE),
+        (None, http(403), NONE),
+        (None, http(301), DOUBTFUL),
+        (None, http(400), DOUBTFUL),
+        (None, http(404), DOUBTFUL),
+        (None, http(405), DOUBTFUL),
+        (None, http(421), DOUBTFUL),
+        (None, http(200), DOUBTFUL),  # a page for people
+        (None, seen(Kind.NETWORK), OPEN),
+        (None, seen(Kind.TIMEOUT), OPEN),
+        (None, seen(Kind.TLS), DOUBTFUL),
+        (None, seen(Kind.PROTOCOL), DOUBTFUL),
+        (None, seen(Kind.AUTH), NONE),
+        (server_error(-32022), None, NONE),
+        (server_error(-32022), replace(http(400), own_error=True), NONE),
+        (server_error(-32022), http(503), NONE),
+        (server_error(-32601), None, DOUBTFUL),
+        (server_error(-32603), None, OPEN),
+        (RuntimeError("Unsupported protocol version from the server: 1"), None, NONE),
+        (RuntimeError("x"), None, OPEN),
+        (invalid(), None, DOUBTFUL),
+        (FileNotFoundError("x"), None, NONE),
+        (PermissionError("x"), None, NONE),
+        (NotADirectoryError("x"), None, NONE),
+        (OSError(errno.ENOEXEC, "x"), None, NONE),
+        (OSError(errno.E2BIG, "x"), None, NONE),
+        (OSError(errno.EAGAIN, "x"), None, OPEN),
+        (ConnectionRefusedError("x"), None, OPEN),
+        (ValueError("embedded null byte"), None, NONE),
+        (TypeError("x"), None, NONE),
+        (KeyError("x"), None, NONE),
+    ],
+)
+def test_prospects_of_another_try(failure: Exception | None, evidence: Evidence | None, prospect: Prospect):
+    """What no other try can mend, what one more decides, and what may pass; nothing is doubtful that worked before."""
+    assert prospect_of(failure, evidence, Policy()) is prospect
+    known = prospect_of(failure, evidence, Policy(), known=True)
+    assert known is (OPEN if prospect is DOUBTFUL else prospect)
+
+
+def test_a_policy_says_what_a_status_means_at_the_start_too():
+    """A 404 that is called transient is an outage, and a 503 that is called permanent is not."""
+    assert prospect_of(None, http(404), Policy(http_statuses={404: "transient"})) is OPEN
+    assert prospect_of(None, http(503), Policy(http_statuses={503: "permanent"})) is DOUBTFUL
+    assert prospect_of(None, http(404), Policy(http_statuses={404: "auth"})) is NONE
+
+
+@pytest.mark.parametrize(
+    ("failure", "evidence", "absent"),
+    [
+        (ConnectionRefusedError("x"), None, True),
+        (RuntimeError("x"), None, False),
+        (None, seen(Kind.NETWORK), True),
+        (None, seen(Kind.TIMEOUT), False),
+        (None, ended(1), True),
+        (None, http(503), False),
+    ],
+)
+def test_where_no_server_is(failure: Exception | None, evidence: Evidence | None, absent: bool):
+    """Nothing listens, or the process ended: there is no server. Who answers or is slow is one."""
+    assert is_absent(failure, evidence) is absent
 
 
 def test_outages_are_no_verdict_on_the_era():

@@ -481,5 +481,5 @@ async def test_failed_says_what_to_change():
     client = ResilientClient(StdioServerParameters(command="no-such-program"), policy=QUICK)
     with pytest.raises(ServerFailed) as caught:
         await client.start()
-    assert "restart()" in str(caught.value)
+    assert "Is it installed, and on PATH?" in str(caught.value)
     assert "will not come back by itself" in caught.value.advice

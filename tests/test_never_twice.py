@@ -50,6 +50,7 @@ from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind, current_a
 from resilient_mcp.executor import Executor
 from resilient_mcp.gate import Gate
 from resilient_mcp.operation import Operation
+from resilient_mcp.remedies import in_python
 from resilient_mcp.supervisor import Supervisor
 
 from .promises import Told, broken_promise
@@ -547,7 +548,7 @@ def test_the_rule(
         judge = Classifier(policy)
         gate = Gate(policy, hub)
         play.catalog = catalog = Catalog(judge, hub)
-        supervisor = Supervisor(play, policy, hub, on_ready=play.follow)  # type: ignore[arg-type]
+        supervisor = Supervisor(play, policy, hub, in_python(play), on_ready=play.follow)  # type: ignore[arg-type]
         executor = Executor(supervisor, gate, catalog=catalog, policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()

@@ -261,8 +261,9 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
 
         async with _sdk.http.AsyncClient(transport=_sdk.http.ASGITransport(app)) as http:
             client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=http, **LEGACY)
+            await client.start(wait=False)
             with pytest.raises(ServerFailed, match=r"tried again in 30 s, and at once by restart\(\)") as caught:
-                await client.start()
+                await client.list_tools()
             assert caught.value.retry_in == pytest.approx(30, abs=1)
             await client.aclose()
             began, tries = anyio.current_time(), []

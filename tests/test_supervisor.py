@@ -18,6 +18,7 @@ from resilient_mcp import Policy, RestartPolicy, RestartScheduled, ServerFailed,
 from resilient_mcp.connection import Connection, Failed
 from resilient_mcp.events import Hub
 from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind
+from resilient_mcp.remedies import in_python
 from resilient_mcp.supervisor import Supervisor
 
 from .support import Recorder
@@ -63,7 +64,7 @@ class Script:
 def run(script: Script, body: Callable[[Supervisor, Recorder], Awaitable[None]], policy: Policy | None = None) -> None:
     async def main() -> None:
         events = Recorder()
-        supervisor = Supervisor(script, policy or Policy(), Hub("test", events))  # type: ignore[arg-type]
+        supervisor = Supervisor(script, policy or Policy(), Hub("test", events), in_python(script))  # type: ignore[arg-type]
         async with anyio.create_task_group() as tg:
             supervisor.begin()
             tg.start_soon(supervisor.run)
@@ -155,7 +156,7 @@ def test_failed_does_not_loop():
     script = Script(Failed(FileNotFoundError(2, "No such file", "npx"), None))
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
-        with pytest.raises(ServerFailed, match="cannot start npx"):
+        with pytest.raises(ServerFailed, match="cannot start: No such file: npx"):
             await supervisor.lend(anyio.current_time() + 5)
         await anyio.sleep(3600)
         assert len(script.opened) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import enum
+import errno
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -235,6 +236,7 @@ def _proves_refusal(status: int) -> bool:
 KINDS: Mapping[Kind, Category] = MappingProxyType(
     {
         Kind.NETWORK: Category.TRANSIENT,
+        Kind.TLS: Category.TRANSIENT,
         Kind.PROCESS: Category.CONNECTION_LOST,
         Kind.CLOSED: Category.CONNECTION_LOST,
         Kind.TIMEOUT: Category.TIMEOUT,
@@ -433,20 +435,82 @@ _NOT_RUNNABLE = frozenset({126, 127})
 """A shell's exit status for "cannot be executed" and "not found"."""
 
 
-def is_hopeless(failure: BaseException | None, evidence: Evidence | None, policy: Policy) -> bool:
-    """Whether a failed try to connect cannot be mended by another: what is wrong must be changed by a person."""
+_NOT_STARTABLE = frozenset({errno.ENOEXEC, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR})
+"""How the operating system refuses to start a program, beside "not found" and "not permitted"."""
+_MISTAKES = (TypeError, AttributeError, NameError, ImportError, LookupError, NotImplementedError)
+"""What a function that makes a transport raises when it is wrong, and not the network."""
+
+
+class Prospect(enum.Enum):
+    """Whether another try to connect could succeed where one has failed."""
+
+    OPEN = "open"
+    """Another try may succeed: the server is away for now."""
+    DOUBTFUL = "doubtful"
+    """One more try tells: a gateway says the same for a moment while a server is deployed, and a wrong path forever."""
+    NONE = "none"
+    """A person has to change something first."""
+
+
+def prospect_of(
+    failure: BaseException | None, evidence: Evidence | None, policy: Policy, *, known: bool = False
+) -> Prospect:
+    """What may come of another try to connect.
+
+    Args:
+        failure: What the SDK raised, or None.
+        evidence: What an edge saw, or None.
+        policy: The server's tables.
+        known: Whether this client was connected to the server before: what worked once can come back, so nothing is
+            doubtful any more.
+    """
+    prospect = _prospect_of(failure, evidence, policy)
+    return Prospect.OPEN if known and prospect is Prospect.DOUBTFUL else prospect
+
+
+def _prospect_of(failure: BaseException | None, evidence: Evidence | None, policy: Policy) -> Prospect:
+    if is_version_conflict(failure):
+        return Prospect.NONE
     if evidence is not None:
-        status = evidence.http_status
-        refused = status is not None and meaning_of_status(status, policy)[0] == "auth"
-        not_runnable = evidence.exit is not None and evidence.exit.code in _NOT_RUNNABLE
-        return refused or not_runnable or evidence.kind is Kind.AUTH
+        return _prospect_by_evidence(evidence, policy)
     if isinstance(failure, _sdk.MCPError):
-        return bool(_code_of(failure) == _sdk.UNSUPPORTED_PROTOCOL_VERSION)
-    if isinstance(failure, RuntimeError):  # so both majors say that nobody shares a protocol version
+        return Prospect.DOUBTFUL if _code_of(failure) in REFUSALS else Prospect.OPEN
+    if isinstance(failure, ValidationError):  # the server's answer to the handshake is none
+        return Prospect.DOUBTFUL
+    if isinstance(failure, OSError):
+        never = isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError)
+        return Prospect.NONE if never or failure.errno in _NOT_STARTABLE else Prospect.OPEN
+    # ValueError: an environment or an argument that no process can be started with.
+    return Prospect.NONE if isinstance(failure, (ValueError, *_MISTAKES)) else Prospect.OPEN
+
+
+def is_version_conflict(failure: BaseException | None) -> bool:
+    """Whether client and server know no common version of the protocol, as the server or the SDK says."""
+    if isinstance(failure, RuntimeError):  # so both majors of the SDK say it
         return "protocol version" in str(failure)
-    if isinstance(failure, ValueError):  # an environment or argument that no process can be started with
-        return not isinstance(failure, ValidationError)
-    return isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError)
+    return bool(_code_of(failure) == _sdk.UNSUPPORTED_PROTOCOL_VERSION)
+
+
+def _prospect_by_evidence(evidence: Evidence, policy: Policy) -> Prospect:
+    if evidence.kind is Kind.AUTH or (evidence.exit is not None and evidence.exit.code in _NOT_RUNNABLE):
+        return Prospect.NONE
+    if evidence.http_status is not None:
+        meaning, _ = meaning_of_status(evidence.http_status, policy)
+        if meaning == "auth":
+            return Prospect.NONE
+        page = evidence.http_status < _REDIRECT  # a page for people, where an MCP server should answer
+        return Prospect.DOUBTFUL if meaning == "permanent" or page else Prospect.OPEN
+    return Prospect.DOUBTFUL if evidence.kind in {Kind.TLS, Kind.PROTOCOL} else Prospect.OPEN
+
+
+def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
+    """Whether a try to connect found no server at all: nothing listens there, or the process ended at once."""
+    if evidence is None:
+        return isinstance(failure, OSError)
+    return evidence.http_status is None and evidence.kind in _NOBODY_THERE
+
+
+_NOBODY_THERE = frozenset({Kind.NETWORK, Kind.TLS, Kind.PROCESS, Kind.CLOSED})
 
 
 def is_outage(evidence: Evidence | None, policy: Policy) -> bool:

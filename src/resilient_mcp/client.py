@@ -36,10 +36,11 @@ from .observer import Observer
 from .operation import Operation
 from .policy import Policy
 from .redact import Redactor
+from .remedies import Wording, in_python, reason_of
 from .restore import LogLevel, Resource
 from .stats import Health, Recorder, Stats
 from .subscriptions import Subscriptions
-from .supervisor import Supervisor, reason_of
+from .supervisor import Supervisor
 from .telemetry import IS_INSTALLED, Telemetry
 from .transports.linked import Link
 from .waits import loop_time
@@ -156,7 +157,7 @@ class ResilientClient:
         self._subscriptions.feed(self._catalog.changed)
         self._gate = Gate(policy, hub)
         self._supervisor = Supervisor(
-            connector, policy, hub, on_connected=self._gate.connected, on_ready=self._on_ready
+            connector, policy, hub, in_python(server), on_connected=self._gate.connected, on_ready=self._on_ready
         )
         self._health = HealthCheck(policy, self._gate, judge, idle=not servers.speaks_for_itself(server))
         self._stats = Recorder(self._redactor)
@@ -236,7 +237,8 @@ class ResilientClient:
 
         Raises:
             ServerFailed: It cannot work as configured: command not found, refused credentials, no shared version.
-            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds, or kept dying.
+            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds, or there was no server at all
+                for `policy.timeout.reach`.
             RuntimeError: The client was started before; make a new one.
         """
         if self._done is not None:
@@ -246,8 +248,9 @@ class ResilientClient:
         self._task = spawn(self._run)
         if not wait:
             return
+        now, timeout = anyio.current_time(), self.policy.timeout
         try:
-            await self.wait_ready()
+            await self._supervisor.lend(now + timeout.ready, math.inf, reach=now + timeout.reach)
         except BaseException:
             await self.aclose()
             raise
@@ -326,7 +329,11 @@ class ResilientClient:
         else:
             await anyio.lowlevel.checkpoint()
 
-    # --- what the bridge needs ---
+    # --- what the bridge and the command line need ---
+
+    def reword(self, wording: Wording) -> None:
+        """Let messages name what the user configured as `wording` does."""
+        self._supervisor.wording = wording
 
     def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
         """Hand the session's other messages to `on_message`, too."""

@@ -22,7 +22,7 @@ from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, cu
 from .policy import Policy
 from .redact import Redactor
 from .transports.foreign import WatchedReader, WatchedWriter
-from .transports.http import HttpEdge, evidence_of
+from .transports.http import HttpEdge, evidence_of, is_about_auth
 from .transports.linked import Link, linked
 from .transports.process import ServerProcess, is_stopped
 from .transports.stdio import stdio
@@ -426,7 +426,7 @@ class Connector:
                 logger.debug("%s did not answer server/discover: trying initialize next", self._hub.server)
         evidence = opening.ended or handshake.evidence
         leaf = _leaf(failure)
-        if evidence is None and isinstance(leaf, _sdk.http.HTTPError):
+        if evidence is None and leaf is not None and (isinstance(leaf, _sdk.http.HTTPError) or is_about_auth(leaf)):
             evidence = evidence_of(leaf, Delivery.UNKNOWN, self._hub.redactor)
         if evidence is None and (failure is None or isinstance(leaf, _Outage)):
             text = f"no handshake within {limit:g} s" if failure is None else str(leaf)

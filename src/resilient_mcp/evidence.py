@@ -52,6 +52,7 @@ class Kind(enum.Enum):
     """What sort of thing went wrong."""
 
     NETWORK = "network"
+    TLS = "tls"
     HTTP = "http"
     PROCESS = "process"
     TIMEOUT = "timeout"

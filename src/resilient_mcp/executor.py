@@ -528,7 +528,7 @@ class Executor:
         where = f"{operation} on MCP server {server!r}"
         late = verdict.category is Category.TIMEOUT or (verdict.safe and call.deadline <= anyio.current_time())
         if verdict.category is Category.AUTH and verdict.safe:
-            text = f"{where} was refused: {verdict.reason}. {history} Check the credentials given to the HTTP client."
+            text = f"{where} was refused: {verdict.reason}. {history} Check {self._supervisor.wording.credentials}."
             advice = (
                 f"The server {server!r} refused the credentials ({verdict.reason}). {history} Do not repeat the call: "
                 "it will not help until a person has changed them."
@@ -546,7 +546,10 @@ class Executor:
             text = f"{where} was refused: {verdict.reason}. {history} Repeating it as it is will not help."
             return ResilienceError(text, advice=text, **context)
         when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it before."
-        text = f"{where} {'was not run' if unrun else 'got no answer'}: {verdict.reason}. {history} {when}"
+        reason, diagnosis = verdict.reason, self._supervisor.diagnosis
+        if verdict.category is Category.SESSION_LOST and diagnosis:
+            reason = f"{reason}; {diagnosis}"
+        text = f"{where} {'was not run' if unrun else 'got no answer'}: {reason}. {history} {when}"
         error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
         return error(text, advice=text, retry_in=wait, **context)
 

@@ -193,6 +193,9 @@ class TimeoutPolicy(_Frozen):
     connect: Positive = 120.0
     """To start or reach the server and finish the handshake; `npx` and `uvx` download first. A call waits as long for a
     server that is starting."""
+    reach: Positive = 2.0
+    """How long `start()` waits for a server that nobody has reached yet: nothing listens at its address, or its process
+    ends at once. `start(wait=False)` goes on trying."""
     ready: Positive = 30.0
     """How long a call waits for a server that is not there, free retries included."""
     attempt: Positive = 300.0

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import anyio.abc
 
-from .classifier import is_hopeless
+from .classifier import Prospect, is_absent, is_session_lost, prospect_of
 from .connection import Connection, Connector, Failed
 from .errors import ServerFailed, ServerUnavailable, describe
 from .events import Connected, Disconnected, Hub, RestartScheduled, Starting, State, StateChanged
-from .evidence import Delivery, Evidence, Kind, printable
+from .evidence import Delivery, Evidence, Kind
 from .policy import Policy
+from .remedies import Wording, reason_of, remedy_of
 from .strategies.backoff import exponential
 from .strategies.restart_meter import RestartMeter
 from .waits import Signal, clock
@@ -31,14 +33,20 @@ _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
 
 CLIENT_CLOSED = "the client was closed"
 """Why the last connection of a client ended."""
-_STDERR_SHOWN = 300
 _PING_PATIENCE = 5.0
 """Seconds a process that seems to be frozen gets to answer a ping; calls wait for the outcome."""
 _SLOW_START = 5.0
 """Seconds after which a server that is still starting is reported, and again each time that the time has doubled."""
 _REFUSED_BASE, _REFUSED_CAP = 30.0, 300.0
-"""The back-off between tries to connect to a server that refuses the credentials, in seconds: a person, or whoever
-rotates tokens, may be changing them."""
+"""The back-off between tries to connect to a server that refuses the client, in seconds: a person may be changing what
+is wrong, or whoever rotates tokens."""
+_SECOND_THOUGHT = 1.0
+"""Seconds after which a server whose answer is doubtful is asked once more."""
+_LOST_SESSIONS, _LOST_WITHIN = 3, 30.0
+"""So many sessions lost within so many seconds are no coincidence."""
+_SCATTERED = (
+    "{} sessions were lost within {:.0f} s: are there several servers behind one address, without sticky sessions?"
+)
 _CLOSED_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED, by_client=True)
 _RESTART_BY_CLIENT = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "a restart was asked for", by_client=True)
 _UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
@@ -52,6 +60,7 @@ class Supervisor:
         connector: Opens them.
         policy: The server's numbers.
         hub: Where to report.
+        wording: What messages call what the user configured.
         on_connected: Called when there is a new connection, before calls are let at it.
         on_ready: Run beside the calls for each new connection; cancelled when that is lost.
 
@@ -60,6 +69,7 @@ class Supervisor:
         connection: The ready connection, or None.
         generation: How many connections were tried or made.
         last_failure: Why the connection was last lost or could not be made; stays after it came back.
+        wording: What messages call what the user configured.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class Supervisor:
         connector: Connector,
         policy: Policy,
         hub: Hub,
+        wording: Wording,
         *,
         on_connected: Callable[[], None] | None = None,
         on_ready: Callable[[Connection], Any] | None = None,
@@ -74,6 +85,7 @@ class Supervisor:
         self._connector = connector
         self._policy = policy
         self._hub = hub
+        self.wording = wording
         self._on_connected = on_connected
         self._on_ready = on_ready
         self._meter = RestartMeter(policy.restart)
@@ -87,6 +99,9 @@ class Supervisor:
         self._is_opening = False
         self._failed_tries = 0
         self._refusals = 0
+        self._doubts = 0
+        self._was_connected = False
+        self._sessions_lost: deque[float] = deque(maxlen=_LOST_SESSIONS)
         self._closed = anyio.Event()
         self.state = State.IDLE
         self.connection: Connection | None = None
@@ -182,7 +197,7 @@ class Supervisor:
     async def _ready(self, connection: Connection, elapsed: float) -> None:
         """Lend the connection out until it is lost."""
         self.connection = connection
-        self._unproven = True
+        self._was_connected = self._unproven = True
         self._failure = None
         self._hurry = anyio.Event()
         version = connection.session.protocol_version
@@ -207,6 +222,9 @@ class Supervisor:
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
+        if reason is not None and is_session_lost(reason):
+            self._sessions_lost.append(clock.now())
+            text = f"{text}; {self.diagnosis}" if self.diagnosis else text
         expected = reason is not None and reason.by_client
         lost = Disconnected(
             server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
@@ -234,9 +252,17 @@ class Supervisor:
     async def _pause(self, failure: Failed, *, was_ready: bool) -> None:
         """Wait as long as the policy says before the next try."""
         evidence = failure.evidence
-        hopeless = not was_ready and is_hopeless(failure.cause, evidence, self._policy)
+        prospect = Prospect.OPEN
+        if not was_ready:
+            prospect = prospect_of(failure.cause, evidence, self._policy, known=self._was_connected)
+        self._doubts = self._doubts + 1 if prospect is Prospect.DOUBTFUL else 0
+        hopeless = prospect is Prospect.NONE or self._doubts > 1
         self._refusals = self._refusals + 1 if hopeless else 0
-        if hopeless and evidence is not None and (evidence.http_status is not None or evidence.kind is Kind.AUTH):
+        if self._doubts == 1:
+            self._next_try = clock.now() + _SECOND_THOUGHT
+            self._enter(State.RECONNECTING, reason_of(failure))
+            await clock.wait(self._hurry, _SECOND_THOUGHT)
+        elif hopeless and evidence is not None and evidence.exit is None:
             delay = exponential(self._refusals - 1, base=_REFUSED_BASE, cap=_REFUSED_CAP)
             self._next_try = clock.now() + delay
             self._enter(State.FAILED, reason_of(failure))
@@ -280,12 +306,13 @@ class Supervisor:
         """Whether a connection is being made, and nothing says yet that it cannot be."""
         return self.ready is None and self.is_awaited and not self._failed_tries
 
-    async def lend(self, deadline: float, longest: float | None = None) -> Connection:
+    async def lend(self, deadline: float, longest: float | None = None, reach: float = math.inf) -> Connection:
         """The ready connection; waits for it.
 
         Args:
             deadline: Until when a server that is not there is waited for.
             longest: Until when one that is starting is: it is there, and has `timeout.connect` of its own.
+            reach: Until when one that was never reached is: at that address, or by that command, there may be none.
 
         Raises:
             ServerFailed: No restart will help.
@@ -293,11 +320,26 @@ class Supervisor:
         """
         while (connection := self.ready) is None:
             until = deadline if longest is None or not self._is_opening else max(deadline, longest)
+            until = min(until, reach) if self._is_unreached else until
             if not self.is_awaited or anyio.current_time() >= until:
-                raise self.unavailable()
+                raise self.unavailable(is_first=not math.isinf(reach))
             with anyio.CancelScope(deadline=until):
                 await self._changed.wait()
         return connection
+
+    @property
+    def _is_unreached(self) -> bool:
+        """Whether the tries so far found no server at all, and there has never been a connection."""
+        failure = self._failure
+        return failure is not None and not self._was_connected and is_absent(failure.cause, failure.evidence)
+
+    @property
+    def diagnosis(self) -> str:
+        """What the sessions that were lost lately have in common; empty as long as that is nothing."""
+        lost, now = self._sessions_lost, clock.now()
+        if len(lost) < _LOST_SESSIONS or now - lost[0] > _LOST_WITHIN:
+            return ""
+        return _SCATTERED.format(len(lost), max(1.0, now - lost[0]))
 
     async def wait_tried(self) -> None:
         """Wait until the first try to connect ended, well or not."""
@@ -328,11 +370,14 @@ class Supervisor:
         """End `run`."""
         self._closing.set()
 
-    def unavailable(self, sent: str = "Nothing was sent.", **context: Any) -> ServerUnavailable:
+    def unavailable(
+        self, sent: str = "Nothing was sent.", *, is_first: bool = False, **context: Any
+    ) -> ServerUnavailable:
         """The error that says why there is no connection and when the next try is due.
 
         Args:
             sent: What became of the call so far.
+            is_first: Whether the client is closed if this is raised, so that there is no next try.
             **context: Further attributes of the error.
         """
         failure, name = self._failure, self._hub.server
@@ -344,25 +389,36 @@ class Supervisor:
             said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
             starting = f"it has been starting for {started:.0f} s{said}"
             reason = starting if failure is None else f"{reason}; now {starting}"
+        reason = reason.rstrip(".")
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
             code = exit_status.code
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
             facts["stderr"] = exit_status.stderr
-        due = facts["retry_in"] = self.retry_in
+        due = facts["retry_in"] = None if is_first else self.retry_in
+        remedy = ""
+        if failure is not None and (self.state is State.FAILED or self._is_unreached):
+            remedy = f" {remedy_of(failure, self.wording)}"
+        elif self.diagnosis:
+            reason = f"{reason}; {self.diagnosis}"
+        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{remedy}"
         if self.state is State.FAILED:
-            plan = "" if due is None else f" It is tried again in {due:.0f} s, and at once by restart()."
-            text = f"MCP server {name!r} cannot be used: {reason}. {_remedy(failure)}{plan}"
+            restart = "" if is_first else self.wording.restart
+            plan = f" Then call {restart}." if restart else ""
+            if due is not None:
+                plan = f" It is tried again in {due:.0f} s{f', and at once by {restart}' if restart else ''}."
+            text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
             back = "will not come back by itself" if due is None else f"is tried again in {due:.0f} s"
             advice = (
                 f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
                 "to change its configuration first."
             )
             return ServerFailed(text, advice=advice, **facts)
-        plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
+        if not is_first:
+            plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
+            text = f"{text}{plan}"
         back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
-        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{plan}"
         if context.get("attempts"):
             text = f"{text} {sent}"
         advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
@@ -390,24 +446,3 @@ class Supervisor:
         self._changed.tell()
         if old is not state:
             self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state, reason=reason))
-
-
-def reason_of(failure: Failed) -> str:
-    """Why there is no connection, in one line."""
-    evidence, cause = failure.evidence, failure.cause
-    if evidence is not None:
-        words = printable(evidence.exit.stderr[-_STDERR_SHOWN:], _STDERR_SHOWN) if evidence.exit is not None else ""
-        return f"{evidence.detail}; its last words on stderr: {words}" if words else evidence.detail
-    if isinstance(cause, FileNotFoundError | PermissionError | NotADirectoryError):
-        return f"cannot start {printable(str(cause.filename))}: {cause.strerror}"
-    return describe(cause) if cause is not None else "the connection was lost"
-
-
-def _remedy(failure: Failed | None) -> str:
-    cause = failure.cause if failure is not None else None
-    evidence = failure.evidence if failure is not None else None
-    if isinstance(cause, OSError) or (evidence is not None and evidence.exit is not None):
-        return "Check the command, its path and cwd in StdioServerParameters, then call restart()."
-    if evidence is not None and (evidence.http_status is not None or evidence.kind is Kind.AUTH):
-        return "Check the credentials given to the HTTP client."
-    return "Change the configuration of client or server, then call restart()."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
@@ -45,6 +46,8 @@ _OVERLOADED = "x-envoy-overloaded"
 _JSON = "application/json"
 _SSE = "text/event-stream"
 _PAGE = "text/html"
+_TLS_ALERT = r"b'\x15\x03"
+"""How the HTTP library quotes a TLS alert: the answer to plain HTTP at a port for TLS."""
 _PERSON = 600.0
 """Seconds that an auth flow may take between its requests: a person may have to log in."""
 
@@ -613,15 +616,36 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
         return Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
-    if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # there is no server, rather than a slow one
-        return Evidence(Kind.NETWORK, delivery, detail)
-    if isinstance(exc, http.TimeoutException | TimeoutError):
-        return Evidence(Kind.TIMEOUT, delivery, detail)
-    if isinstance(exc, http.HTTPError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):
-        return Evidence(Kind.NETWORK, delivery, detail)
-    if type(exc).__module__.startswith("mcp.client.auth"):
+    if is_about_auth(exc):
         return Evidence(Kind.AUTH, Delivery.REJECTED, detail)
-    return Evidence(Kind.PROTOCOL, delivery, detail)
+    return Evidence(_kind_of(exc), delivery, detail)
+
+
+def _kind_of(exc: Exception) -> Kind:
+    if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # there is no server, rather than a slow one
+        return Kind.NETWORK
+    if isinstance(exc, http.TimeoutException | TimeoutError):
+        return Kind.TIMEOUT
+    if _is_about_tls(exc):
+        return Kind.TLS
+    if isinstance(exc, http.HTTPError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):
+        return Kind.NETWORK
+    return Kind.PROTOCOL
+
+
+def is_about_auth(exc: BaseException) -> bool:
+    """Whether an exception is of the SDK's OAuth flow."""
+    return type(exc).__module__.startswith("mcp.client.auth")
+
+
+def _is_about_tls(exc: BaseException) -> bool:
+    """Whether a connection could not be made because the two sides do not agree on TLS, or on a certificate."""
+    if isinstance(exc, http.RemoteProtocolError):
+        return _TLS_ALERT in str(exc)
+    cause: BaseException | None = exc if isinstance(exc, http.ConnectError) else None
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 async def _read(response: Any, limit: int) -> tuple[bytes, bool]:
