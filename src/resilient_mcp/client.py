@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TextIO, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 Timeout: TypeAlias = float | timedelta | None
 
 
+_STDERR: Any = object()
+"""Stands for `sys.stderr` as it is when a client is made, not when this module is imported."""
 _TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests that name what they are for."""
 _ASKED = ("sampling_callback", "elicitation_callback", "list_roots_callback")
@@ -82,6 +84,9 @@ class ResilientClient:
             the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
             stays yours to close; and TCP keepalive, which ours has, is yours to set.
+        errlog: Where what the server's process writes to stderr goes, line by line and without secrets, as on
+            `stdio_client`: by default `sys.stderr`; None for nowhere. The logger `resilient_mcp.server` gets it in any
+            case.
         sampling_callback: As on `ClientSession`, and so are the next five.
         elicitation_callback: Answers the server's elicitations.
         list_roots_callback: Answers the server's question for roots.
@@ -112,6 +117,7 @@ class ResilientClient:
         fallbacks: Mapping[str, Fallback] | None = None,
         debug: bool | None = None,
         http_client: Any = None,
+        errlog: TextIO | None = _STDERR,
         sampling_callback: Any = None,
         elicitation_callback: Any = None,
         list_roots_callback: Any = None,
@@ -152,7 +158,8 @@ class ResilientClient:
         }
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
         self._options = {**callbacks, **session_options}
-        self._connector = connector = Connector(server, policy, self._options, http_client, hub)
+        errlog = sys.stderr if errlog is _STDERR else errlog
+        self._connector = connector = Connector(server, policy, self._options, http_client, hub, errlog=errlog)
         self._catalog = Catalog(judge, hub)
         self._subscriptions.feed(self._catalog.changed)
         self._gate = Gate(policy, hub)

@@ -10,7 +10,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import anyio
 from typing_extensions import Self
@@ -25,6 +25,7 @@ from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of, is_about_auth
 from .transports.linked import Link, linked
 from .transports.process import ServerProcess, is_stopped
+from .transports.stderr import StderrLines
 from .transports.stdio import stdio
 from .waits import loop_time
 
@@ -360,6 +361,7 @@ class Connector:
         options: Callbacks and options for the SDK's session.
         http_client: The user's HTTP client, which stays the user's to close; None to make one when it is needed.
         hub: Where to report garbage.
+        errlog: Gets what the server's process writes to stderr, or None.
 
     Attributes:
         link: Answers what the server asks, from the next connection on, or None; a server in this process that is
@@ -367,8 +369,18 @@ class Connector:
         opening: The latest connection, while it is being opened and after.
     """
 
-    def __init__(self, server: Any, policy: Policy, options: Mapping[str, Any], http_client: Any, hub: Hub) -> None:
+    def __init__(
+        self,
+        server: Any,
+        policy: Policy,
+        options: Mapping[str, Any],
+        http_client: Any,
+        hub: Hub,
+        *,
+        errlog: TextIO | None,
+    ) -> None:
         self._server = server
+        self._errlog = errlog
         self._policy = policy
         self._options = options
         self._http_client = http_client
@@ -446,6 +458,7 @@ class Connector:
                 self._hub.redactor,
                 max_bytes=self._policy.max_message_bytes,
                 shutdown=self._policy.timeout.shutdown,
+                stderr=StderrLines(self._hub.server, self._hub.redactor, self._errlog),
                 on_garbage=lambda sample: self._on_garbage(opening, sample),
                 on_start=opening.on_start,
                 on_end=opening.on_end,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Any
 
 from . import _sdk
+from .names import name_of_command
 from .redact import Redactor
 from .transports.http import safe_url
+
+_NAME = 100
+"""Characters of a name."""
 
 
 def checked(server: Any) -> Any:
@@ -72,7 +75,7 @@ def check_http_client(client: Any, server: Any) -> None:
 def name_of(server: Any) -> str:
     """What messages call a server that was given no name."""
     if isinstance(server, _sdk.StdioServerParameters):
-        return PurePath(server.command).name
+        return Redactor.of(server).line(name_of_command(server.command, server.args), _NAME)
     if isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
         return safe_url(server.url)
     return getattr(server, "name", None) or getattr(server, "__name__", None) or type(server).__name__

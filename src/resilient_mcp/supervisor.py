@@ -396,7 +396,7 @@ class Supervisor:
             code = exit_status.code
             facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
             facts["stderr"] = exit_status.stderr
-        due = facts["retry_in"] = None if is_first else self.retry_in
+        due = facts["retry_in"] = self.retry_in
         remedy = ""
         if failure is not None and (self.state is State.FAILED or self._is_unreached):
             remedy = f" {remedy_of(failure, self.wording)}"
@@ -406,7 +406,7 @@ class Supervisor:
         if self.state is State.FAILED:
             restart = "" if is_first else self.wording.restart
             plan = f" Then call {restart}." if restart else ""
-            if due is not None:
+            if due is not None and not is_first:
                 plan = f" It is tried again in {due:.0f} s{f', and at once by {restart}' if restart else ''}."
             text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
             back = "will not come back by itself" if due is None else f"is tried again in {due:.0f} s"

@@ -14,8 +14,8 @@ import time
 
 READ_ONLY = {"readOnlyHint": True}
 TOOLS = [
-    "echo", "pid", "big", "garbage", "prefixed", "bad_utf8", "exit", "die", "hang", "stderr", "orphan_pipe", "eof",
-    "env", "partial", "no_answer",
+    "echo", "pid", "big", "garbage", "prefixed", "bad_utf8", "exit", "die", "hang", "stderr", "say", "orphan_pipe",
+    "eof", "env", "partial", "no_answer",
 ]  # fmt: skip
 
 
@@ -76,6 +76,10 @@ def call(request_id: object, tool: str, arguments: dict) -> None:
         sys.stderr.write("the last line\n")
         sys.stderr.flush()
         answer(request_id, "written")
+    elif tool == "say":
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        answer(request_id, "said")
     elif tool == "orphan_pipe":  # a child keeps stdout open when this process is gone
         subprocess.Popen(["sleep", "30"])
         answer(request_id, "about to die")

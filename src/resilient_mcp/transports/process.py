@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,8 @@ import anyio.abc
 from ..evidence import ExitStatus
 
 _CHUNK = 256 * 1024
+_STDERR_CHUNK = 8 * 1024
+"""Bytes of stderr read at once: they may be thousands of lines, and the event loop waits for each to be logged."""
 STDERR_TAIL = 64 * 1024
 _DRAIN_LIMIT = 1024 * 1024
 """Bytes read at most after the exit: a pipe holds no more; a grandchild that goes on writing is not waited for."""
@@ -35,6 +37,8 @@ class ServerProcess(Protocol):
     """What the stdio transport needs of a process."""
 
     pid: int
+    on_stderr: Callable[[bytes], object]
+    """Gets what the process writes to stderr, as it comes."""
 
     @property
     def stderr(self) -> str:
@@ -58,7 +62,7 @@ class ServerProcess(Protocol):
         ...
 
     async def drain_stderr(self) -> None:
-        """Keep reading stderr, for its tail; returns at its end."""
+        """Keep reading stderr; returns at its end."""
         ...
 
     async def stop(self, grace: float) -> None:
@@ -79,12 +83,14 @@ class PosixProcess:
 
     def __init__(self, process: anyio.abc.Process, stdin: int, stdout: int, stderr: int) -> None:
         self.pid = process.pid
+        self.on_stderr: Callable[[bytes], object] = lambda _: None
         self._process = process
         self._stdin: int | None = stdin
         self._stdout = stdout
         self._stderr = stderr
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
+        self._stderr_ended = False
         self._exited = False
         self._drained = 0
         for fd in (stdin, stdout, stderr):
@@ -156,7 +162,9 @@ class PosixProcess:
 
     async def wait(self) -> ExitStatus:
         returncode = await self._process.wait()
-        self._read_stderr()
+        for _ in range(_DRAIN_LIMIT // _STDERR_CHUNK):
+            if not self._read_stderr():
+                break
         self._exited = True
         anyio.notify_closing(self._stdout)
         return ExitStatus.from_returncode(self.pid, returncode, self.stderr)
@@ -167,24 +175,24 @@ class PosixProcess:
 
     async def drain_stderr(self) -> None:
         with suppress(anyio.ClosedResourceError):
-            while True:
+            while not self._stderr_ended:
                 await anyio.wait_readable(self._stderr)
-                if not self._read_stderr():
-                    return
+                self._read_stderr()
 
     def _read_stderr(self) -> bool:
-        """Read what stderr holds now; whether there may be more later."""
-        for _ in range(_DRAIN_LIMIT // _CHUNK):
-            try:
-                chunk = os.read(self._stderr, _CHUNK)
-            except BlockingIOError:
-                return True
-            if not chunk:
-                return False
-            self._tail.append(chunk[-STDERR_TAIL:])
-            self._tail_size += len(self._tail[-1])
-            while self._tail_size - len(self._tail[0]) >= STDERR_TAIL:
-                self._tail_size -= len(self._tail.popleft())
+        """Read some of what stderr holds now; whether there was any."""
+        try:
+            chunk = os.read(self._stderr, _STDERR_CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._stderr_ended = True
+            return False
+        self._tail.append(chunk)
+        self._tail_size += len(chunk)
+        while self._tail_size - len(self._tail[0]) >= STDERR_TAIL:
+            self._tail_size -= len(self._tail.popleft())
+        self.on_stderr(chunk)
         return True
 
     async def stop(self, grace: float) -> None:
@@ -234,6 +242,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
     def __init__(self, process: Any, errlog: Any) -> None:
         self.pid: int = process.pid
+        self.on_stderr: Callable[[bytes], object] = lambda _: None
         self._process = process
         self._errlog = errlog
 
@@ -274,7 +283,9 @@ class WindowsProcess:  # pragma: no cover - Windows only
         while self._process.returncode is None:
             await anyio.sleep(0.05)
         self._errlog.seek(max(0, self._errlog.tell() - STDERR_TAIL))
-        return ExitStatus(self.pid, code=self._process.returncode, stderr=self._errlog.read())
+        stderr = self._errlog.read()
+        self.on_stderr(stderr.encode())
+        return ExitStatus(self.pid, code=self._process.returncode, stderr=stderr)
 
     @property
     def stderr(self) -> str:

@@ -23,6 +23,7 @@ from ..redact import Redactor
 from .framing import LineFramer, Oversize
 from .process import STDERR_TAIL, ServerProcess, spawn
 from .sse_events import parse
+from .stderr import StderrLines
 
 _EXIT_GRACE = 1.0
 """Seconds between the end of stdout and the exit that usually explains it."""
@@ -297,6 +298,7 @@ async def stdio(
     *,
     max_bytes: int,
     shutdown: float,
+    stderr: StderrLines,
     on_garbage: Callable[[str], None],
     on_start: Callable[[ServerProcess], None],
     on_end: Callable[[Evidence], None],
@@ -309,6 +311,7 @@ async def stdio(
         redactor: Takes secrets out of what the server says.
         max_bytes: The longest message accepted.
         shutdown: Seconds the server gets to stop by itself before it is killed.
+        stderr: Gets what the server writes to stderr.
         on_garbage: Told of each stdout line that is no message, printable.
         on_start: Told of the process.
         on_end: Told, once, how the server ended.
@@ -318,6 +321,7 @@ async def stdio(
     """
     env = {**get_default_environment(), **(parameters.env or {})}
     process = await spawn([parameters.command, *parameters.args], env, parameters.cwd)
+    process.on_stderr = stderr.feed
     on_start(process)
     ended = anyio.Event()
     exited = anyio.Event()
@@ -339,6 +343,7 @@ async def stdio(
     async def watch_exit() -> None:
         nonlocal status
         ended_as = await process.wait()
+        stderr.end()
         status = replace(ended_as, stderr=redactor.clean_tail(ended_as.stderr, STDERR_TAIL))
         exited.set()
         with anyio.move_on_after(_EXIT_GRACE):  # the reader first delivers what the pipe still holds
