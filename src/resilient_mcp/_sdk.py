@@ -470,9 +470,9 @@ _LISTED: dict[str, tuple[str, str, Any]] = {
 """Per list method: the items' key on the wire, the server capability it needs, the result type."""
 
 
-def has_list(capabilities: Any, method: str) -> bool:
-    """Whether a server with `capabilities` answers a list method."""
-    return getattr(capabilities, _LISTED[method][1], None) is not None
+def capability_of(method: str) -> str:
+    """The capability that a list method needs."""
+    return _LISTED[method][1]
 
 
 def listed(method: str, page: Any) -> list[Any]:
@@ -495,10 +495,11 @@ class Session:
     Use `Session.open`. Its methods are the operations on which the two majors differ; `raw` is the `ClientSession`.
     """
 
-    def __init__(self, client: Any, raw: Any, result: Any) -> None:
+    def __init__(self, client: Any, raw: Any, result: Any, *, knows_capabilities: bool = True) -> None:
         self.client = client
         self.raw = raw
         self.initialize_result = result
+        self._knows_capabilities = knows_capabilities
         _keep_answers(raw)
         if MAJOR == 1:
             _outlive_callers(raw)
@@ -524,8 +525,11 @@ class Session:
                 beside.cancel_scope.cancel()
             return
         options = {**options, "mode": "legacy"} if legacy else dict(options)
+        pinned = options.get("mode", "auto") not in {"auto", "legacy"}
         async with _mcp.Client(streams, **options) as client:
-            yield cls(client, client.session, _as_initialize_result(client.session))
+            result = _as_initialize_result(client.session)
+            known = not pinned or options.get("prior_discover") is not None
+            yield cls(client, client.session, result, knows_capabilities=known)
 
     @property
     def protocol_version(self) -> str:
@@ -543,6 +547,13 @@ class Session:
     def capabilities(self) -> Any:
         """The server's declared capabilities."""
         return self.initialize_result.capabilities
+
+    def offers(self, path: str) -> bool:
+        """Whether the server may offer a capability, such as `tools` or `resources.subscribe`.
+
+        One whose protocol version was pinned was never asked what it declares: it may offer anything.
+        """
+        return not self._knows_capabilities or offers(self.capabilities, path)
 
     @property
     def server_info(self) -> Any:

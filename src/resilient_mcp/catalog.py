@@ -71,7 +71,7 @@ class Catalog:
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
         """List the tools over `connection`, and again at each change, until the connection is of no more use."""
-        if not _sdk.offers(connection.session.capabilities, "tools"):
+        if not connection.session.offers("tools"):
             self._done(connection)
             return
         options: Any = {}

@@ -147,7 +147,9 @@ class ResilientClient:
         judge = Classifier(policy, classifier, self._redactor)
         self._handler = message_handler
         self._relays: list[Callable[[Any], Awaitable[None]]] = []
-        self._subscriptions = Subscriptions(policy, hub, judge, lambda: self._supervisor.ready, self._on_message)
+        self._subscriptions = Subscriptions(
+            policy, hub, judge, lambda: self._supervisor.ready, lambda: self._gate.is_closed, self._on_message
+        )
         callbacks = {
             "sampling_callback": sampling_callback,
             "elicitation_callback": elicitation_callback,
@@ -336,7 +338,11 @@ class ResilientClient:
         else:
             await anyio.lowlevel.checkpoint()
 
-    # --- what the bridge and the command line need ---
+    # --- what the bridge, the group and the command line need ---
+
+    def offers(self, capability: str) -> bool:
+        """Whether the server may offer a capability, such as `tools`."""
+        return self._session.offers(capability)
 
     def reword(self, wording: Wording) -> None:
         """Let messages name what the user configured as `wording` does."""
@@ -531,7 +537,7 @@ class ResilientClient:
         return await self._subscription("resources/subscribe", uri, True, options)
 
     async def unsubscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
-        """Ask for no more updates of a resource; at once, also while there is no server."""
+        """Ask for no more updates of a resource; at once, also while there is no server or the circuit is open."""
         return await self._subscription("resources/unsubscribe", uri, None, options)
 
     async def _subscription(

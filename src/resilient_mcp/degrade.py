@@ -150,7 +150,7 @@ class Degrade:
         connection = self._supervisor.connection
         if error.error.code != _sdk.METHOD_NOT_FOUND or needed is None or connection is None:
             return
-        if not _sdk.offers(connection.session.capabilities, needed):
+        if not connection.session.offers(needed):
             server = self._hub.server
             add_note(error, f"the MCP server {server!r} does not declare the capability {needed}: do not ask again")
 

@@ -329,7 +329,7 @@ async def _all_pages(client: ResilientClient, method: str) -> list[Any]:
         raise client.error  # it never was ready, and entering gave it its time: what it has is not missed yet
     await client.wait_ready()
     items: list[Any] = []
-    if not _sdk.has_list(client.server_capabilities, method):
+    if not client.offers(_sdk.capability_of(method)):
         return items
     async for page in pages(getattr(client, method)):
         items += _sdk.listed(method, page)

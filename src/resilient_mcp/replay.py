@@ -342,6 +342,8 @@ class Replay:
             return None
         if _sdk.is_connection_closed(exc):
             return await self._connection.why_closed()
+        if not self._connection.wired and isinstance(exc, _sdk.MCPError):
+            return None  # no edge sees what a server in this process answers
         kind = Kind.TIMEOUT if isinstance(exc, TimeoutError) else Kind.CLOSED
         return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
 

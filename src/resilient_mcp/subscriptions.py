@@ -39,6 +39,7 @@ class Subscriptions:
         hub: Where to report.
         classifier: Says whether a failure is the whole connection's.
         current: Gives the connection that takes calls, or None.
+        is_free: Whether calls go through, as far as the circuit is asked.
         handler: Gets every message, and an update of each resource that may have been missed.
     """
 
@@ -48,12 +49,14 @@ class Subscriptions:
         hub: Hub,
         classifier: Classifier,
         current: Callable[[], Connection | None],
+        is_free: Callable[[], bool],
         handler: Callable[[Any], Awaitable[None]],
     ) -> None:
         self._policy = policy
         self._hub = hub
         self._classifier = classifier
         self._current = current
+        self._is_free = is_free
         self._handler = handler
         self._desk = Desk()
         self._closed = False
@@ -102,8 +105,8 @@ class Subscriptions:
             before = ledger.want(key, USER, value)
         else:
             ledger.release(key, USER)
-            if ledger.wanted(key) is not None or connection is None:
-                desk.tell()
+            if ledger.wanted(key) is not None or connection is None or not self._is_free():
+                desk.tell()  # the replay sees to the rest
                 return EmptyResult()
         generation = 0
 
@@ -205,11 +208,10 @@ class Subscriptions:
             raise ServerUnavailable(text, advice=text, server=name, operation="subscriptions/listen")
 
     def _check_offered(self, watcher: Watcher, connection: Connection) -> None:
-        capabilities = connection.session.capabilities
-        lacking = [path for path in watcher.capabilities() if not _sdk.offers(capabilities, path)]
+        lacking = [path for path in watcher.capabilities() if not connection.session.offers(path)]
         if lacking:
             name = self._hub.server
-            text = f"MCP server {name!r} does not declare {' and '.join(lacking)}: watch() would wait for ever."
+            text = f"MCP server {name!r} does not declare {' and '.join(lacking)}: watch() would never see a change."
             raise ResilienceError(text, advice=text, server=name, operation="watch")
 
     async def _in_force(self, keys: list[Key], connection: Connection, *, patient: bool) -> None:
@@ -242,9 +244,10 @@ class Subscriptions:
 
         def offered(key: Key) -> bool:
             if isinstance(key, Listen):
-                return not legacy and any(_sdk.offers(session.capabilities, path) for path in key.capabilities())
+                asked = any(isinstance(holder, ListenWatcher) for holder in desk.ledger.holders(key))
+                return not legacy and (asked or any(map(session.offers, key.capabilities())))
             needed = _NEEDED[type(key)]
-            return legacy and (needed in desk.proven or _sdk.offers(session.capabilities, needed))
+            return legacy and (needed in desk.proven or session.offers(needed))
 
         if not desk.ledger.begin(connection.generation, offered):
             return

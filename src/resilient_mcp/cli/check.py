@@ -129,7 +129,7 @@ def _unfinished(client: ResilientClient, timeout: float) -> str:
 
 
 async def _count_tools(client: ResilientClient, report: Report) -> None:
-    if not _sdk.has_list(client.server_capabilities, "list_tools"):
+    if not client.offers("tools"):
         return
     began = time.monotonic()
     tools = 0
