@@ -148,7 +148,12 @@ class ResilientClient:
         self._handler = message_handler
         self._relays: list[Callable[[Any], Awaitable[None]]] = []
         self._subscriptions = Subscriptions(
-            policy, hub, judge, lambda: self._supervisor.ready, lambda: self._gate.is_closed, self._on_message
+            policy,
+            hub,
+            judge,
+            lambda: self._supervisor.ready,
+            is_free=lambda: self._gate.is_closed,
+            handler=self._on_message,
         )
         callbacks = {
             "sampling_callback": sampling_callback,

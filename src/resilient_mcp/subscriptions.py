@@ -49,6 +49,7 @@ class Subscriptions:
         hub: Hub,
         classifier: Classifier,
         current: Callable[[], Connection | None],
+        *,
         is_free: Callable[[], bool],
         handler: Callable[[Any], Awaitable[None]],
     ) -> None:

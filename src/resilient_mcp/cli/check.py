@@ -18,7 +18,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from .. import _sdk
 from ..catalog import pages
 from ..client import ResilientClient
 from ..config import ServerConfig
