@@ -15,6 +15,8 @@ from resilient_mcp.events import Hub
 from resilient_mcp.evidence import Kind
 from resilient_mcp.executor import Executor, _Call, _Miss
 from resilient_mcp.operation import Operation
+from resilient_mcp.remedies import in_python
+from resilient_mcp.supervisor import Supervisor
 
 HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
 | --- | --- | --- | --- | --- |"""
@@ -26,6 +28,7 @@ RUN = {
 }
 KIND_ROWS = {
     Kind.NETWORK: "the network failed after it was sent",
+    Kind.TLS: "the TLS handshake failed: a certificate that is not trusted, or no TLS",
     Kind.PROCESS: "the server process ended",
     Kind.CLOSED: "the connection closed",
     Kind.TIMEOUT: "no answer within the time limit",
@@ -68,7 +71,7 @@ def failures() -> list[tuple[str, Failure]]:
         )
     ]
     for kind, name in KIND_ROWS.items():
-        delivery = Delivery.REJECTED if kind is Kind.AUTH else Delivery.UNKNOWN
+        delivery = {Kind.AUTH: Delivery.REJECTED, Kind.TLS: Delivery.NOT_SENT}.get(kind, Delivery.UNKNOWN)
         rows.append((name, failed(None, Evidence(kind, delivery, "x"))))
     assert set(KIND_ROWS) == set(KINDS)
     rows.append(("HTTP 404 with a session id, 400 that speaks of the session", http(404, session_id_sent=True)))
@@ -98,7 +101,9 @@ def again(verdict: Verdict) -> str:
 
 async def table() -> str:
     policy = Policy()
-    executor = Executor(None, None, catalog=None, policy=policy, hub=Hub("s"), classifier=Classifier(policy))  # type: ignore[arg-type]
+    hub = Hub("s")
+    supervisor = Supervisor(None, policy, hub, in_python(None))  # type: ignore[arg-type]
+    executor = Executor(supervisor, None, catalog=None, policy=policy, hub=hub, classifier=Classifier(policy))  # type: ignore[arg-type]
     lines = [HEAD]
     for name, failure in failures():
         verdict = Classifier(policy).judge(failure, now=0)

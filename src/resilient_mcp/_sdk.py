@@ -12,13 +12,14 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from dataclasses import MISSING, fields, replace
 from datetime import timedelta
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 from urllib.request import getproxies
 
 import anyio
@@ -441,10 +442,95 @@ SESSION_OPTIONS = frozenset(inspect.signature(_SESSION_CLASS).parameters) - {
     "server",
     "dispatcher",
     "read_timeout_seconds",
-    "prior_discover",
     *_CALLBACKS,
 }
+if MAJOR != 1:  # for what `mcp.Client` takes extensions
+    SESSION_OPTIONS |= {"result_claims", "notification_bindings"}
 """What `ResilientClient(**session_options)` may hand on to the installed SDK's session."""
+
+_OPTION_TYPES: dict[str, Any] = {
+    "client_info": types.Implementation,
+    "sampling_capabilities": types.SamplingCapability,
+    "raise_exceptions": bool,
+    "input_required_max_rounds": int,
+    "prior_discover": getattr(types, "DiscoverResult", None),
+    "experimental_task_handlers": MAJOR == 1
+    and import_module("mcp.client.experimental.task_handlers").ExperimentalTaskHandlers,
+    "extensions": (Sequence, Mapping),
+}
+
+
+def check_options(server: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what the installed SDK's session would refuse when it connects, or choke on later.
+
+    Args:
+        server: What the client was given; a URL identifies a shared cache.
+        options: Callbacks and options.
+
+    Raises:
+        TypeError: One is of the wrong type.
+        ValueError: One has an impossible value.
+    """
+    for name, value in options.items():
+        if value is None:
+            continue
+        if (wanted := _OPTION_TYPES.get(name)) and not isinstance(value, wanted):
+            kind = getattr(wanted, "__name__", "sequence of ClientExtension")
+            raise TypeError(f"{name} is {printable(repr(value), 100)}: pass a {kind}")
+        if name.endswith(("_callback", "_handler")) and not callable(value):
+            raise TypeError(f"{name} is {printable(repr(value), 100)}: pass a coroutine function")
+        if name == "log_level" and value not in get_args(types.LoggingLevel):
+            levels = ", ".join(map(repr, get_args(types.LoggingLevel)))
+            raise ValueError(f"log_level is {printable(repr(value), 100)}: pass one of {levels}")
+    if MAJOR != 1:
+        _client_of(server.url if isinstance(server, StreamableHttpParameters) else nullcontext(), options)
+
+
+def identified(cache: Any, server: Any) -> Any:
+    """A cache configuration that names the server whose answers it keeps: its store may be shared."""
+    if cache is None or cache.target_id is not None or not isinstance(server, StreamableHttpParameters):
+        return cache
+    url = http.URL(server.url).copy_with(userinfo=b"")
+    return replace(cache, target_id=str(url))
+
+
+def default_of(option: str) -> Any:
+    """What the installed SDK takes for a session option that was not given; None where there is no such option."""
+    if MAJOR == 1:
+        return None  # the defaults of all that `ClientSession` takes
+    declared = next((field for field in fields(_mcp.Client) if field.name == option), None)
+    if declared is None:
+        return None
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
+def _client_of(target: Any, options: Mapping[str, Any]) -> Any:
+    """The `mcp.Client` of 2.x for these options, those of its `ClientSession` included.
+
+    Raises:
+        TypeError, ValueError: It refuses them.
+    """
+    options = dict(options)
+    bindings = options.pop("notification_bindings", None)
+    claims: Mapping[str, Any] = options.pop("result_claims", None) or {}
+    extensions = options.get("extensions")
+    if isinstance(extensions, Mapping) or claims:
+        settings: Mapping[str, Any] = extensions if isinstance(extensions, Mapping) else {}
+        if strangers := claims.keys() - settings.keys():
+            raise ValueError(f"result_claims names {min(strangers)!r}, which extensions= does not: add it there")
+        options["extensions"] = [_extension(name, said, claims.get(name, ())) for name, said in settings.items()]
+    client = _mcp.Client(target, **options)
+    if bindings:
+        folded = client._folded_extensions  # noqa: SLF001 - the client takes bindings from extensions only
+        client._folded_extensions = replace(folded, bindings=(*(folded.bindings or ()), *bindings))  # noqa: SLF001
+    return client
+
+
+def _extension(identifier: str, settings: Mapping[str, Any], claims: Sequence[Any]) -> Any:
+    """What a `ClientSession` of 2.x is told of an extension, as `mcp.Client` wants it."""
+    extension = import_module("mcp.client.extension").advertise(identifier, dict(settings))
+    extension.claims = lambda: tuple(claims)
+    return extension
 
 
 def _undecorated(method: str) -> Callable[..., Awaitable[Any]]:
@@ -526,7 +612,7 @@ class Session:
             return
         options = {**options, "mode": "legacy"} if legacy else dict(options)
         pinned = options.get("mode", "auto") not in {"auto", "legacy"}
-        async with _mcp.Client(streams, **options) as client:
+        async with _client_of(streams, options) as client:
             result = _as_initialize_result(client.session)
             known = not pinned or options.get("prior_discover") is not None
             yield cls(client, client.session, result, knows_capabilities=known)
@@ -554,6 +640,11 @@ class Session:
         One whose protocol version was pinned was never asked what it declares: it may offer anything.
         """
         return not self._knows_capabilities or offers(self.capabilities, path)
+
+    @property
+    def raw_initialize_result(self) -> Any:
+        """What `initialize` answered; None where the session was negotiated by `server/discover`."""
+        return self.initialize_result if MAJOR == 1 else self.raw.initialize_result
 
     @property
     def server_info(self) -> Any:
@@ -820,9 +911,10 @@ def _keep_answers(session: Any) -> None:
     validate = getattr(session, method)
     validators = _Validators()
     listing: anyio.Event | None = None
+    listed = False
 
     async def list_once(name: str) -> None:
-        nonlocal listing
+        nonlocal listing, listed
         if listing is not None:
             await listing.wait()
             return
@@ -830,6 +922,7 @@ def _keep_answers(session: Any) -> None:
         token = current_attempt.set(None)
         try:
             await session.list_tools()
+            listed = True
         except Exception as exc:
             logger.debug("the answer of %s is not validated: %s", printable(name, 100), printable(str(exc)))
         finally:
@@ -841,6 +934,8 @@ def _keep_answers(session: Any) -> None:
             with anyio.move_on_after(_listing_patience()):
                 await list_once(name)
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
+        if listed and name not in schemas:
+            logger.warning("the server does not list the tool %s: its answer is not validated", printable(name, 100))
         if name not in schemas or (MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result))):
             return
         try:
@@ -941,6 +1036,24 @@ def listen(session: Session, **filters: Any) -> AbstractAsyncContextManager[Any]
     if MAJOR == 1:
         raise RuntimeError(f"listen() needs mcp 2.x and a server at 2026-07-28; installed is mcp {VERSION}")
     return cast("AbstractAsyncContextManager[Any]", session.client.listen(**filters))
+
+
+def needs_1(what: str) -> None:
+    """Raise RuntimeError unless mcp 1.x is installed."""
+    if MAJOR != 1:
+        raise RuntimeError(f"{what} needs mcp 1.x; installed is mcp {VERSION}")
+
+
+def needs_2(what: str) -> None:
+    """Raise RuntimeError unless mcp 2.x is installed."""
+    if MAJOR == 1:
+        raise RuntimeError(f"{what} needs mcp 2.x; installed is mcp {VERSION}")
+
+
+def experimental(client: Any) -> Any:
+    """The experimental features of 1.x, over `client` in the place of a session."""
+    needs_1("experimental")
+    return import_module("mcp.client.experimental").ExperimentalClientFeatures(client)
 
 
 def uri_text(uri: Any) -> str:

@@ -62,6 +62,17 @@ _MARGIN = 1.0
 """Seconds beyond its own limits that closing may take."""
 
 
+class _Given:
+    """An attribute that shows what was given for an option of the SDK's session, or the SDK's default."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self._default = _sdk.default_of(name)
+
+    def __get__(self, client: ResilientClient | None, owner: type) -> Any:
+        return self._default if client is None else client._given.get(self._name, self._default)  # noqa: SLF001
+
+
 class ResilientClient:
     """A client for one MCP server that stays usable while the server, its process or its network does not.
 
@@ -127,7 +138,7 @@ class ResilientClient:
         read_timeout_seconds: Timeout = None,
         **session_options: Any,
     ) -> None:
-        server = servers.checked(server)
+        given, server = server, servers.checked(server)
         servers.check_http_client(http_client, server)
         check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
@@ -147,6 +158,7 @@ class ResilientClient:
         judge = Classifier(policy, classifier, self._redactor)
         self._handler = message_handler
         self._relays: list[Callable[[Any], Awaitable[None]]] = []
+        self._routers: list[Any] = []
         self._subscriptions = Subscriptions(
             policy,
             hub,
@@ -155,23 +167,28 @@ class ResilientClient:
             is_free=lambda: self._gate.is_closed,
             handler=self._on_message,
         )
-        callbacks = {
+        self._given = {
             "sampling_callback": sampling_callback,
             "elicitation_callback": elicitation_callback,
             "list_roots_callback": list_roots_callback,
             "logging_callback": logging_callback,
-            "message_handler": self._subscriptions.on_message,
+            "message_handler": message_handler,
             "client_info": client_info,
+            **session_options,
         }
+        _sdk.check_options(server, self._given)
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
-        self._options = {**callbacks, **session_options}
+        self._options = {**self._given, "message_handler": self._subscriptions.on_message}
+        self._given |= {"server": given, "read_timeout_seconds": read_timeout_seconds}
+        if "cache" in self._options:
+            self._options["cache"] = _sdk.identified(self._options["cache"], server)
         errlog = sys.stderr if errlog is _STDERR else errlog
         self._connector = connector = Connector(server, policy, self._options, http_client, hub, errlog=errlog)
         self._catalog = Catalog(judge, hub)
         self._subscriptions.feed(self._catalog.changed)
         self._gate = Gate(policy, hub)
         self._supervisor = Supervisor(
-            connector, policy, hub, in_python(server), on_connected=self._gate.connected, on_ready=self._on_ready
+            connector, policy, hub, in_python(server), on_connected=self._on_connected, on_ready=self._on_ready
         )
         self._health = HealthCheck(policy, self._gate, judge, idle=not servers.speaks_for_itself(server))
         self._stats = Recorder(self._redactor)
@@ -346,8 +363,8 @@ class ResilientClient:
     # --- what the bridge, the group and the command line need ---
 
     def offers(self, capability: str) -> bool:
-        """Whether the server may offer a capability, such as `tools`."""
-        return self._session.offers(capability)
+        """Whether the server may offer a capability, such as `tools`; False before the first connection."""
+        return self._session is not None and self._session.offers(capability)
 
     def reword(self, wording: Wording) -> None:
         """Let messages name what the user configured as `wording` does."""
@@ -371,6 +388,13 @@ class ResilientClient:
         for name, value in options.items():
             if self._options.get(name) is None:
                 self._options[name] = value
+
+    def _on_connected(self) -> None:
+        connection = self._supervisor.connection
+        assert connection is not None
+        for router in self._routers:
+            connection.session.raw.add_response_router(router)
+        self._gate.connected()
 
     async def _on_ready(self, connection: Connection) -> None:
         self._last = connection.session
@@ -400,49 +424,94 @@ class ResilientClient:
     async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
         return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
 
+    # --- what was given, as the attributes of `mcp.Client` show it ---
+
+    server = _Given()
+    sampling_callback = _Given()
+    elicitation_callback = _Given()
+    list_roots_callback = _Given()
+    logging_callback = _Given()
+    message_handler = _Given()
+    client_info = _Given()
+    read_timeout_seconds = _Given()
+    sampling_capabilities = _Given()
+    mode = _Given()
+    prior_discover = _Given()
+    log_level = _Given()
+    extensions = _Given()
+    input_required_max_rounds = _Given()
+    raise_exceptions = _Given()
+    cache = _Given()
+
+    @property
+    def session(self) -> Self:
+        """This client: it has every method of `ClientSession`, which is what `mcp.Client.session` is for."""
+        return self
+
     # --- what was negotiated ---
 
     @property
-    def _session(self) -> _sdk.Session:
+    def _session(self) -> _sdk.Session | None:
         connection = self._supervisor.connection
-        session = connection.session if connection is not None else self._last
-        if session is None:
-            raise RuntimeError(f"the client of {self.name!r} is not connected: enter it with `async with` first")
-        return session
+        return connection.session if connection is not None else self._last
 
     async def initialize(self) -> types.InitializeResult:
         """The result that was negotiated, of the newest connection. Calling it again negotiates nothing."""
+        session = await self._connected()
+        return cast("types.InitializeResult", session.initialize_result)
+
+    async def discover(self) -> Any:
+        """The `DiscoverResult` that was negotiated (mcp 2.x). Calling it again negotiates nothing.
+
+        Raises:
+            RuntimeError: The SDK is too old for it, or the server: it was asked to `initialize`.
+        """
+        _sdk.needs_2("discover()")
+        session = await self._connected()
+        if (result := session.raw.discover_result) is None:
+            version = session.protocol_version
+            raise RuntimeError(f"discover() needs a server at 2026-07-28; {self.name!r} speaks {version}")
+        return result
+
+    async def _connected(self) -> _sdk.Session:
         await self.wait_ready()
-        return cast("types.InitializeResult", self._session.initialize_result)
+        assert self._session is not None
+        return self._session
 
     @property
-    def initialize_result(self) -> types.InitializeResult:
-        """The same, without waiting."""
-        return cast("types.InitializeResult", self._session.initialize_result)
+    def initialize_result(self) -> types.InitializeResult | None:
+        """What `initialize` answered, without waiting; None before the first connection, and at 2026-07-28."""
+        session = self._session
+        return None if session is None else cast("types.InitializeResult | None", session.raw_initialize_result)
+
+    @property
+    def discover_result(self) -> Any:
+        """What `server/discover` answered, without waiting; None before, and up to 2025-11-25."""
+        return None if self._session is None else getattr(self._session.raw, "discover_result", None)
 
     def get_server_capabilities(self) -> types.ServerCapabilities | None:
-        """The server's capabilities, as `ClientSession` of mcp 1.x spells it; None before the first connection."""
-        return None if self._last is None and self._supervisor.connection is None else self.server_capabilities
+        """The server's capabilities, as `ClientSession` of mcp 1.x spells it."""
+        return self.server_capabilities
 
     @property
-    def server_capabilities(self) -> types.ServerCapabilities:
-        """The server's capabilities."""
-        return cast("types.ServerCapabilities", self._session.capabilities)
+    def server_capabilities(self) -> types.ServerCapabilities | None:
+        """The server's capabilities; None before the first connection, and so are the next three."""
+        return None if self._session is None else cast("types.ServerCapabilities", self._session.capabilities)
 
     @property
     def server_info(self) -> types.Implementation | None:
         """The server's name and version, if it said."""
-        return cast("types.Implementation | None", self._session.server_info)
+        return None if self._session is None else cast("types.Implementation | None", self._session.server_info)
 
     @property
     def instructions(self) -> str | None:
         """The server's instructions, if any."""
-        return self._session.instructions
+        return None if self._session is None else self._session.instructions
 
     @property
-    def protocol_version(self) -> str:
+    def protocol_version(self) -> str | None:
         """The negotiated protocol version."""
-        return self._session.protocol_version
+        return None if self._session is None else self._session.protocol_version
 
     # --- tools ---
 
@@ -728,6 +797,55 @@ class ResilientClient:
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send any notification as it is on the wire."""
         await self._run_operation(method, lambda session, _: session.notify(method, params))
+
+    # --- what one major of the SDK has ---
+
+    @property
+    def experimental(self) -> Any:
+        """The SDK's experimental tasks (mcp 1.x), whose requests are this client's.
+
+        Raises:
+            RuntimeError: The installed SDK has none.
+        """
+        return _sdk.experimental(self)
+
+    def add_response_router(self, router: Any) -> None:
+        """Let `router` see the responses of this connection, and of all to come, first (mcp 1.x).
+
+        Raises:
+            RuntimeError: The installed SDK has none.
+        """
+        _sdk.needs_1("add_response_router()")
+        self._routers.append(router)
+        if (connection := self._supervisor.connection) is not None:
+            connection.session.raw.add_response_router(router)
+
+    async def send_discover(self, version: str) -> dict[str, Any]:
+        """Send one `server/discover` at `version`, and get its result as it came (mcp 2.x). Nothing is negotiated.
+
+        Raises:
+            RuntimeError: The SDK is too old for it.
+        """
+        _sdk.needs_2("send_discover()")
+        return cast("dict[str, Any]", await self._simple("server/discover", "send_discover", version))
+
+    async def dispatch_input_request(self, ctx: Any, request: Any) -> Any:
+        """Have the callbacks of this client answer a server's request for input, as on `ClientSession` (mcp 2.x).
+
+        Raises:
+            RuntimeError: The SDK is too old for it.
+        """
+        _sdk.needs_2("dispatch_input_request()")
+        return await (await self._connected()).raw.dispatch_input_request(ctx, request)
+
+    async def validate_tool_result(self, name: str, result: types.CallToolResult) -> None:
+        """Check a result against the tool's output schema, as on `ClientSession` (mcp 2.x).
+
+        Raises:
+            RuntimeError: It does not conform, or the SDK is too old for it.
+        """
+        _sdk.needs_2("validate_tool_result()")
+        await self._simple(_sdk.LISTS["list_tools"], "validate_tool_result", name, result)
 
     def as_transport(self) -> BridgeTransport:
         """A transport whose other end is an MCP server in front of this client.

@@ -1,0 +1,231 @@
+"""Every name, argument and option of the SDK's clients is here, as the README says; wrong ones are refused at once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import mcp
+import pytest
+from mcp import ClientSession, types
+
+from resilient_mcp import ResilientClient, _sdk
+
+from .support import LEGACY, ROOT, client_of, raw_server, sdk_server
+from .test_events import Records, records  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.anyio
+
+needs_2 = pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+needs_1 = pytest.mark.skipif(_sdk.MAJOR != 1, reason="needs mcp 1.x")
+MODELS: list[Any] = [ClientSession, *([mcp.Client] if _sdk.MAJOR != 1 else [])]
+NOWHERE = "http://127.0.0.1:9/mcp"
+
+
+def named_in_readme() -> set[str]:
+    """What the README says is missing."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    paragraph = text.partition("Three things are missing")[2].partition("\n\n")[0]
+    return set(re.findall(r"`(\w+)(?:\(\))?`", paragraph)) - {"prior_discover"}
+
+
+def names_of(model: Any) -> set[str]:
+    return {name for name in [*dir(model), *getattr(model, "__annotations__", {})] if not name.startswith("_")}
+
+
+def arguments_of(function: Any) -> list[inspect.Parameter]:
+    return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.name != "self"]
+
+
+def test_every_name_is_there():
+    """Methods, properties and fields of both of the SDK's clients; the README says what is missing, and only that."""
+    missing = {name for model in MODELS for name in names_of(model) if not hasattr(ResilientClient, name)}
+    taken = {*inspect.signature(ResilientClient).parameters, *_sdk.SESSION_OPTIONS}
+    missing |= {argument.name for model in MODELS for argument in arguments_of(model)} - taken
+    assert missing - {"adopt"} <= named_in_readme()
+    assert named_in_readme() == {"adopt", "read_stream", "write_stream", "dispatcher"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_argument_is_there(model: Any):
+    """Each method takes the arguments of the SDK's: those by position in the same order, with the same defaults."""
+    for name in sorted(names_of(model) - named_in_readme()):
+        theirs, ours = inspect.getattr_static(model, name, None), inspect.getattr_static(ResilientClient, name)
+        assert isinstance(theirs, property) <= isinstance(ours, property), name
+        if not inspect.isroutine(theirs):
+            continue
+        taken = {argument.name: argument for argument in arguments_of(ours)}
+        takes_any = any(argument.kind is argument.VAR_KEYWORD for argument in taken.values())
+        for argument in arguments_of(theirs):
+            assert argument.name in taken or takes_any, f"{name}({argument.name}=)"
+        positional = [a for a in arguments_of(theirs) if a.kind is a.POSITIONAL_OR_KEYWORD and a.name in taken]
+        for theirs_at, ours_at in zip(positional, taken.values(), strict=False):
+            assert (theirs_at.name, theirs_at.default) == (ours_at.name, ours_at.default), name
+
+
+def test_what_was_given_can_be_read():
+    """As the fields of `mcp.Client`; before a connection nothing is known of the server, and that is no error."""
+
+    async def answer(*_: Any) -> Any: ...
+
+    server = raw_server()
+    info = types.Implementation(name="x", version="1")
+    client = ResilientClient(server, sampling_callback=answer, client_info=info, read_timeout_seconds=5)
+    assert client.server is server
+    assert client.sampling_callback is answer
+    assert client.message_handler is client.elicitation_callback is None
+    assert client.client_info is info
+    assert client.read_timeout_seconds == 5
+    assert client.session is client
+    assert client.mode == (None if _sdk.MAJOR == 1 else "auto")
+    negotiated = [client.initialize_result, client.discover_result, client.server_capabilities, client.server_info]
+    assert [*negotiated, client.instructions, client.protocol_version] == [None] * 6
+    assert client.get_server_capabilities() is None
+    assert not client.offers("tools")
+
+
+WRONG: Mapping[str, Any] = {
+    "sampling_callback": 5,
+    "message_handler": "print",
+    "client_info": {"name": "x"},
+    "sampling_capabilities": 5,
+    **(
+        {"experimental_task_handlers": lambda: None}
+        if _sdk.MAJOR == 1
+        else {
+            "mode": "nonsense",
+            "log_level": "nope",
+            "extensions": 5,
+            "input_required_max_rounds": "many",
+            "raise_exceptions": "yes",
+            "prior_discover": {},
+            "result_claims": {"example/x": []},
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_a_wrong_option_is_refused_at_construction(option: str):
+    """With its name and its value, or in the SDK's own words; and not when the first connection is made."""
+    with pytest.raises((TypeError, ValueError), match=option.partition("_task")[0]):
+        ResilientClient(NOWHERE, **{option: WRONG[option]})
+
+
+@needs_2
+async def test_a_shared_cache_knows_its_server():
+    """A cache with a store of the user's takes the URL for its identity, without the password, on every connection."""
+    from mcp.client.caching import CacheConfig, InMemoryResponseCacheStore
+
+    config = CacheConfig(store=InMemoryResponseCacheStore(), partition="user")
+    client = ResilientClient("http://user:secret@127.0.0.1:9/mcp", cache=config)
+    assert client.cache is config
+    assert client._options["cache"].target_id == NOWHERE
+    with pytest.raises(ValueError, match="target_id"):
+        ResilientClient(raw_server(), cache=config)
+    assert ResilientClient(NOWHERE, cache=None).cache is None
+
+
+@needs_2
+async def test_discovery_can_be_read_and_reused():
+    """What was discovered is there, also for a client that pins the version by it; up to 2025-11-25 there is none."""
+    async with client_of(sdk_server(), mode="auto") as client:
+        discovered = await client.discover()
+        assert client.discover_result is discovered
+        assert client.initialize_result is None
+        assert (await client.initialize()).server_info.name == "test server"
+        raw = await client.send_discover("2026-07-28")
+        assert raw["supportedVersions"] == discovered.supported_versions
+    options = {"mode": "2026-07-28", "prior_discover": discovered}
+    async with client_of(sdk_server(), **options) as pinned:
+        assert pinned.discover_result is discovered
+        assert pinned.server_capabilities == discovered.capabilities
+        assert not pinned.offers("nothing")
+    async with client_of(sdk_server(), **LEGACY) as client:
+        assert client.discover_result is None
+        assert client.initialize_result is not None
+        with pytest.raises(RuntimeError, match="needs a server at 2026-07-28"):
+            await client.discover()
+
+
+@needs_2
+async def test_the_sessions_own_helpers():
+    """Output is validated, and requests for input are answered, as on `ClientSession`."""
+    from mcp.client.session import ClientRequestContext
+
+    async def roots(context: Any) -> Any:
+        return types.ListRootsResult(roots=[types.Root(uri="file:///x")])
+
+    async with client_of(sdk_server(), list_roots_callback=roots) as client:
+        context = ClientRequestContext(session=client, request_id="1")
+        assert str((await client.dispatch_input_request(context, types.ListRootsRequest())).roots[0].uri) == "file:///x"
+        bad = types.CallToolResult(content=[], structured_content={"result": "no number"})
+        with pytest.raises(RuntimeError, match="pid"):
+            await client.validate_tool_result("pid", bad)
+        await client.validate_tool_result("echo", bad)
+
+
+@needs_1
+async def test_experimental_tasks_go_the_way_of_all_requests():
+    """`session.experimental` asks through this client, and says what the server says."""
+    async with client_of(raw_server()) as client:
+        with pytest.raises(_sdk.MCPError, match=r"Unknown method|not found|tasks/get"):
+            await client.experimental.get_task("1")
+
+
+@needs_1
+async def test_a_response_router_is_there_on_every_connection():
+    """It sees the responses of the connection it was added on, and of the next one."""
+
+    class Router:
+        seen = 0
+
+        def route_response(self, request_id: Any, response: Any) -> bool:
+            self.seen += 1
+            return False
+
+        def route_error(self, request_id: Any, error: Any) -> bool:
+            return False
+
+    router = Router()
+    async with client_of(raw_server()) as client:
+        client.add_response_router(router)
+        await client.send_ping()
+        before = router.seen
+        assert before
+        await client.restart()
+        await client.send_ping()
+        assert router.seen > before
+
+
+async def test_what_only_the_other_major_has_says_so():
+    """The installed version and the one that is needed are named."""
+    async with client_of(raw_server()) as client:
+        if _sdk.MAJOR == 1:
+            with pytest.raises(RuntimeError, match=r"discover\(\) needs mcp 2.x; installed is mcp 1"):
+                await client.discover()
+            with pytest.raises(RuntimeError, match="needs mcp 2.x"):
+                await client.send_discover("2026-07-28")
+            with pytest.raises(RuntimeError, match="needs mcp 2.x"):
+                await client.dispatch_input_request(None, None)
+            with pytest.raises(RuntimeError, match="needs mcp 2.x"):
+                await client.validate_tool_result("x", types.CallToolResult(content=[]))
+        else:
+            with pytest.raises(RuntimeError, match=r"experimental needs mcp 1.x; installed is mcp 2"):
+                _ = client.experimental
+            with pytest.raises(RuntimeError, match="needs mcp 1.x"):
+                client.add_response_router(None)
+
+
+async def test_a_tool_that_is_not_listed_is_warned_of(records: Records):  # noqa: F811
+    """As by the SDK: its answer comes, and a warning that it was not validated."""
+    async with client_of(sdk_server()) as client:
+        assert _sdk.is_error_result(await client.call_tool("no_such_tool"))
+        structured = {"content": [], "structuredContent": {"x": 1}}
+    async with client_of(raw_server()) as client:
+        await client.call_tool("result", {"result": structured})
+    assert [record.getMessage() for record in records.records if "does not list the tool" in record.getMessage()] == [
+        "the server does not list the tool result: its answer is not validated"
+    ]
