@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +15,7 @@ from resilient_mcp import config
 from .npm import NODE, needs_npm, program
 from .support import ROOT, HttpServer, free_port
 from .test_cli import COMMAND
-from .test_examples import clean_environment, marked, run_alone, wait_until_alone
+from .test_examples import run_alone
 
 
 def entry(module: str, *arguments: str) -> dict[str, Any]:
@@ -137,23 +135,6 @@ def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
     assert "3 of 6 servers are well" in done.stdout
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
-def test_interrupted(tmp_path: Path):
-    """Ctrl-C in the middle leaves no server."""
-    command = [sys.executable, *COMMAND, "check", write(tmp_path, {"mute": MUTE})]
-    check = subprocess.Popen(command, env=clean_environment(tmp_path), stdout=subprocess.DEVNULL)
-    try:
-        while len(marked(tmp_path)) < 2:
-            assert check.poll() is None
-            time.sleep(0.02)
-        check.send_signal(signal.SIGINT)
-        assert check.wait() == 128 + signal.SIGINT
-    finally:
-        check.kill()
-        check.wait()
-    assert wait_until_alone(tmp_path) == []
-
-
 @pytest.mark.parametrize("command", [["check", "nope.json"], ["call", "nope.json", "a", "b"]])
 def test_a_file_that_cannot_be_used(command: list[str], tmp_path: Path):
     """Exit status 2, and why."""
@@ -161,6 +142,36 @@ def test_a_file_that_cannot_be_used(command: list[str], tmp_path: Path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("nope.json: cannot be read (No such file or directory)")
+
+
+NPM = """
+npm error code E404
+npm error 404 Not Found - GET https://registry.npmjs.org/@scope%2fdoes-not-exist - Not found
+npm error 404
+npm error 404  '@scope/does-not-exist@*' is not in this registry.
+npm error 404
+npm error 404 Note that you can also install from a
+npm error 404 tarball, folder, http url, or git url.
+npm error A complete log of this run can be found in: /home/me/.npm/_logs/2026-01-01T00_00_00_000Z-debug-0.log
+"""
+
+
+def test_the_lines_of_stderr_that_name_the_cause(tmp_path: Path):
+    """A package that does not exist is named, though npm says much after it."""
+    script = f"import sys; sys.stderr.write({NPM!r}); sys.exit(1)"
+    path = write(tmp_path, {"one": {"command": sys.executable, "args": ["-c", script]}})
+    done = run_alone(*COMMAND, "check", path, home=tmp_path)
+    cells = [line.split("│")[3].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert "'@scope/does-not-exist@*' is not in this registry." in " ".join(cells)
+    assert "tarball" not in done.stdout
+
+
+def test_a_misspelt_file_name(tmp_path: Path):
+    """The file beside it is proposed."""
+    path = write(tmp_path, {"one": GOOD})
+    done = run_alone(*COMMAND, "check", path.replace("mcp.json", "mpc.json"), home=tmp_path)
+    assert done.returncode == 2
+    assert f"did you mean {path!r}?" in done.stderr
 
 
 def test_an_unknown_server(tmp_path: Path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +17,18 @@ from types import SimpleNamespace
 import anyio
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from resilient_mcp.cli.app import app
+from resilient_mcp.cli.call import no_such_tool
+from resilient_mcp.cli.run import run
+from resilient_mcp.cli.signals import Signals, signals
+from resilient_mcp.cli.tools import shown, type_of
 from resilient_mcp.demo import screen, stage
 from resilient_mcp.demo.scenes import SCENES
 from resilient_mcp.demo.stage import Scene, Side
 
+from .support import ROOT
 from .test_examples import clean_environment, marked, run_alone, wait_until_alone
 
 COMMAND = ("-c", "from resilient_mcp.cli import main; main()")
@@ -104,6 +114,347 @@ def is_stopped(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
         return False
+
+
+def server(module: str, *arguments: str) -> dict[str, object]:
+    return {"command": sys.executable, "args": ["-m", f"tests.servers.{module}", *arguments], "cwd": str(ROOT)}
+
+
+def config_of(folder: Path, **servers: object) -> str:
+    path = folder / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": servers}))
+    return str(path)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
+
+
+# --- Ctrl-C and SIGTERM ---
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGINT, ["check", "mcp.json"]),
+        (signal.SIGTERM, ["check", "mcp.json", "--json"]),
+        (signal.SIGINT, ["call", "mcp.json", "mute", "echo"]),
+        (signal.SIGTERM, ["tools", "mcp.json", "mute"]),
+        (signal.SIGINT, ["wrap", "--", sys.executable, "-c", "import time; time.sleep(60)"]),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value[0],
+)
+def test_signals_from_the_start_of_a_server_to_the_end(number: signal.Signals, command: list[str], tmp_path: Path):
+    """Sent again and again while it connects, cleans up and shuts down: one status, no traceback, nothing left."""
+    config_of(tmp_path, mute=server("raw_server", "--mute"))
+    process = subprocess.Popen(
+        [sys.executable, *COMMAND, *command],
+        env=clean_environment(tmp_path),
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if command[0] == "wrap":  # it starts its server when the host says hello
+            hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}) + "\n")
+            process.stdin.flush()
+        while len(marked(tmp_path)) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.003)
+        stdout, stderr = process.communicate()
+    finally:
+        process.kill()
+        process.wait()
+    # Python puts the default action back a moment before the process is gone; a shell says 128 + number for both.
+    assert process.returncode in (128 + number, -number)
+    assert "Traceback" not in stdout + stderr
+    assert "Exception ignored" not in stderr
+    assert len(stderr.splitlines()) <= 1
+    assert wait_until_alone(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_during_the_imports(number: signal.Signals, tmp_path: Path):
+    """Before anything runs that must be closed, it ends on the spot."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *COMMAND, "check", "nope.json"],
+        env=clean_environment(tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        for line in process.stderr:
+            if re.search(r"\| +typer\.\w+$", line):
+                break
+        process.send_signal(number)
+        stderr = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in stderr
+    assert "nope.json" not in stderr
+
+
+def test_a_signal_ends_the_process_unless_something_runs():
+    """The handler exits with the status of a shell, and leaves it to whoever runs."""
+    ended, noticed = [], []
+    handlers = Signals()
+    handlers._handle(signal.SIGTERM, None, ended.append)
+    handlers.on_signal = noticed.append
+    handlers._handle(signal.SIGINT, None, ended.append)
+    assert (ended, noticed) == ([143], [2])
+
+
+@pytest.fixture
+def installed():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals.install()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_cleaning_up_after_a_signal_is_not_interrupted_and_may_fail(installed):
+    """The coroutine is cancelled once, and an error of its cleaning up is not what the user asked about."""
+    done = []
+
+    async def main() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(60)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(0.01)
+            done.append(True)
+            raise OSError("cannot close")
+        return 0
+
+    assert run(main()) == 143
+    assert done
+    assert signals.on_signal is None
+
+
+def test_without_a_signal_an_error_is_raised(installed):
+    """What goes wrong by itself is not hidden."""
+
+    async def main() -> int:
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        run(main())
+
+
+# --- tools ---
+
+WEATHER = {
+    "name": "forecast",
+    "description": "\n  The weather \x1b[31min a city.\n\nTakes long.",
+    "inputSchema": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "description": "Where"},
+            "days": {"type": "integer"},
+            "unit": {"enum": ["C", "F"]},
+        },
+        "required": ["city"],
+    },
+    "x-of-its-own": {"kept": True},
+}
+BARE = {"name": "bare\x1b[2J\x07", "inputSchema": {}}
+LONG = {"name": "long", "description": "word " * 50, "inputSchema": {"type": "object", "properties": {}}}
+TOOLS = [WEATHER, BARE, LONG]
+
+
+def listing(folder: Path, tools: object, *arguments: str) -> dict[str, object]:
+    (folder / "tools.json").write_text(json.dumps(tools))
+    return server("listing_server", str(folder / "tools.json"), *arguments)
+
+
+def test_tools(tmp_path: Path):
+    """All pages, compact, in 80 columns, without what a server could do to a terminal."""
+    done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, TOOLS)), "x", home=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[:6] == [
+        "forecast",
+        "    The weather in a city.",
+        "    city  string (required)",
+        "    days  integer",
+        '    unit  "C" or "F"',
+        "bare",
+    ]
+    assert "\nlong\n" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_tools_as_json(tmp_path: Path):
+    """As the server sent them, also what no specification knows."""
+    done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, TOOLS)), "x", "--json", home=tmp_path)
+    assert json.loads(done.stdout) == TOOLS
+
+
+@pytest.mark.parametrize("tools", [None, []], ids=["not declared", "an empty list"])
+def test_a_server_without_tools(tools: object, tmp_path: Path):
+    """It is said, and is no failure."""
+    entry = server("listing_server") if tools is None else listing(tmp_path, tools)
+    done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=entry), "x", home=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Server 'x' has no tools.\n", "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"command": "no-such-command"}, ["'x': cannot start no-such-command: No such file or directory"]),
+        (server("raw_server", "--die-at-start", "3"), ["exit status 3", "  stderr: no licence found for host red"]),
+        (server("raw_server", "--mute"), ["'x': still starting after 2 s"]),
+        (server("raw_server", "--no-listing"), ["no listing today"]),
+    ],
+    ids=["absent", "dying", "mute", "refusing"],
+)
+def test_tools_of_a_server_that_is_not_there(entry: object, said: list[str], tmp_path: Path):
+    """Exit status 1, and one message that says why."""
+    path = config_of(tmp_path, x=entry)
+    done = run_alone(*COMMAND, "tools", path, "x", "--timeout", "2" if "--mute" in str(entry) else "15", home=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("resilient-mcp: server 'x': ")
+    assert len(done.stderr.splitlines()) == len(said)
+    for text in said:
+        assert text in done.stderr
+
+
+def test_an_answer_that_is_no_list_of_tools(tmp_path: Path):
+    """It is reported, not shown."""
+    done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, [{"name": 5}])), "x", home=tmp_path)
+    assert done.returncode == 1
+    assert "not a list of tools" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"type": "string"}, "string"),
+        ({"type": ["string", "null"]}, "string or null"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}, {"type": "integer"}]}, "integer or null"),
+        ({"oneOf": [{"type": "array", "items": {"type": "number"}}, {}]}, "array of number or any"),
+        ({"allOf": [{"$ref": "#/$defs/Unit"}, {"title": "x"}]}, '"C" or 2'),
+        ({"$ref": "#/$defs/Nowhere"}, "any"),
+        ({"$ref": "#/$defs/Itself"}, "any"),
+        ({"const": None}, "null"),
+        ({"enum": list(range(20))}, "0 or 1 or 2 or 3 or 4 or 5 or 6 or 7 or ..."),
+        ({"type": "array"}, "array"),
+        ({"type": 5}, "any"),
+        (True, "any"),
+    ],
+)
+def test_types(schema: object, text: str):
+    """A schema in a few words; whatever it holds, there is an answer."""
+    root = {"$defs": {"Unit": {"enum": ["C", 2]}, "Itself": {"$ref": "#/$defs/Itself"}}}
+    assert type_of(schema, root) == text
+
+
+def test_a_schema_that_refers_to_itself_in_many_ways():
+    """A hostile one costs no more than any other."""
+    root = {"$defs": {"x": {"anyOf": [{"$ref": "#/$defs/x"}] * 1000}}}
+    assert type_of({"$ref": "#/$defs/x"}, root) == "any"
+
+
+@pytest.mark.parametrize("schema", [None, [], {"properties": 5}, {"properties": {"a": None}, "required": [5, {}]}])
+def test_schemas_that_are_none(schema: object):
+    """A tool is listed whatever its schema is."""
+    lines = shown({"name": "x", "description": 5, "inputSchema": schema}, 80)
+    assert lines in (["x"], ["x", "    a  any"])
+
+
+# --- call ---
+
+
+@pytest.mark.parametrize("unknown", ["-32601", "-32602", "result"])
+def test_a_tool_that_is_not_listed(unknown: str, tmp_path: Path):
+    """However a server says that it does not know a tool, its tools are named, the one that was meant first."""
+    path = config_of(tmp_path, x=listing(tmp_path, TOOLS, "--unknown", unknown))
+    done = run_alone(*COMMAND, "call", path, "x", "Forcast", home=tmp_path)
+    assert done.returncode == 1
+    assert "Unknown tool: Forcast" in done.stderr + done.stdout
+    hint = "server 'x' does not list a tool 'Forcast': did you mean 'forecast'? It lists forecast, "
+    assert f"resilient-mcp: {hint}" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_tool_that_is_not_listed_and_works(tmp_path: Path):
+    """The server decides what it answers, not its list."""
+    path = config_of(tmp_path, x=listing(tmp_path, TOOLS))
+    done = run_alone(*COMMAND, "call", path, "x", "hidden", home=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "found\n", "")
+
+
+def test_a_tool_that_is_listed_and_fails(tmp_path: Path):
+    """Its own error is enough."""
+    path = config_of(tmp_path, x=listing(tmp_path, TOOLS))
+    done = run_alone(*COMMAND, "call", path, "x", "forecast", home=tmp_path)
+    assert done.returncode == 1
+    assert "does not list" not in done.stderr
+
+
+def test_the_tools_that_are_named():
+    """The most similar first; a part of a name counts, case and separators do not; twenty at most."""
+    names = ["list_files", "read_text_file", "brave_web_search"]
+    assert "did you mean 'read_text_file'? It lists read_text_file, " in no_such_tool("x", "READ-TEXT-FILES", names)
+    assert "did you mean 'brave_web_search'?" in no_such_tool("x", "search", names)
+    assert no_such_tool("x", "zzz", names).startswith("server 'x' does not list a tool 'zzz'. It lists ")
+    assert no_such_tool("x", "zzz", [*names, *map(str, range(30))]).endswith(
+        " and 13 more (`resilient-mcp tools` lists them)"
+    )
+    assert no_such_tool("x", "zzz", []) == "server 'x' lists no tools"
+
+
+# --- what a newcomer gets wrong ---
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", 'is empty: write {"mcpServers": {"name": {"command": "..."}}}'),
+        ('{"mcpServers": {}}', "there is no server in it: add one"),
+        ('{"mcpServers": {"one": {"command": "x", "disabled": true}}}', "all its servers are disabled"),
+        ('{"mcpServers": {"one": {"command": "x"}}}', "there is no server 'on'; did you mean 'one'? There is 'one'"),
+        ('{"mcpServers": {"four": {"command": "x"}}}', "there is no server 'on'; there is 'four'"),
+        (
+            '{"mcpServers": {"one": {"command": "x"}, "on": {"command": "x", "disabled": true}}}',
+            "server 'on' is disabled: remove its 'disabled'",
+        ),
+    ],
+)
+def test_a_file_that_does_not_have_the_server(text: str, said: str, tmp_path: Path):
+    """Exit status 2, and what to do."""
+    path = tmp_path / "mcp.json"
+    path.write_text(text)
+    done = CliRunner().invoke(app, ["tools", str(path), "on"])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("{'city': 'Oslo'}", "is not JSON"),
+        ("{'city': 'Oslo'}", "JSON has double quotes: write a JSON object such as"),
+        ("city=Oslo", "the arguments: 'city=Oslo' is not JSON"),
+        ('["Oslo"]', "is not an object: write a JSON object such as"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_arguments_that_are_no_object(arguments: str, said: str):
+    """Exit status 2, with the value and an example, before the file is read."""
+    done = CliRunner().invoke(app, ["call", "nope.json", "x", "tool", arguments])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())
+
+
+# --- the demo ---
 
 
 def test_a_call_that_hangs_is_given_up(monkeypatch):

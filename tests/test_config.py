@@ -105,8 +105,8 @@ def test_all_problems_at_once(tmp_path: Path):
       }
     }"""
     assert problems(tmp_path, text) == [
-        "resilience: Policy has no key 'retri' (value {}): did you mean 'retry'?",
-        "server 'a': has neither 'command' nor 'url': did 'comand' mean 'command'?",
+        "resilience: Policy has no key 'retri': did you mean 'retry'?",
+        "server 'a': comand: is not a key of a server: did you mean 'command'?",
         "server 'a': args.1: must be a string: put it in quotes",
         "server 'b': type: input should be 'stdio', 'http', 'streamable-http', 'streamableHttp' or 'sse' (value 'htp')",
         "server 'c': resilience.retry.attempts: input should be greater than or equal to 1 (value 0)",
@@ -127,7 +127,7 @@ def test_all_problems_at_once(tmp_path: Path):
         ),
         ({"type": "stdio", "url": "http://x"}, "type: is 'stdio', which needs 'command': add it, or leave 'type' out"),
         ({"type": "http", "command": "x"}, "type: is 'http', which needs 'url': add it, or leave 'type' out"),
-        ({"command": "x", "headers": {"a": "b"}}, "headers: says nothing to a server with 'command': remove it"),
+        ({"command": "x", "headers": {"a": "b"}}, "headers: has no effect with 'command': remove it"),
         ({"command": "x", "args": "y"}, 'args: must be a list: write ["one", "two"]'),
         ({"command": "x", "env": ["Y=1"]}, 'env: must be an object: write {"NAME": "value"}'),
         ({"command": "x", "disabled": "no"}, "disabled: must be true or false, without quotes (value 'no')"),
@@ -155,7 +155,10 @@ def test_each_problem(tmp_path: Path, entry: object, problem: str):
     [
         ("{", "is not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
         ('{\n// c\n"servers" 5}', "is not JSON (Expecting ':' delimiter: line 3 column 11"),
+        ("", 'is empty: write {"mcpServers": {"name": {"command": "..."}}}'),
+        (" // nothing\n", "is empty"),
         ("[]", "is not an object: write"),
+        ('{"mcpServers": {}, "Resiliance": {}}', "Resiliance: is not a key of the file: did you mean 'resilience'?"),
         ('{"mcpServer": {}}', "has no key 'mcpServers' (or 'servers', as VS Code writes it); its keys are 'mcpServer'"),
         ('{"mcpServers": {}, "servers": {}}', "has both 'mcpServers' and 'servers': keep one"),
         ('{"mcpServers": []}', "mcpServers: must be an object"),
@@ -169,8 +172,76 @@ def test_each_problem_of_a_file(tmp_path: Path, text: str, problem: str):
     assert any(told.startswith(problem) for told in problems(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("entry", "key", "meant"),
+    [
+        ({"serverUrl": "http://x"}, "serverUrl", "url"),
+        ({"httpUrl": "http://x"}, "httpUrl", "url"),
+        ({"uri": "http://x"}, "uri", "url"),
+        ({"endpoint": "http://x"}, "endpoint", "url"),
+        ({"URL": "http://x"}, "URL", "url"),
+        ({"cmd": "x"}, "cmd", "command"),
+        ({"commmannd": "x"}, "commmannd", "command"),
+        ({"commnad": "x"}, "commnad", "command"),
+        ({"Command": "x"}, "Command", "command"),
+        ({"command": "x", "arg": []}, "arg", "args"),
+        ({"command": "x", "evn": {}}, "evn", "env"),
+        ({"command": "x", "Env": {}}, "Env", "env"),
+        ({"command": "x", "cdw": "/"}, "cdw", "cwd"),
+        ({"command": "x", "disable": True}, "disable", "disabled"),
+        ({"command": "x", "resiliance": {}}, "resiliance", "resilience"),
+        ({"url": "http://x", "header": {}}, "header", "headers"),
+    ],
+)
+def test_slips(tmp_path: Path, entry: object, key: str, meant: str):
+    """A misspelt key, and other hosts' names for the two that are needed, get the right one proposed, and only that."""
+    assert of_server(tmp_path, entry) == [f"server 'x': {key}: is not a key of a server: did you mean {meant!r}?"]
+
+
+OTHERS = [
+    "active", "alwaysAllow", "auth", "authProviderType", "autoApprove", "availableTools", "bundled", "chatMenu",
+    "connectionTimeout", "customUserVars", "description", "dev", "disabledTools", "enabled", "enabledTools",
+    "env_keys", "environment", "excludeTools", "exclude_tags", "extensionName", "gallery", "headersHelper", "icon",
+    "iconPath", "id", "includeTools", "include_tags", "initTimeout", "init_timeout", "keep_alive", "kind",
+    "metadata", "name", "note", "oauth", "oauthScopes", "order", "priority", "requestOptions", "roots", "sampling",
+    "sandbox", "scope", "serverInstructions", "settings", "source", "sse_read_timeout", "startup",
+    "startup_timeout_sec", "stderr", "tags", "targetAudience", "tcp", "timeout", "title", "tool_timeout_sec",
+    "tools", "transport", "transportType", "trust", "version", "watchPaths",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [{"command": "x"}, {"url": "http://x"}], ids=["command", "url"])
+def test_keys_of_other_hosts(tmp_path: Path, way: dict[str, str]):
+    """What other hosts keep in the same file is no slip of one of ours, with a command or a URL beside it."""
+    theirs = dict.fromkeys([*OTHERS, "serverUrl", "httpUrl", "uri", "endpoint", "cmd"], "theirs")
+    assert list(config.load(write(tmp_path, json.dumps({"mcpServers": {"x": {**way, **theirs}}})))) == ["x"]
+
+
+def test_variables_are_expanded_in_linear_time(monkeypatch: pytest.MonkeyPatch):
+    """A text with a million beginnings and no end stays as it is, and does not take minutes."""
+    monkeypatch.setenv("HERE", "here")
+    text = "${" * 1_000_000
+    assert config.expand(text) == text
+    assert config.expand("${HERE}, ${HERE} and ${") == "here, here and ${"
+
+
+def test_disabled_servers_are_named(tmp_path: Path):
+    """A command can tell a server that is disabled from one that is not there."""
+    text = '{"mcpServers": {"a": {"command": "x"}, "b": {"disabled": true}}}'
+    servers, disabled = config.read(write(tmp_path, text))
+    assert (list(servers), disabled) == (["a"], ["b"])
+
+
 def test_files_that_cannot_be_read(tmp_path: Path):
-    """A file that is not there, and one that is no text."""
+    """A directory, a file that is not there, one whose folder is not there, and one that is no text."""
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\): give the path of an mcpServers file"):
+        config.load(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\): give the path"):
+        config.load(tmp_path / "no" / "mcp.json")
+    beside = write(tmp_path, "{}")
+    with pytest.raises(ConfigError) as caught:
+        config.load(tmp_path / "mcp.jsn")
+    assert f"did you mean {str(beside)!r}?" in str(caught.value)
     with pytest.raises(ConfigError, match=r"nope.json: cannot be read \(No such file or directory\)"):
         config.load(tmp_path / "nope.json")
     path = tmp_path / "binary.json"
@@ -192,6 +263,26 @@ def test_no_secret_in_any_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = problems(tmp_path, json.dumps({"mcpServers": servers}))
     assert len(told) >= 6
     assert "hunter2" not in "\n".join(told).replace("['https://hunter2']", "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "key"),
+    [
+        ({"resilience": {"api_key": "hunter2"}}, "resilience: Policy has no key 'api_key' (value ***): its keys"),
+        ({"resilience": {"retry": {"password": "hunter2"}}}, "resilience.retry: RetryPolicy has no key 'password'"),
+        ({"resilience": {"retry": {"attempts": "token=hunter2"}}}, "resilience.retry.attempts: input should be"),
+        ({"resilience": {"retry": {"attempts": ["hunter2"]}}}, "resilience.retry.attempts: input should be"),
+        ({"resilience": {"retri": {"x": "hunter2"}}}, "resilience: Policy has no key 'retri': did you mean 'retry'?"),
+        ({"disabled": "Bearer hunter2hunter2"}, "disabled: must be true or false, without quotes (value 'Bearer ***'"),
+        ({"command": ["npx", "--token", "hunter2"]}, "command: must be a string: put it in quotes"),
+        ({"env": {"K": "abc${hunter2 x}"}}, "env.K: has a ${...}, which is no variable"),
+    ],
+)
+def test_a_mistyped_value_is_shown_without_secrets(tmp_path: Path, entry: dict[str, object], key: str):
+    """Nothing under a name that says credential, nothing that looks like one, nothing of a container."""
+    (told,) = of_server(tmp_path, {"command": "x", **entry})
+    assert told.startswith(f"server 'x': {key}")
+    assert "hunter2" not in told
 
 
 def test_the_schema_fits_what_is_read(tmp_path: Path):

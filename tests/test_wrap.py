@@ -219,11 +219,16 @@ def test_input_from_a_file(tmp_path: Path):
         ([], "either a command after '--' or a --url"),
         (["--url", "http://x", "--", "y"], "either a command after '--' or a --url"),
         (["--url", "ftp://x"], "is not a server's URL"),
-        (["--url", "http://${NOPE}"], "needs the environment variable 'NOPE'"),
-        (["--url", "http://x", "--header", "nothing"], "has no colon"),
-        (["--header", "A: b", "--", "y"], "says nothing to a command"),
-        (["--policy", '{"retri": 1}', "--", "y"], "did you mean 'retry'?"),
-        (["--policy", "{", "--", "y"], "the policy: not JSON"),
+        (["--url", "http://${NOPE}"], "--url needs the environment variable 'NOPE'"),
+        (["--url", "http://x", "--header", "A: ${NOPE}"], "--header 'A' needs the environment variable 'NOPE'"),
+        (["--url", "http://x", "--header", "X-Key hunter2"], "--header 'X-Key' has no colon after its name: write 'Na"),
+        (["--header", "A: b", "--", "y"], "has no effect with a command"),
+        (
+            ["--policy", '{"retri": 1}', "--", "y"],
+            "--policy: Policy has no key 'retri' (value 1): did you mean 'retry'?",
+        ),
+        (["--policy", '{"retry": {"attempts": 0}}', "--", "y"], "--policy: retry.attempts: input should be greater"),
+        (["--policy", "{", "--", "y"], "--policy: '{' is not JSON"),
         (["--policy", "5", "--", "y"], "write a JSON object"),
     ],
 )
@@ -234,6 +239,7 @@ def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert problem in " ".join(done.stderr.replace("│", " ").split())
+    assert "hunter2" not in done.stderr
 
 
 @needs_npm

@@ -1,58 +1,10 @@
 """A drop-in for the MCP Python SDK's `ClientSession` that survives crashed servers, lost sessions and overload."""
 
-from .classifier import Category, Failure, Verdict, explain
-from .client import ResilientClient
-from .config import ConfigError
-from .errors import (
-    CircuitOpen,
-    ConnectionLost,
-    DeadlineExceeded,
-    InvalidArguments,
-    Overloaded,
-    RateLimitExceeded,
-    ResilienceError,
-    ServerFailed,
-    ServerUnavailable,
-)
-from .event_stream import EventStream
-from .events import (
-    AttemptFailed,
-    BreakerChanged,
-    CallFinished,
-    CatalogChanged,
-    Connected,
-    Disconnected,
-    Event,
-    GarbageOnStdout,
-    Outcome,
-    RestartScheduled,
-    Restored,
-    RetryScheduled,
-    ServedStale,
-    Starting,
-    State,
-    StateChanged,
-    Throttled,
-)
-from .evidence import Delivery, Evidence, ExitStatus
-from .gate import Circuit
-from .group import ResilientClientGroup
-from .policy import (
-    BreakerPolicy,
-    BudgetPolicy,
-    Concurrency,
-    HealthPolicy,
-    LoopGuard,
-    Policy,
-    RateLimit,
-    RestartPolicy,
-    RetryPolicy,
-    TimeoutPolicy,
-    ToolPolicy,
-)
-from .stats import Health, Latency, Stats, ToolStats
-from .strategies.breaker import BreakerState
-from .watch import Change
+# ruff: noqa: F403, F405 - `__all__` says what the star brings
+
+TYPE_CHECKING = False  # to import `typing` takes longer than all of this
+if TYPE_CHECKING:
+    from ._api import *
 
 __all__ = [
     "AttemptFailed",
@@ -111,3 +63,17 @@ __all__ = [
     "Verdict",
     "explain",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import everything when the first name is used: a command must be able to handle Ctrl-C before that second."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _api  # noqa: PLC0415
+
+    globals().update({exported: getattr(_api, exported) for exported in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,9 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticOmit, core_schema
 
 from . import _sdk
+from .evidence import printable
 from .policy import Policy
+from .redact import Redactor
 from .transports.http import safe_url
 
 
@@ -88,12 +91,24 @@ def load(path: str | os.PathLike[str]) -> dict[str, ServerConfig]:
     Raises:
         ConfigError: It cannot be used; says everything that is wrong with it.
     """
+    return read(path)[0]
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, ServerConfig], list[str]]:
+    """Read a file of servers, as `load` does.
+
+    Returns:
+        The servers by name, and the names of those that are disabled.
+
+    Raises:
+        ConfigError: It cannot be used; says everything that is wrong with it.
+    """
     path = Path(path)
     reader = _Reader()
     servers = reader.read(path)
     if reader.problems:
         raise ConfigError(path, reader.problems)
-    return servers
+    return servers, reader.disabled
 
 
 def json_schema() -> dict[str, Any]:
@@ -167,7 +182,10 @@ class _WithoutCallables(GenerateJsonSchema):
 
 _COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_KEYS = tuple(_Entry.model_fields)
+_LONGEST_KEY = 64
+_VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
+"""One that is not closed goes on to the end of the text: to look for its end again at each `${` would take long."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = frozenset({"env", "headers", "args"})
 """Keys whose values are never shown."""
@@ -178,21 +196,32 @@ _REMEDIES = {
     "bool_type": "must be true or false, without quotes",
 }
 """By pydantic's type of error: what is wrong, and what to write."""
+_A_FILE = 'write {"mcpServers": {"name": {"command": "..."}}}'
 _HTTP = frozenset({"http", "streamable-http", "streamableHttp"})
 _NEEDLESS = {"command": ("headers",), "url": ("args", "env", "cwd")}
-"""The two ways to reach a server, and the keys that say nothing to it."""
+"""The two ways to reach a server, and the keys that have no effect with it."""
+_OTHER_NAMES = {
+    **dict.fromkeys(["serverUrl", "httpUrl", "uri", "endpoint", "address", "baseUrl", "base_url"], "url"),
+    **dict.fromkeys(["cmd", "program", "executable"], "command"),
+}
+"""How other hosts, and people, call the two. Beside one of the two they are somebody else's keys."""
 
 
 class _Reader:
-    """Reads one file and gathers what is wrong with it."""
+    """Reads one file and gathers what is wrong with it, and which of its servers are disabled."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.disabled: list[str] = []
 
     def read(self, path: Path) -> dict[str, ServerConfig]:
         document = self._parse(path)
         entries = self._entries(document)
-        default = document.get("resilience", {}) if isinstance(document, dict) else {}
+        keys = document if isinstance(document, dict) else {}
+        default = keys.get("resilience", {})
+        for key in keys:
+            if key != "resilience" and _is_slip(key, "resilience"):
+                self._add(None, key, "is not a key of the file: did you mean 'resilience'?")
         if self._policy(None, default) is None:
             default = {}  # said once, not once per server
         servers = {name: self._server(name, entry, default) for name, entry in entries.items()}
@@ -205,13 +234,16 @@ class _Reader:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except OSError as exc:
-            self._add(None, "", f"cannot be read ({exc.strerror}): give the path of an mcpServers file")
+            self._add(None, "", f"cannot be read ({exc.strerror}): {_other_file(path)}")
             return None
         except UnicodeDecodeError as exc:
             self._add(None, "", f"is not UTF-8 (byte {exc.start}): save it as UTF-8")
             return None
+        if not (text := _plain(text)).strip():
+            self._add(None, "", f"is empty: {_A_FILE}")
+            return None
         try:
-            return json.loads(_plain(text), object_pairs_hook=self._object)
+            return json.loads(text, object_pairs_hook=self._object)
         except ValueError as exc:
             self._add(None, "", f"is not JSON ({exc}): correct it there")
         except RecursionError:
@@ -230,7 +262,7 @@ class _Reader:
         if document is None:
             return {}
         if not isinstance(document, dict):
-            self._add(None, "", 'is not an object: write {"mcpServers": {"name": {"command": "..."}}}')
+            self._add(None, "", f"is not an object: {_A_FILE}")
             return {}
         keys = [key for key in ("mcpServers", "servers") if key in document]
         if len(keys) != 1:
@@ -250,10 +282,8 @@ class _Reader:
         try:
             return Policy.model_validate(value)
         except ValidationError as exc:
-            for error in exc.errors(include_url=False):
-                key = ".".join(["resilience", *map(str, error["loc"])])
-                shown = "" if isinstance(error["input"], dict) else f" (value {error['input']!r})"
-                self._add(server, key, f"{_said(error['msg'])}{shown}")
+            for key, problem in policy_problems(exc):
+                self._add(server, ".".join(["resilience", *key]), problem)
         return None
 
     def _server(self, name: str, value: Any, default: Mapping[str, Any]) -> ServerConfig | None:
@@ -262,6 +292,7 @@ class _Reader:
             self._add(name, "", 'must be an object: write {"command": "..."} or {"url": "..."}')
             return None
         if value.get("disabled") is True:
+            self.disabled.append(name)
             return None
         own = value.get("resilience", {})
         alone = self._policy(name, own)
@@ -280,7 +311,8 @@ class _Reader:
             for error in exc.errors(include_url=False):
                 key = ".".join(map(str, error["loc"]))
                 message = _REMEDIES.get(error["type"]) or _said(error["msg"])
-                shown = "" if error["loc"][0] in _SECRET else f" (value {_shown(str(error['loc'][0]), error['input'])})"
+                hidden = error["loc"][0] in _SECRET
+                shown = "" if hidden else _in_brackets(str(error["loc"][0]), error["input"])
                 self._add(name, key, f"{message}{shown}")
         return None
 
@@ -293,23 +325,26 @@ class _Reader:
         if len(ways) > 1:
             self._add(name, "", "has both 'command' and 'url': keep the one that is meant")
             return
+        meant = {key: known for key in value if (known := _meant(key, has_way=bool(ways))) is not None}
+        for key, known in meant.items():
+            self._add(name, key, f"is not a key of a server: did you mean {known!r}?")
         if not ways:
-            wrong = [(key, close) for key in value for close in difflib.get_close_matches(key, _NEEDLESS, n=1)]
-            hint = "did {!r} mean {!r}?".format(*wrong[0]) if wrong else "write the one that is meant"
-            self._add(name, "", f"has neither 'command' nor 'url': {hint}")
+            if _NEEDLESS.keys().isdisjoint(meant.values()):
+                self._add(name, "", "has neither 'command' nor 'url': write the one that is meant")
             return
         kind, needed = value.get("type"), "command" if value.get("type") == "stdio" else "url"
         if kind in {"stdio", "sse", *_HTTP} and needed not in given:
             self._add(name, "type", f"is {kind!r}, which needs {needed!r}: add it, or leave 'type' out")
         for key in _NEEDLESS[ways[0]]:
             if value.get(key):
-                self._add(name, key, f"says nothing to a server with {ways[0]!r}: remove it")
+                self._add(name, key, f"has no effect with {ways[0]!r}: remove it")
 
     def _parameters(self, name: str, entry: _Entry) -> Any:
         """The SDK's parameters, with all variables expanded."""
 
         def expand(key: str, text: str) -> str:
-            return _expanded(text, lambda problem: self._add(name, key, problem))
+            shows = key.partition(".")[0] not in _SECRET
+            return _expanded(text, lambda problem: self._add(name, key, problem), shows=shows)
 
         def expand_all(key: str, values: Mapping[str, str]) -> dict[str, str]:
             return {item: expand(f"{key}.{item}", text) for item, text in values.items()}
@@ -329,8 +364,8 @@ class _Reader:
             return None
         url = expand("url", entry.url)
         if len(self.problems) == before and not _is_url(url):
-            shown = _shown("url", entry.url)
-            self._add(name, "url", f"is no URL (value {shown}): write one such as 'https://example.com/mcp'")
+            shown = _in_brackets("url", entry.url)
+            self._add(name, "url", f"is no URL{shown}: write one such as 'https://example.com/mcp'")
         headers = expand_all("headers", entry.headers) or None
         if entry.type == "sse":
             return _sdk.SseServerParameters(url=url, headers=headers)
@@ -362,16 +397,19 @@ def _merged(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any
     return made
 
 
-def _expanded(text: str, complain: Callable[[str], None]) -> str:
-    """`text` with its variables in place; what cannot be expanded is complained of and left out."""
+def _expanded(text: str, complain: Callable[[str], None], *, shows: bool = True) -> str:
+    """`text` with its variables in place; what cannot be expanded is complained of, shown or not, and left out."""
 
     def value(match: re.Match[str]) -> str:
         inner = match[1].removeprefix("env:")
         name, has_default, default = inner.partition(":-")
+        if not match[2]:
+            return match[0]  # without its end it is none
         if inner.startswith("input:"):
             complain(f"asks for {match[0]}, which only VS Code can: write ${{VAR}} and export VAR")
         elif not _NAME.fullmatch(name):
-            complain(f"has {match[0]}, which is no variable: write ${{VAR}} or ${{VAR:-default}}")
+            shown = printable(match[0]) if shows else "a ${...}"
+            complain(f"has {shown}, which is no variable: write ${{VAR}} or ${{VAR:-default}}")
         else:
             found = os.environ.get(name)
             if found is None and not has_default:
@@ -390,11 +428,66 @@ def _is_url(text: str) -> bool:
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
 
 
-def _shown(key: str, value: Any) -> str:
-    """A value of the file as a message may show it: before expansion, and of a URL nothing but host and path."""
-    if key != "url" or not isinstance(value, str):
-        return repr(value)
-    return repr(value.partition("?")[0].rpartition("@")[2]) if not _is_url(value) else repr(safe_url(value))
+def _other_file(path: Path) -> str:
+    """What to do about a file that cannot be read."""
+    with suppress(OSError):
+        beside = [other.name for other in path.parent.iterdir() if other.suffix == ".json" and other.is_file()]
+        if not path.exists() and (close := difflib.get_close_matches(path.name, beside, n=1)):
+            return f"did you mean {str(path.with_name(close[0]))!r}?"
+    return "give the path of an mcpServers file"
+
+
+def _meant(key: str, *, has_way: bool) -> str | None:
+    """The key of an entry that `key` is a slip of, or None; `has_way` if the entry has a `command` or a `url`.
+
+    What other hosts write beside our keys is theirs, so a slip is a single one: `arg` for `args`, but not `enabled` or
+    `disabledTools` for `disabled`. Only an entry that cannot be used without is searched for more.
+    """
+    if key in _KEYS or key == "envFile":
+        return None
+    if (other := _OTHER_NAMES.get(key)) is not None:
+        return None if has_way else other
+    for known in _KEYS:
+        if _is_slip(key, known):
+            return known
+    close = [] if has_way else difflib.get_close_matches(key[:_LONGEST_KEY], _NEEDLESS, n=1)
+    return close[0] if close else None
+
+
+def _is_slip(key: str, known: str) -> bool:
+    """Whether they differ in nothing but case, or one letter is wrong, missing, too many or swapped with the next."""
+    key = key.lower()
+    if len(key) == len(known):
+        swaps = (known[:n] + known[n + 1] + known[n] + known[n + 2 :] for n in range(len(known) - 1))
+        return sum(mine != its for mine, its in zip(key, known, strict=True)) <= 1 or key in swaps
+    shorter, longer = sorted((key, known), key=len)
+    return len(longer) - len(shorter) == 1 and any(longer[:n] + longer[n + 1 :] == shorter for n in range(len(longer)))
+
+
+def policy_problems(error: ValidationError) -> list[tuple[list[str], str]]:
+    """What is wrong with a policy, as keys and text; values are shown without secrets."""
+    problems = []
+    for fault in error.errors(include_url=False):
+        keys, value = list(map(str, fault["loc"])), fault["input"]
+        text = _said(fault["msg"])
+        if isinstance(value, dict):  # the model's own message quotes one of its values
+            for key, item in value.items():
+                text = text.replace(f" (value {item!r})", _in_brackets(str(key), item))
+        problems.append((keys, text + _in_brackets(keys[-1] if keys else "", value)))
+    return problems
+
+
+def _in_brackets(key: str, value: Any) -> str:
+    """A value of the file as a message may show it, with a space before; nothing of a container.
+
+    It is shown as it is before expansion, without what looks like a secret, and of a URL only host and path.
+    """
+    if isinstance(value, dict | list):
+        return ""
+    if key == "url" and isinstance(value, str):
+        value = safe_url(value) if _is_url(value) else value.partition("?")[0].rpartition("@")[2]
+    # The redactor sees the key as well, which may say that the value is a credential.
+    return f" (value {Redactor().line(f'{key[-_LONGEST_KEY:]}={value!r}').partition('=')[2]})"
 
 
 def _said(message: str) -> str:

@@ -12,11 +12,12 @@ from . import _sdk
 from .classifier import is_version_conflict
 from .errors import describe
 from .evidence import Evidence, Kind, printable
+from .last_words import last_words
 
 if TYPE_CHECKING:
     from .connection import Failed
 
-_STDERR_SHOWN = 300
+_STDERR_LINES = 3
 _REDIRECTS = range(300, 400)
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _NOT_ALLOWED, _MISDIRECTED = 400, 401, 403, 404, 405, 421
 
@@ -52,8 +53,8 @@ def reason_of(failure: Failed) -> str:
     """Why there is no connection, in one line."""
     evidence, cause = failure.evidence, failure.cause
     if evidence is not None:
-        words = printable(evidence.exit.stderr[-_STDERR_SHOWN:], _STDERR_SHOWN) if evidence.exit is not None else ""
-        return f"{evidence.detail}; its last words on stderr: {words}" if words else evidence.detail
+        words = [] if evidence.exit is None else last_words(evidence.exit.stderr, _STDERR_LINES)
+        return f"{evidence.detail}; its last words on stderr: {'; '.join(words)}" if words else evidence.detail
     if isinstance(cause, OSError) and cause.filename is not None:
         return f"cannot start: {cause.strerror}: {printable(str(cause.filename))}"
     return describe(cause) if cause is not None else "the connection was lost"

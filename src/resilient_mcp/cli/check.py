@@ -22,13 +22,12 @@ from ..catalog import pages
 from ..client import ResilientClient
 from ..config import ServerConfig
 from ..errors import describe
-from ..evidence import printable
 from .run import run as run_until_signalled
+from .servers import client_of
+from .trouble import reason_and_stderr, unfinished
 
 _WIDTH = 100
 """Columns used at most: longer lines are hard to read."""
-_STDERR_LINES = 4
-_STDERR_SHOWN = 300
 
 
 @dataclass(slots=True)
@@ -94,7 +93,7 @@ async def _run(servers: Mapping[str, ServerConfig], timeout: float, console: Con
 
 
 async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
-    client = ResilientClient(server.server, name=report.server, policy=server.policy)
+    client = client_of(report.server, server)
     began = time.monotonic()
     try:
         with anyio.move_on_after(timeout) as limit:
@@ -108,7 +107,7 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
         report.state = client.state.value
         error = client.error
         if error is not None:
-            report.error = _unfinished(client, timeout) if limit.cancelled_caught else error.reason
+            report.error = unfinished(client, timeout) if limit.cancelled_caught else error.reason
             report.exit_status, report.stderr = error.exit_status, error.stderr
         elif limit.cancelled_caught:
             report.error = f"its tools were not listed within {timeout:g} s"
@@ -117,14 +116,6 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
     finally:
         report.ok = report.error is None and bool(report.ok)
         await client.aclose()
-
-
-def _unfinished(client: ResilientClient, timeout: float) -> str:
-    """What keeps a server from being ready, when the time is up."""
-    health = client.health()
-    if health.starting_for is None:
-        return f"no answer within {timeout:g} s"
-    return f"still starting after {timeout:g} s" + (f": {health.last_line}" if health.last_line else "")
 
 
 async def _count_tools(client: ResilientClient, report: Report) -> None:
@@ -167,10 +158,9 @@ def _facts(report: Report) -> str:
 
 
 def _trouble(report: Report) -> Text:
-    text = Text(printable((report.error or "").partition("; its last words on stderr")[0]))
-    lines = [printable(line, _STDERR_SHOWN) for line in report.stderr.splitlines()]
-    last = [line for line in lines if line][-_STDERR_LINES:]
-    if last:
+    reason, lines = reason_and_stderr(report.error or "", report.stderr)
+    text = Text(reason)
+    if lines:
         text.append("\nstderr: ", style="dim")
-        text.append("\n".join(last))
+        text.append("\n".join(lines))
     return text

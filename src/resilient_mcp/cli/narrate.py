@@ -11,23 +11,23 @@ from ..supervisor import CLIENT_CLOSED
 _STDERR_SHOWN = 2000
 
 
-def narrate(event: Event) -> None:
-    """Tell of `event` on stderr if it is worth a line."""
-    for line in _lines(event):
+def narrate(event: Event, *, stderr: bool = True) -> None:
+    """Report `event` on stderr if it is worth a line, and if `stderr` what a process wrote to its own before it ended."""
+    for line in _lines(event, stderr=stderr):
         sys.stderr.write(f"resilient-mcp: {line}\n")
     sys.stderr.flush()
 
 
-def _lines(event: Event) -> list[str]:
+def _lines(event: Event, *, stderr: bool) -> list[str]:
     lines: list[str] = []
     if isinstance(event, RetryScheduled):
         fate = "was never sent" if event.transparent else f"failed (attempt {event.attempt})"
         lines = [f"{event.operation} {fate}: {event.reason}; sent again in {event.delay:.1f} s"]
     elif isinstance(event, Disconnected) and event.reason != CLIENT_CLOSED:
         lines = [f"lost the connection: {event.reason}"]
-        if event.evidence is not None and event.evidence.exit is not None:
-            stderr = event.evidence.exit.stderr[-_STDERR_SHOWN:].splitlines()
-            lines += [f"its stderr: {text}" for line in stderr if (text := printable(line))]
+        if stderr and event.evidence is not None and event.evidence.exit is not None:
+            last = event.evidence.exit.stderr[-_STDERR_SHOWN:].splitlines()
+            lines += [f"its stderr: {text}" for line in last if (text := printable(line))]
     elif isinstance(event, RestartScheduled):
         lines = [f"the next try to connect is in {event.delay:.1f} s: {event.reason}"]
     elif isinstance(event, Connected) and event.generation > 1:

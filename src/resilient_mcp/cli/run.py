@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
-from contextlib import suppress
+import socket
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from .signals import signals
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
@@ -23,15 +27,42 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
         def end(number: int) -> None:
             if not ended_by:  # a second one must not interrupt the cleaning up, which is bounded
-                task.cancel()
+                loop.call_soon_threadsafe(task.cancel)
             ended_by.append(number)
 
-        with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt, and asyncio cancels
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, end, number)
-        return await main
+        with _woken_by_signals(loop):
+            signals.on_signal = end
+            try:
+                return await main
+            finally:  # all is closed: from here on a signal need not wait, say for a thread that looks up a name
+                signals.on_signal = None
 
     try:
-        return asyncio.run(interruptible())
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        return 128 + (ended_by[0] if ended_by else signal.SIGINT)
+        status = asyncio.run(interruptible())
+    except BaseException:
+        if not ended_by:  # else it is the cancellation, or what came of it
+            raise
+        status = 0
+    return 128 + ended_by[0] if ended_by else status
+
+
+@contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let a signal wake `loop`. One that comes just before it begins to wait would be handled when the wait is over.
+
+    `loop.add_signal_handler` would do it as well, but puts Python's own handlers back when the loop is closed.
+    """
+    if sys.platform == "win32":  # its loop does that by itself
+        yield
+        return
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(receiver)

@@ -9,22 +9,27 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
+from pydantic import ValidationError
 
 from .. import _sdk
 from ..bridge import Bridge
 from ..client import ResilientClient
-from ..config import expand
+from ..config import expand, policy_problems
+from ..evidence import printable
 from ..policy import Policy
+from ..remedies import Wording
 from ..transports.framing import LineFramer, Oversize
 from .narrate import narrate
 from .run import run as run_until_signalled
@@ -70,18 +75,39 @@ def client_of(command: list[str], url: str | None, headers: list[str], policy: d
     if bool(command) == bool(url):
         raise ValueError("give either a command after '--' or a --url")
     if command and headers:
-        raise ValueError("--header says nothing to a command: it is for --url")
+        raise ValueError("--header has no effect with a command: it is for --url")
     server: Any
     if url is not None:
-        pairs = [header.partition(":") for header in headers]
-        if bad := [name for name, colon, _ in pairs if not colon or not name.strip()]:
-            raise ValueError(f"--header {bad[0]!r} has no colon: write 'Name: value'")
-        known = {name.strip(): expand(value.strip()) for name, _, value in pairs}
-        server = _sdk.StreamableHttpParameters(url=expand(url), headers=known or None)
+        known = dict(_header(text) for text in headers)
+        server = _sdk.StreamableHttpParameters(url=_expanded("--url", url), headers=known or None)
     else:
         # The host gave this process the server's environment; the SDK would pass on a few basic variables only.
         server = _sdk.StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
-    return ResilientClient(server, policy=Policy.model_validate(policy), on_event=narrate)
+    try:
+        checked = Policy.model_validate(policy)
+    except ValidationError as exc:
+        problems = (": ".join(filter(None, [".".join(keys), text])) for keys, text in policy_problems(exc))
+        raise ValueError(f"--policy: {'; '.join(problems)}") from None
+    # Its stderr is on ours already, line by line.
+    client = ResilientClient(server, policy=checked, on_event=partial(narrate, stderr=False))
+    client.reword(Wording("--url" if url is not None else "the command after 'wrap --'", "the credentials in --header"))
+    return client
+
+
+def _header(text: str) -> tuple[str, str]:
+    """A header as its name and its value."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        begin = re.split(r"[\s:=]", text, maxsplit=1)[0]  # what comes after it may be a credential
+        raise ValueError(f"--header {printable(begin)!r} has no colon after its name: write 'Name: value'")
+    return name.strip(), _expanded(f"--header {name.strip()!r}", value.strip())
+
+
+def _expanded(option: str, text: str) -> str:
+    try:
+        return expand(text)
+    except ValueError as exc:
+        raise ValueError(f"{option} {exc}") from None
 
 
 class HostPipe:

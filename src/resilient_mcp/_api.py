@@ -1,0 +1,113 @@
+"""Where the names that the package exports come from."""
+
+from .classifier import Category, Failure, Verdict, explain
+from .client import ResilientClient
+from .config import ConfigError
+from .errors import (
+    CircuitOpen,
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArguments,
+    Overloaded,
+    RateLimitExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+)
+from .event_stream import EventStream
+from .events import (
+    AttemptFailed,
+    BreakerChanged,
+    CallFinished,
+    CatalogChanged,
+    Connected,
+    Disconnected,
+    Event,
+    GarbageOnStdout,
+    Outcome,
+    RestartScheduled,
+    Restored,
+    RetryScheduled,
+    ServedStale,
+    Starting,
+    State,
+    StateChanged,
+    Throttled,
+)
+from .evidence import Delivery, Evidence, ExitStatus
+from .gate import Circuit
+from .group import ResilientClientGroup
+from .policy import (
+    BreakerPolicy,
+    BudgetPolicy,
+    Concurrency,
+    HealthPolicy,
+    LoopGuard,
+    Policy,
+    RateLimit,
+    RestartPolicy,
+    RetryPolicy,
+    TimeoutPolicy,
+    ToolPolicy,
+)
+from .stats import Health, Latency, Stats, ToolStats
+from .strategies.breaker import BreakerState
+from .watch import Change
+
+__all__ = [
+    "AttemptFailed",
+    "BreakerChanged",
+    "BreakerPolicy",
+    "BreakerState",
+    "BudgetPolicy",
+    "CallFinished",
+    "CatalogChanged",
+    "Category",
+    "Change",
+    "Circuit",
+    "CircuitOpen",
+    "Concurrency",
+    "ConfigError",
+    "Connected",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Delivery",
+    "Disconnected",
+    "Event",
+    "EventStream",
+    "Evidence",
+    "ExitStatus",
+    "Failure",
+    "GarbageOnStdout",
+    "Health",
+    "HealthPolicy",
+    "InvalidArguments",
+    "Latency",
+    "LoopGuard",
+    "Outcome",
+    "Overloaded",
+    "Policy",
+    "RateLimit",
+    "RateLimitExceeded",
+    "ResilienceError",
+    "ResilientClient",
+    "ResilientClientGroup",
+    "RestartPolicy",
+    "RestartScheduled",
+    "Restored",
+    "RetryPolicy",
+    "RetryScheduled",
+    "ServedStale",
+    "ServerFailed",
+    "ServerUnavailable",
+    "Starting",
+    "State",
+    "StateChanged",
+    "Stats",
+    "Throttled",
+    "TimeoutPolicy",
+    "ToolPolicy",
+    "ToolStats",
+    "Verdict",
+    "explain",
+]
