@@ -48,7 +48,7 @@ def test_all_well(tmp_path: Path):
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "1 of 1 servers are well" in done.stdout
-    assert "16 tools" in done.stdout
+    assert "17 tools" in done.stdout
     assert "MCP 2025-11-25" in done.stdout
 
 
@@ -65,7 +65,7 @@ def test_one_server_as_json(tmp_path: Path):
     done = run_alone(*COMMAND, "check", path, "--server", "one", "--json", home=tmp_path)
     assert done.returncode == 0
     (report,) = json.loads(done.stdout)
-    assert (report["server"], report["ok"], report["state"], report["tools"]) == ("one", True, "ready", 16)
+    assert (report["server"], report["ok"], report["state"], report["tools"]) == ("one", True, "ready", 17)
     assert report["start_seconds"] > 0
     assert report["latency_seconds"] > 0
     assert report["error"] is None

@@ -308,7 +308,7 @@ def test_a_server_without_tools(tools: object, tmp_path: Path):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"command": "no-such-command"}, ["'x': cannot start no-such-command: No such file or directory"]),
+        ({"command": "no-such-command"}, ["'x': cannot start: No such file or directory: no-such-command"]),
         (server("raw_server", "--die-at-start", "3"), ["exit status 3", "  stderr: no licence found for host red"]),
         (server("raw_server", "--mute"), ["'x': still starting after 2 s"]),
         (server("raw_server", "--no-listing"), ["no listing today"]),

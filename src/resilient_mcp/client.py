@@ -7,6 +7,8 @@ supervisor's business.
 from __future__ import annotations
 
 import asyncio
+import difflib
+import inspect
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -142,14 +144,13 @@ class ResilientClient:
         servers.check_http_client(http_client, server)
         check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
-            raise TypeError(f"policy must be a Policy, not {policy!r}: write Policy.model_validate({policy!r})")
+            raise TypeError(f"policy must be a Policy, not a {type(policy).__name__}: write Policy.model_validate(...)")
         unknown = session_options.keys() - _sdk.SESSION_OPTIONS
         if unknown:
-            known = ", ".join(sorted(_sdk.SESSION_OPTIONS))
-            raise TypeError(
-                f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}; "
-                f"with mcp {_sdk.VERSION} the session options are {known}"
-            )
+            known = sorted({*inspect.signature(type(self)).parameters, *_sdk.SESSION_OPTIONS} - {"session_options"})
+            close = difflib.get_close_matches(min(unknown), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"with mcp {_sdk.VERSION} there are {', '.join(known)}"
+            raise TypeError(f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}: {hint}")
         policy = policy or Policy()
         self.name = name or servers.name_of(server)
         self.policy = policy

@@ -240,15 +240,18 @@ class CallFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageOnStdout(Event):
-    """The server process wrote something to stdout that is no JSON-RPC message. Told once per connection.
+    """The server process wrote something to stdout that is no JSON-RPC message. Reported once per connection.
 
     Attributes:
         generation: The connection.
         sample: The beginning of it, printable.
+        remedy: What whoever writes the server can do.
     """
 
+    level: ClassVar[int] = logging.WARNING
     generation: int
     sample: str
+    remedy: str = "it was ignored; stdout is for MCP messages only, and everything else belongs on stderr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,10 @@ def _check_url(url: str) -> None:
         shown = Redactor().line(repr(url))
         raise ValueError(f"{shown} is not a URL ({exc}): write one such as 'https://example.com/mcp'") from None
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError(f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp'")
+        raise ValueError(
+            f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp', or for a command "
+            "StdioServerParameters(command=..., args=[...])"
+        )
 
 
 def check_http_client(client: Any, server: Any) -> None:

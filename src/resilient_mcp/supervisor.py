@@ -42,8 +42,8 @@ _REFUSED_BASE, _REFUSED_CAP = 30.0, 300.0
 is wrong, or whoever rotates tokens."""
 _SECOND_THOUGHT = 1.0
 """Seconds after which a server whose answer is doubtful is asked once more."""
-_LOST_SESSIONS, _LOST_WITHIN = 3, 30.0
-"""So many sessions lost within so many seconds are no coincidence."""
+_LOST_SESSIONS, _LOST_WITHIN = 3, 120.0
+"""So many sessions lost within so many seconds, of a server that was never away, are no coincidence."""
 _SCATTERED = (
     "{} sessions were lost within {:.0f} s: are there several servers behind one address, without sticky sessions?"
 )
@@ -143,6 +143,7 @@ class Supervisor:
                 failure = Failed(None, outcome.reason)
             else:
                 failure = outcome
+                self._sessions_lost.clear()
             if self._closing.is_set():
                 return
             self._failure = failure

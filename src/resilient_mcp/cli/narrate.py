@@ -12,7 +12,7 @@ _STDERR_SHOWN = 2000
 
 
 def narrate(event: Event, *, stderr: bool = True) -> None:
-    """Report `event` on stderr if it is worth a line, and if `stderr` what a process wrote to its own before it ended."""
+    """Report `event` on stderr if it is worth a line; with `stderr` also what a process wrote there before it ended."""
     for line in _lines(event, stderr=stderr):
         sys.stderr.write(f"resilient-mcp: {line}\n")
     sys.stderr.flush()
@@ -33,5 +33,5 @@ def _lines(event: Event, *, stderr: bool) -> list[str]:
     elif isinstance(event, Connected) and event.generation > 1:
         lines = [f"connected again in {event.elapsed:.1f} s"]
     elif isinstance(event, GarbageOnStdout):
-        lines = [f"its stdout has what is no MCP message: {event.sample}"]
+        lines = [f"its stdout contains output that is not an MCP message: {event.sample}; {event.remedy}"]
     return lines
