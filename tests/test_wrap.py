@@ -242,6 +242,38 @@ def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
     assert "hunter2" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--", "no-such-command"],
+            "No such file or directory: no-such-command. Is it installed, and on PATH? Check the",
+        ),
+        (
+            ["--", sys.executable, "-m", "no_such_module"],
+            "No module named no_such_module. Does it run in a terminal? Ch",
+        ),
+        (["--url", "http://127.0.0.1:9/mcp"], "are scheme, host and port right? Check --url."),
+    ],
+)
+def test_a_server_that_is_not_there(arguments: list[str], said: str, tmp_path: Path):
+    """The host is told why, and what to check: the command line of `wrap`, and no Python."""
+    with Driver(tmp_path, *arguments) as host:
+        error = host.ask(1, "initialize", HELLO)["error"]["message"]
+        assert said in error
+        assert error.endswith(("Check the command after 'wrap --'.", "Check --url."))
+        assert "restart()" not in error
+
+
+def test_what_the_server_says_on_stderr(tmp_path: Path):
+    """It goes to the host's log line by line, while the server lives, and once."""
+    with Driver(tmp_path, "--", *RAW) as host:
+        host.greet()
+        host.call(2, "say", text="listening\n")
+        _, _, stderr = host.end()
+    assert stderr == "listening\n"
+
+
 @needs_npm
 @pytest.mark.anyio
 @in_turn

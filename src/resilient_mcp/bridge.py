@@ -169,6 +169,7 @@ class Bridge:
             self.capabilities = capabilities if isinstance(capabilities, dict) else {}
             client.link(self, {**_sdk.LEGACY_SESSION, "client_info": info and _sdk.implementation(info)})
             await client.start(wait=False)
+            await client.wait_first()
         result = _sdk.dump(await client.initialize())
         latest = min(str(result["protocolVersion"]), _sdk.LATEST_LEGACY_VERSION)
         # Versions are dates, so the older of two is the smaller string.

@@ -280,9 +280,8 @@ class ResilientClient:
         self._task = spawn(self._run)
         if not wait:
             return
-        now, timeout = anyio.current_time(), self.policy.timeout
         try:
-            await self._supervisor.lend(now + timeout.ready, math.inf, reach=now + timeout.reach)
+            await self.wait_first()
         except BaseException:
             await self.aclose()
             raise
@@ -362,6 +361,15 @@ class ResilientClient:
             await anyio.lowlevel.checkpoint()
 
     # --- what the bridge, the group and the command line need ---
+
+    async def wait_first(self) -> None:
+        """Wait until the server is ready as `start` does: not long for one that is not there.
+
+        Raises:
+            ServerUnavailable: As `start`.
+        """
+        now, timeout = anyio.current_time(), self.policy.timeout
+        await self._supervisor.lend(now + timeout.ready, math.inf, reach=now + timeout.reach)
 
     def offers(self, capability: str) -> bool:
         """Whether the server may offer a capability, such as `tools`; False before the first connection."""

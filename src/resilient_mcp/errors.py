@@ -4,7 +4,7 @@
     ├── ConnectionLost        sent, never answered, not safe to repeat ("it may still be running")
     ├── DeadlineExceeded      also a TimeoutError; says how long, how many attempts, and the last failure
     ├── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
-    │   └── ServerFailed      no restart will help: command not found, version mismatch, 401/403
+    │   └── ServerFailed      no restart will help: command not found, wrong path, 401/403, version mismatch
     ├── CircuitOpen           it failed too often: refused until it shows a sign of life
     ├── RateLimitExceeded     the rate limit, ours or the server's, has no room for it before its deadline
     ├── Overloaded            the queue in front of the concurrency limit is full
@@ -112,6 +112,7 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
         stderr: The last of what the process wrote to stderr; untrusted text.
         reason: What happened, in a few words, without server and state.
+        remedy: What a person may check; empty when the client has no idea.
     """
 
     def __init__(
@@ -122,16 +123,18 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
         exit_status: int | None = None,
         stderr: str = "",
         reason: str = "",
+        remedy: str = "",
         **context: object,
     ) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.exit_status = exit_status
         self.stderr = stderr
         self.reason = reason or message
+        self.remedy = remedy
 
 
 class ServerFailed(ServerUnavailable):
-    """Raised when no restart will help: command not found, no shared protocol version, 401 or 403."""
+    """Raised when no restart will help: command not found, a wrong path, 401 or 403, no common protocol version."""
 
 
 class CircuitOpen(ResilienceError):  # noqa: N818 - the design's public name

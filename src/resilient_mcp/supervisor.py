@@ -400,7 +400,8 @@ class Supervisor:
         due = facts["retry_in"] = self.retry_in
         remedy = ""
         if failure is not None and (self.state is State.FAILED or self._is_unreached):
-            remedy = f" {remedy_of(failure, self.wording)}"
+            facts["remedy"] = remedy_of(failure, self.wording)
+            remedy = f" {facts['remedy']}"
         elif self.diagnosis:
             reason = f"{reason}; {self.diagnosis}"
         text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{remedy}"

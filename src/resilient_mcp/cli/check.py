@@ -45,6 +45,7 @@ class Report:
         error: What is wrong, or None.
         exit_status: The process's exit status (negative: the signal that ended it), or None.
         stderr: The last of what the process wrote to stderr.
+        remedy: What a person may check; empty when nothing is known.
     """
 
     server: str
@@ -57,6 +58,7 @@ class Report:
     error: str | None = None
     exit_status: int | None = None
     stderr: str = ""
+    remedy: str = ""
 
 
 def run(servers: Mapping[str, ServerConfig], *, timeout: float, as_json: bool) -> int:
@@ -108,7 +110,7 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
         error = client.error
         if error is not None:
             report.error = unfinished(client, timeout) if limit.cancelled_caught else error.reason
-            report.exit_status, report.stderr = error.exit_status, error.stderr
+            report.exit_status, report.stderr, report.remedy = error.exit_status, error.stderr, error.remedy
         elif limit.cancelled_caught:
             report.error = f"its tools were not listed within {timeout:g} s"
     except Exception as exc:  # one server's trouble is a line in the table
@@ -159,7 +161,7 @@ def _facts(report: Report) -> str:
 
 def _trouble(report: Report) -> Text:
     reason, lines = reason_and_stderr(report.error or "", report.stderr)
-    text = Text(reason)
+    text = Text(f"{reason.rstrip('.')}. {report.remedy}" if report.remedy else reason)
     if lines:
         text.append("\nstderr: ", style="dim")
         text.append("\n".join(lines))

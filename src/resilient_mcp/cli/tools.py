@@ -73,7 +73,8 @@ def _unreachable(error: ServerUnavailable | None) -> str:
     """Why there is no connection, with what its process said."""
     assert error is not None
     reason, lines = reason_and_stderr(error.reason, error.stderr)
-    return "\n".join([reason, *(f"  stderr: {line}" for line in lines)])
+    shown = f"{reason.rstrip('.')}. {error.remedy}" if error.remedy else reason
+    return "\n".join([shown, *(f"  stderr: {line}" for line in lines)])
 
 
 async def list_tools(client: ResilientClient) -> list[dict[str, Any]]:
