@@ -123,7 +123,7 @@ def test_all_problems_at_once(tmp_path: Path):
         ({"url": "example.com"}, "url: is no URL (value 'example.com'): write one such as 'https://example.com/mcp'"),
         (
             {"url": "http://x:port"},
-            "url: is no URL (value 'http://x:port'): write one such as 'https://example.com/mcp'",
+            "url: is no URL (value 'http://x:***'): write one such as 'https://example.com/mcp'",
         ),
         ({"type": "stdio", "url": "http://x"}, "type: is 'stdio', which needs 'command': add it, or leave 'type' out"),
         ({"type": "http", "command": "x"}, "type: is 'http', which needs 'url': add it, or leave 'type' out"),

@@ -152,7 +152,7 @@ IMPOSSIBLE: dict[type[BaseModel], dict[str, list[tuple[Any, str]]]] = {
         "wait": [(1, "callable")],
         "stop": [(1, "callable")],
     },
-    TimeoutPolicy: dict.fromkeys(("connect", "ready", "attempt", "request", "total", "shutdown"), LIMIT),
+    TimeoutPolicy: dict.fromkeys(("connect", "reach", "ready", "attempt", "request", "total", "shutdown"), LIMIT),
     RestartPolicy: {
         "base": DELAY,
         "max_delay": CAP,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import logging
 import os
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp import StdioServerParameters
 from mcp.client import session_group
@@ -21,30 +25,49 @@ from resilient_mcp import Delivery, Evidence, ExitStatus, ServerUnavailable, _sd
 from resilient_mcp.errors import add_note
 from resilient_mcp.evidence import Kind
 from resilient_mcp.redact import Redactor
+from resilient_mcp.transports import http_logs
 
-SECRET = 'hunter2 "\\/é\n& more'
+SECRETS = ["hunter2 \"\\\\/é\n& more'𝄞", 'S3cr3t/Va+lue&x=9"q', "Zx9kQ1ttAA77", "hunter-two", "<>&'\"!", "a\\b\\\\c<d"]
+SPELLINGS: list[Callable[[str], str]] = [
+    str,
+    repr,
+    json.dumps,
+    lambda s: json.dumps(s, ensure_ascii=False),
+    lambda s: json.dumps(json.dumps(s)),
+    lambda s: repr(json.dumps(s)),
+    lambda s: json.dumps(s).replace("/", "\\/").replace("&", "\\u0026").replace("<", "\\u003C").replace("+", "\\u002b"),
+    lambda s: " ".join(s.split()),
+    lambda s: s.encode("unicode_escape").decode(),
+    lambda s: f"https://host/{quote(s, safe='')}",
+    lambda s: quote(s, safe="").lower() if s == s.lower() else quote(s, safe="").replace("%2F", "%2f"),
+    lambda s: quote(quote(s, safe=""), safe=""),
+    quote_plus,
+    html.escape,
+    lambda s: html.escape(html.escape(s)),
+    lambda s: "".join(c if c.isalnum() or c in "-._~" else f"&#{ord(c)};" for c in s),
+    lambda s: "".join(c if c.isalnum() or c in "-._~" else f"&#x{ord(c):X};" for c in s),
+    lambda s: "".join(f"\\u{unit:04x}" for unit in memoryview(s.encode("utf-16")[2:]).cast("H")),
+    lambda s: "".join(f"\\u{unit:04X}" for unit in memoryview(s.encode("utf-16")[2:]).cast("H")),
+    lambda s: s.encode().hex(),
+    lambda s: s.encode().hex().upper(),
+]
 
 
-@pytest.mark.parametrize(
-    "spell",
-    [
-        str,
-        repr,
-        json.dumps,
-        lambda s: json.dumps(s, ensure_ascii=False),
-        lambda s: " ".join(s.split()),
-        lambda s: base64.b64encode(s.encode()).decode(),
-        lambda s: f"https://host/{quote(s, safe='')}",
-        quote_plus,
-    ],
-)
-def test_every_spelling_of_a_secret(spell: Any):
-    """As it is, in JSON, in `repr`, percent-encoded, in base64, or with its whitespace collapsed."""
-    cleaned = Redactor([SECRET]).clean(f"before {spell(SECRET)} after")
-    assert "hunter2" not in cleaned
-    assert "aHVudGVyMi" not in cleaned
-    assert cleaned.startswith("before")
-    assert cleaned.endswith("after")
+@pytest.mark.parametrize("secret", SECRETS, ids=ascii)
+@pytest.mark.parametrize("spell", SPELLINGS)
+def test_every_spelling_of_a_secret(secret: str, spell: Callable[[str], str]):
+    """As it is, in JSON, in `repr`, in a URL, in HTML, escaped, in hex, or with its whitespace collapsed."""
+    cleaned = Redactor([secret]).clean(f"before ({spell(secret)}) after")
+    assert re.fullmatch(r"""before \([\\"']*(https://host/)?\*\*\*[\\"']*(&(amp;)?quot;)?\) after""", cleaned), cleaned
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=8), st.text('aZ09+/=é§𝄞\\"', min_size=6, max_size=30), st.binary(max_size=8), st.booleans())
+def test_base64_of_something_that_has_a_secret_in_it(before: bytes, secret: str, after: bytes, for_urls: bool):
+    """Alone or inside, wherever it begins: nothing of the base64 is left."""
+    encode = base64.urlsafe_b64encode if for_urls else base64.b64encode
+    encoded = encode(before + secret.encode() + after).decode()
+    assert Redactor([secret]).clean(f"[{encoded}]") == "[***]"
 
 
 @given(st.text("ab: =/\"'\\", max_size=200), st.integers(0, 40), st.integers(1, 60))
@@ -74,47 +97,99 @@ def test_nothing_is_left_where_text_is_cut(noise: str, at: int, limit: int):
         (r"{\"api_key\": \"a1\"}", r"{\"api_key\": ***\"}"),
         ("postgresql://joe:pw@db:5432/x", "postgresql://***@db:5432/x"),
         ("GET https://host/mcp?key=1&b=2 failed", "GET https://host/mcp?*** failed"),
+        ("GET https://host/mcp?x=Zx9kQ1ttAA77 failed", "GET https://host/mcp?*** failed"),
+        ("GET https://host/mcp?x=sk-abcdef1 failed", "GET https://host/mcp?*** failed"),
+        ("GET https://host/mcp?hunter2secret failed", "GET https://host/mcp?*** failed"),
+        ("GET https://host/mcp?page=2&id=0123456789abcdef0123456789abcdef", None),
+        ("http://user:p@ss:word1@h/mcp", "http://***@h/mcp"),
+        ("Basic dXNlcjpodW50ZXIy sent", "Basic *** sent"),
+        ("Basic dW5zdHJ1Y3R1cmVk sent, basic unstructured text, basic AAECAzr/ data", None),
+        ("Set-Cookie: sid=abc1; Path=/", "Set-Cookie: ***"),
+        ("{'cookie': 'sid=abc1'}", "{'cookie': ***}"),
+        ("[(b'set-cookie', b'sid=abc1'), (b'x', b'y')]", "[(b'set-cookie', b'***'), (b'x', b'y')]"),
+        ("Authorization: Token hunter", "Authorization: ***"),
+        ("curl -u user:hunter2 https://h", "curl -u user:*** https://h"),
+        ("curl --user='user:hunter2' https://h", "curl --user='user:***' https://h"),
+        ("key sk-ant-api03-abcdef1 and ghp_abcdefghijkl1", "key *** and ***"),
+        ("glpat-abcdefghijk xoxb-123-abc npm_abcdefghijklmnop1", "*** *** ***"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln!", "***!"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE\nabc", "***"),
+        ("a -----BEGIN EC PRIVATE KEY-----\nMIIE\n-----END EC PRIVATE KEY----- b", "a *** b"),
+        ("password=/run/secrets/x token=none", None),
         ("ordinary text: 42 things at 10:30", "ordinary text: 42 things at 10:30"),
     ],
 )
-def test_how_secrets_look(text: str, cleaned: str):
-    """Tokens, headers, `key=value`, userinfo and queries that nobody told it of; ordinary words stay."""
-    assert Redactor().clean(text) == cleaned
+def test_how_secrets_look(text: str, cleaned: str | None):
+    """Tokens, headers, `key=value`, logins and queries that nobody told it of; ordinary words (None) stay."""
+    assert Redactor().clean(text) == (text if cleaned is None else cleaned)
 
 
 def test_what_a_server_is_configured_with():
-    """Values of `env` and of arguments that look like credentials; not what the SDK gives to every server."""
+    """Values of `env` and of arguments whose names say credential; nothing else."""
     server = StdioServerParameters(
         command="npx",
         args=[
             "--verbose", "server-name", "--api-key", "arg-one", "--token=arg-two", "-e", "KEY=arg-three",
-            "--header", "X-Any: arg-four", "https://joe:arg-five@host/x?q=arg-six",
+            "--header", "X-Key: arg-four", "https://joe:arg-five@host/x?token=arg-six",
         ],
         env={"TOKEN": "env1", "MODE": "debug", "REGION": "europe-1", "HOME": os.environ.get("HOME", "/")},
     )  # fmt: skip
     redactor = Redactor.of(server)
-    kept = "server-name --verbose debug " + os.environ.get("HOME", "/")
+    kept = "server-name --verbose debug europe-1 joe host " + os.environ.get("HOME", "/")
     assert redactor.clean(kept) == kept
-    for secret in ("arg-one", "arg-two", "arg-three", "arg-four", "arg-five", "arg-six", "env1", "europe-1"):
+    for secret in ("arg-one", "arg-two", "arg-three", "arg-four", "arg-five", "arg-six", "env1"):
         assert redactor.clean(f"<{secret}>") == "<***>"
+
+
+def test_what_the_sdk_gives_to_every_server_is_kept(monkeypatch: pytest.MonkeyPatch):
+    """A user's name may look random."""
+    monkeypatch.setenv("USER", "Zx9kQ1tt")
+    text = "Zx9kQ1tt"
+    assert Redactor.of(StdioServerParameters(command="x", env={"USER": text})).clean(text) == text
+    assert Redactor.of(StdioServerParameters(command="x", env={"USR": text})).clean(text) == "***"
+    assert Redactor.of(print).clean(text) == text
 
 
 def test_what_an_http_server_is_configured_with():
-    """Header values, with and without their scheme, userinfo and query of the URL, the HTTP client's own headers."""
+    """Header values, with and without their scheme, secrets of the URL, and what the HTTP client was given."""
     server = session_group.StreamableHttpParameters(
-        url="https://joe:p%40ssword@host/mcp?key=query-secret#frag-secret",
-        headers={"Authorization": "Bearer head-secret", "X-Region": "header-two", "Accept": "text/plain"},
+        url="https://joe:p%40ssword@host/Path9kQ1tt/mcp?key=query-secret#frag-s3cret",
+        headers={"Authorization": "Bearer head-secret", "X-Region": "europe-1", "Accept": "text/plain"},
     )
     client = _sdk.http.AsyncClient(
-        headers={"X-Key": "client-head"}, params={"p": "client-param"}, cookies={"c": "client-cookie"}
+        headers={"X-Key": "client-head"},
+        params={"token": "client-param", "lang": "english"},
+        cookies={"c": "client-cookie"},
+        base_url="https://host/Base9kQ1tt",
     )
     redactor = Redactor.of(server, client)
     for secret in (
-        "head-secret", "header-two", "p@ssword", "p%40ssword", "query-secret", "frag-secret", "client-head",
-        "client-param", "client-cookie", base64.b64encode(b"joe:p@ssword").decode(),
+        "head-secret", "p@ssword", "p%40ssword", "query-secret", "frag-s3cret", "client-head", "Path9kQ1tt",
+        "client-param", "client-cookie", base64.b64encode(b"joe:p@ssword").decode(), "Base9kQ1tt",
     ):  # fmt: skip
         assert redactor.clean(f"<{secret}>") == "<***>"
-    assert redactor.clean("text/plain") == "text/plain"
+    assert redactor.clean("text/plain europe-1 english host joe") == "text/plain europe-1 english host joe"
+
+
+def test_lines_and_beginnings_of_long_secrets():
+    """Logs are written by line, and servers quote the beginning of a key so that people know which one is meant."""
+    key = "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA\nshort\n-----END PRIVATE KEY-----"
+    redactor = Redactor([key, "Zx9kQ1ttabcdefabcdef0123456789"])
+    assert redactor.clean("line MIIEowIBAAKCAQEA of short") == "line *** of short"
+    assert redactor.clean("the key Zx9kQ1tt... is wrong") == "the key ***... is wrong"
+
+
+def test_a_secret_that_is_part_of_a_longer_one():
+    """The longer one is masked as a whole."""
+    redactor = Redactor(["hunter2", "hunter2/more&hunter2"])
+    assert redactor.clean("hunter2/more&amp;hunter2 hunter2") == "*** ***"
+
+
+def test_little_is_left_of_text_that_is_all_secrets():
+    """A long line of masks still shows what is between them, where it was cut after many secrets."""
+    redactor = Redactor(["s3cr3t-0123456789-t0k3n-" * 4])
+    assert "why" in redactor.line(("s3cr3t-0123456789-t0k3n-" * 4 + " why ") * 100, 50)
+    assert redactor.line("s3cr3t-0123456789-t0k3n-" * 4 * 10_000, 50)
 
 
 def test_what_it_learns_is_bounded():
@@ -160,12 +235,41 @@ def test_what_holds_no_secret_stays_itself():
 
 
 @pytest.mark.parametrize(
-    "evil", ["a.", "token=", "://", "bearer ", "authorization:", '"', "token", "https://a", "=\\'"]
+    "evil",
+    [
+        *(
+            "a.",
+            "token=",
+            "://",
+            "bearer ",
+            "authorization:",
+            '"',
+            "token",
+            "https://a",
+            "=\\'",
+            "sk-",
+            "eyJ",
+            "A1b2",
+            "%2f",
+        ),
+        *(
+            "-----BEGIN PRIVATE KEY-----",
+            "-u a:",
+            "Cookie: a",
+            "Aa1/",
+            "\\u0041",
+            "p@ss",
+            "p@ss/",
+            "&#x27;",
+            "\\/",
+            "?a=b&",
+        ),
+    ],
 )
 def test_hostile_text_takes_no_time(evil: str):
     """10 MB made to be slow to read is read in less than the seconds that a backtracking pattern takes."""
     began = time.process_time()
-    Redactor(["s3cr3t"]).clean(evil * (10_000_000 // len(evil)))
+    Redactor(["s3cr3t", "p@ss/w+rd"]).clean(evil * (10_000_000 // len(evil)))
     assert time.process_time() - began < 5
 
 
@@ -184,4 +288,41 @@ def test_words_are_no_secrets():
     server = StdioServerParameters(command="x", args=["--use-token", "true"], env={"USE_TOKEN": "false"})
     redactor = Redactor.of(server)
     redactor.learn_headers(_sdk.http.Headers({"X-Auth": "none"}))
-    assert redactor.clean("true false none") == "true false none"
+    redactor.learn("a-token")
+    assert Redactor(["none", "no"]).clean("none, no") == "none, no"
+    assert redactor.clean("true false none a-token") == "true false none ***"
+
+
+# --- log records of the HTTP library ---
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "httpcore.http11", "httpcore2.connection", "hpack.hpack"])
+def test_records_while_a_client_sends(name: str, caplog: pytest.LogCaptureFixture):
+    """Message, arguments and error are cleaned while a request of a client is sent, and left alone otherwise."""
+    caplog.set_level(logging.DEBUG, name)
+    logger, secret = logging.getLogger(name), "s3cr3t"
+    logger.debug("to %s", "s3cr3t")
+    token = http_logs.sending.set(Redactor(["s3cr3t"]))
+    try:
+        logger.debug("to %s", "s3cr3t")
+        logger.debug("to %s", "nowhere")
+        try:
+            raise ValueError(secret)
+        except ValueError:
+            logger.debug("failed", exc_info=True)
+    finally:
+        http_logs.sending.reset(token)
+    assert [record.getMessage() for record in caplog.records] == ["to s3cr3t", "to ***", "to nowhere", "failed"]
+    assert caplog.records[2].args == ("nowhere",)
+    assert "s3cr3t" not in caplog.text.partition("to ***")[2]
+
+
+def test_a_record_that_cannot_be_formatted(monkeypatch: pytest.MonkeyPatch):
+    """It does not fail the request, and its parts are cleaned all the same."""
+    record = logging.LogRecord("httpx", logging.INFO, "", 0, "%d", ("s3cr3t",), None)
+    token = http_logs.sending.set(Redactor(["s3cr3t"]))
+    try:
+        assert logging.getLogger("httpx").filter(record)
+    finally:
+        http_logs.sending.reset(token)
+    assert record.getMessage() == "%d ('***',)"

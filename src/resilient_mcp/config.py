@@ -23,10 +23,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticOmit, core_schema
 
 from . import _sdk
+from .credentials import safe_url
 from .evidence import printable
 from .policy import Policy
 from .redact import Redactor
-from .transports.http import safe_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +485,7 @@ def _in_brackets(key: str, value: Any) -> str:
     if isinstance(value, dict | list):
         return ""
     if key == "url" and isinstance(value, str):
-        value = safe_url(value) if _is_url(value) else value.partition("?")[0].rpartition("@")[2]
+        value = safe_url(value)
     # The redactor sees the key as well, which may say that the value is a credential.
     return f" (value {Redactor().line(f'{key[-_LONGEST_KEY:]}={value!r}').partition('=')[2]})"
 

@@ -21,6 +21,7 @@ from .events import GarbageOnStdout, Hub, current_call, logger
 from .evidence import Attempt, Delivery, Evidence, InFlight, Kind, RequestId, current_attempt, printable
 from .policy import Policy
 from .redact import Redactor
+from .transports import http_logs
 from .transports.foreign import WatchedReader, WatchedWriter
 from .transports.http import HttpEdge, evidence_of, is_about_auth
 from .transports.linked import Link, linked
@@ -493,6 +494,7 @@ class Connector:
                 return edge
 
             transport: Any
+            http_logs.connecting.set(self._hub.redactor)  # the SDK's transport starts its tasks in this context
             if isinstance(server, _sdk.StreamableHttpParameters):
                 opening.hears_by_stream = True
                 transport = _sdk.streamable_http(server, wrap(self._http_client, out_of_band=False))

@@ -14,8 +14,19 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails
 from typing_extensions import Self
+
+from .configured import shown
 
 
 def _spelled_infinity(value: Any) -> Any:
@@ -41,6 +52,12 @@ PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+def _without_secret(fault: ErrorDetails) -> InitErrorDetails:
+    place = tuple(shown(key) for key in fault["loc"])
+    name = next((key for key in reversed(place) if isinstance(key, str) and key != "[key]"), "")
+    return InitErrorDetails(type=fault["type"], loc=place, input=shown(fault["input"], name), ctx=fault.get("ctx", {}))
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
@@ -53,8 +70,19 @@ class _Frozen(BaseModel):
             for key in values.keys() - cls.model_fields.keys():
                 close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
                 hint = f"did you mean {close[0]!r}?" if close else f"its keys are {', '.join(cls.model_fields)}"
-                raise ValueError(f"{cls.__name__} has no key {key!r} (value {values[key]!r}): {hint}")
+                value = shown(values[key], str(key))
+                raise ValueError(f"{cls.__name__} has no key {shown(key)!r} (value {value!r}): {hint}")
         return values
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _without_secrets(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """What is refused is quoted by the error: a credential that was put in the wrong place must not be."""
+        try:
+            return validate(values)
+        except ValidationError as exc:
+            faults = [_without_secret(fault) for fault in exc.errors(include_url=False)]
+        raise ValidationError.from_exception_data(cls.__name__, faults)
 
     def _at_least(self, key: str, other: str) -> None:
         """Refuse a `key` below `other`."""

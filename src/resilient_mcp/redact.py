@@ -7,15 +7,11 @@ was never told of. What it finds becomes `***`. Text is cleaned *before* it is c
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import itertools
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 from mcp.client.stdio import get_default_environment
 from mcp.types import ErrorData
@@ -23,52 +19,24 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from . import _sdk
+from .configured import in_arguments, in_header, in_pairs, in_url
+from .credentials import MASK, is_credential_header, is_random, is_worth_keeping
 from .evidence import MAX_DETAIL, printable
+from .patterns import masked
+from .spellings import Spelling, without_runs
 
-MASK = "***"
-_SHORTEST = 6
-"""Characters of a value of which nothing is known but that it was given: shorter ones ("false", "debug", "8080") keep
-no secret, and taking them out would blank half a log."""
-_SHORTEST_NAMED = 4
-"""The same where the name says that it is a credential."""
 _LEARNED_KEPT = 64
+# Characters that the patterns look at: a hostile error of 10 MB must not hold up everybody for seconds. Nothing that
+# long reaches an event, a log or an advice.
 _PATTERNS_READ = 64 * 1024
-"""Characters that the patterns look at: a hostile error of 10 MB must not hold up everybody for seconds. Nothing that
-long reaches an event, a log or an advice."""
+# From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line.
 _LINE_OF_KEY = 16
-"""From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line."""
-_WORDS = frozenset({"true", "false", "none", "null", "auto", "basic", "bearer"})
-"""What flags and headers with the name of a credential may say without being one."""
+# Of secrets of this length, servers quote the beginning, so that people know which one is meant.
+_LONG, _BEGINNING = 24, 8
 _MAX_DEPTH = 32
+# Values within one value that are looked at: more is no error that a server means.
 _MAX_VALUES = 10_000
-"""Values within one value that are looked at: more is no error that a server means."""
 _MAX_CHAIN = 64
-
-_NAMES = (
-    r"(?:(?:api|access|private|secret|subscription|signing)[-_ ]?key|token(?!s)|secret|passw(?:or)?d|passphrase|pwd"
-    r"|credentials?|signature|authorization|cookie)"
-)
-_NAME = re.compile(rf"{_NAMES}$", re.IGNORECASE)
-_CREDENTIAL_HEADER = re.compile(rb"auth|token|key|secret|cookie|passw|signature|credential", re.IGNORECASE)
-_PUBLIC_HEADERS = frozenset(
-    {"accept", "accept-encoding", "accept-language", "connection", "content-type", "user-agent"}
-)
-_SCHEME = re.compile(r"[A-Za-z][\w-]{0,19} +(?=\S)")
-_SYMBOL = re.compile(r"[\d_~+/=-]|[a-z][A-Z]")
-
-_HEADER = re.compile(
-    r"""\b((?:proxy-)?authorization|(?:set-)?cookie|x-api-key)(\\{0,3}["']?\s{0,3}[:=]\s{0,3}\\{0,3}["']?)([^\r\n"'\\]+)""",
-    re.IGNORECASE,
-)
-_BEARER = re.compile(r"\b(bearer|basic)(\s{1,3})([\w.~+/=-]{6,})", re.IGNORECASE)
-_USERINFO = re.compile(r"""()(://)([^\s/?#@"'<>]{1,256})(?=@)""")
-_QUERY = re.compile(r"""(://[^\s?#"'<>]{1,256})(\?)([^\s"'<>]+)""")
-_NAMED = re.compile(
-    rf"""({_NAMES})(\\{{0,3}}["']?\s{{0,3}}[=:]\s{{0,3}})"""
-    r"""("[^"\n]{1,4096}"?|'[^'\n]{1,4096}'?|\\{1,3}["'][^\n"'\\]{1,4096}|[^\s"'&,;<>\\]{1,4096})""",
-    re.IGNORECASE,
-)
-_PATTERNS = (_HEADER, _BEARER, _USERINFO, _QUERY, _NAMED)
 
 T = TypeVar("T")
 
@@ -81,8 +49,8 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._given = {form for secret in secrets for form in _forms(secret)}
-        self._learned: dict[str, list[str]] = {}
+        self._given = _spellings(secrets)
+        self._learned: dict[str, set[Spelling]] = {}
         self._sort()
 
     @classmethod
@@ -91,36 +59,44 @@ class Redactor:
         return cls(_configured(server, http_client))
 
     def _sort(self) -> None:
-        learned = (form for forms in self._learned.values() for form in forms)
-        self._forms = sorted({*self._given, *learned}, key=len, reverse=True)  # a secret may be part of a longer one
-        self._margin = max(MAX_DETAIL, len(self._forms[0]) if self._forms else 0)
+        known = self._given.union(*self._learned.values())
+        self._known = sorted(known, key=lambda one: one.length, reverse=True)  # a secret may be part of a longer one
+        self._cores = {core for one in known for core in one.cores}
+        self._escaped = [form for one in self._known for form in one.escaped]
+        self._margin = max([MAX_DETAIL, *(one.length for one in known)])
 
     def learn(self, secret: str) -> None:
         """Keep one more value, such as an OAuth token; of these only the latest are known."""
-        if (forms := self._learned.pop(secret, None)) is not None:
-            self._learned[secret] = forms
-            return
-        self._learned[secret] = [form for value in (secret, *_parts(secret)) for form in _forms(value)]
-        if len(self._learned) > _LEARNED_KEPT:
-            del self._learned[next(iter(self._learned))]
-        self._sort()
+        self._learn(secret, "token")
 
     def learn_headers(self, headers: Any) -> None:
         """Keep what the headers of a request, an HTTP library's `Headers`, carry as credentials."""
         for name, value in headers.raw:
             if _carries_credentials(name):
-                self.learn(value.decode("latin-1"))
+                self._learn(value.decode("latin-1"), name.decode("latin-1"))
+
+    def _learn(self, value: str, name: str) -> None:
+        if (known := self._learned.pop(value, None)) is not None:
+            self._learned[value] = known
+            return
+        self._learned[value] = _spellings(in_header(name, value))
+        if len(self._learned) > _LEARNED_KEPT:
+            del self._learned[next(iter(self._learned))]
+        self._sort()
 
     # --- text ---
 
     def clean(self, text: str) -> str:
         """`text` without secrets; of those that it was never told of, only the first 64 KiB."""
-        for form in self._forms:
-            if form in text:
+        for one in self._known:
+            if one.anchor in text:
+                text = one.pattern.sub(MASK, text) if one.pattern else text.replace(one.anchor, MASK)
+        text = without_runs(text, self._cores, MASK)
+        if "\\u00" in text:
+            for form in self._escaped:
                 text = text.replace(form, MASK)
         begin, rest = text[:_PATTERNS_READ], text[_PATTERNS_READ:]
-        for pattern in _PATTERNS:
-            begin = pattern.sub(_mask, begin)
+        begin = masked(begin)
         return begin + rest if rest else begin
 
     def line(self, text: str, limit: int = MAX_DETAIL) -> str:
@@ -131,8 +107,12 @@ class Redactor:
         """The first `limit` characters or so, without secrets. However long the text, no more is looked at."""
         if len(text) <= limit + self._margin:
             return self.clean(text)
-        # What the cut went through lies in the last characters, and no mask is longer than what it stands for.
-        return self.clean(text[: limit + self._margin])[: -self._margin]
+        # A secret that the cut went through is whole when more is read, and masked: there the two differ.
+        cut, more = self.clean(text[:limit]), self.clean(text[: limit + self._margin])
+        if more.startswith(cut):
+            return cut
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(cut, more, strict=False))
+        return "".join(character for character, _ in same)
 
     def clean_tail(self, text: str, limit: int) -> str:
         """The end of a text without secrets. From `limit` characters on it may begin in the middle of one."""
@@ -210,123 +190,60 @@ class Redactor:
             error.strerror, error.filename = self.cleaned((error.strerror, error.filename))
 
     def _rebuilt(self, error: Any) -> Any:
-        """Pydantic's errors quote what they refuse, and cannot be changed."""
-        if not isinstance(error, ValidationError) or self.clean(text := str(error)) == text:
+        """Pydantic's errors quote what they refuse, cut in the middle, and cannot be changed."""
+        if not isinstance(error, ValidationError):
+            return error
+        faults = error.errors(include_url=False, include_context=False)
+        quoted = [(fault["msg"], fault["loc"], fault["input"]) for fault in faults]
+        if (cleaned := self.cleaned(quoted)) is quoted:
             return error
         details = [
-            InitErrorDetails(
-                type=PydanticCustomError(fault["type"], "{said}", {"said": self.clean(fault["msg"])}),
-                loc=self.cleaned(fault["loc"]),
-                input=self.cleaned(fault["input"]),
-            )
-            for fault in error.errors(include_url=False, include_context=False)
+            InitErrorDetails(type=PydanticCustomError(fault["type"], "{said}", {"said": said}), loc=loc, input=value)
+            for fault, (said, loc, value) in zip(faults, cleaned, strict=True)
         ]
         rebuilt = ValidationError.from_exception_data(error.title, details)
         rebuilt.__cause__, rebuilt.__context__ = error.__cause__, error.__context__
         return rebuilt.with_traceback(error.__traceback__)
 
 
-def _mask(match: re.Match[str]) -> str:
-    name, between, value = match.groups()
-    if match.re is _BEARER and not _SYMBOL.search(value):
-        return match[0]  # "bearer authentication" is no token
-    if match.re is _NAMED and "=" not in between and value[0] not in "\"'\\" and not _SYMBOL.search(value):
-        return match[0]  # "invalid token: expired" is none either
-    return f"{name}{between}{MASK}"
+def _spellings(secrets: Iterable[str]) -> set[Spelling]:
+    return {Spelling.of(secret) for secret in set(_worth_keeping(secrets))}
 
 
-def _forms(secret: str) -> set[str]:
-    """The spellings in which a secret may come back."""
-    plain = {secret, secret.strip(), " ".join(secret.split())}
-    plain.update(line.strip() for line in secret.splitlines() if len(line.strip()) >= _LINE_OF_KEY)
-    spelled = {base64.b64encode(secret.encode("utf-8", "replace")).decode().rstrip("=")}
-    for value in plain:
-        spelled |= {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
-        spelled |= {
-            quote(value, errors="replace"),
-            quote(value, safe="", errors="replace"),
-            quote_plus(value, errors="replace"),
-        }
-    return {form for form in plain | spelled if len(form) >= _SHORTEST_NAMED and form.lower() not in _WORDS}
-
-
-def _parts(text: str) -> Iterator[str]:
-    """The secrets within a value: a token behind its scheme, userinfo and query of a URL, `key=value` pairs."""
-    if scheme := _SCHEME.match(text):
-        yield text[scheme.end() :]
-    for match in (m for pattern in _PATTERNS for m in pattern.finditer(text)):
-        value = match[3].strip("\\\"'")
-        yield value
-        if match.re is _USERINFO:
-            yield from _userinfo(value)
-        elif match.re is _QUERY:
-            yield from (item for _, item in parse_qsl(value))
-
-
-def _userinfo(text: str) -> Iterator[str]:
-    user, _, password = text.partition(":")
-    pair = f"{unquote(user)}:{unquote(password)}"
-    yield base64.b64encode(pair.encode()).decode()  # as `Authorization: Basic` spells it
-    yield from (unquote(user), unquote(password), password)
-
-
-def _kept(name: str, value: str) -> Iterator[str]:
-    """A value that was given under a name, and the secrets within."""
-    limit = _SHORTEST_NAMED if _NAME.search(name) else _SHORTEST
-    yield from (secret for secret in (value, *_parts(value)) if len(secret.strip()) >= limit)
+def _worth_keeping(secrets: Iterable[str]) -> Iterator[str]:
+    """The secrets that are long enough to be masked, and what text may quote of them: a line, or the beginning."""
+    for secret in map(str.strip, secrets):
+        if is_worth_keeping(secret):
+            yield secret
+        if len(secret) >= _LONG and is_random(secret[:_BEGINNING]):
+            yield secret[:_BEGINNING]
+        if "\n" in secret:
+            yield from (line for line in map(str.strip, secret.splitlines()) if len(line) >= _LINE_OF_KEY)
 
 
 def _configured(server: Any, http_client: Any) -> Iterator[str]:
     """The secrets in the configuration of a server and of an HTTP client."""
     if isinstance(server, _sdk.StdioServerParameters):
         harmless = get_default_environment()  # HOME, PATH and the like, which the SDK gives to every server
-        for name, value in (server.env or {}).items():
-            if harmless.get(name) != value:
-                yield from _kept(name, value)
-        yield from _in_arguments(server.args)
+        own = {name: value for name, value in (server.env or {}).items() if harmless.get(name) != value}
+        yield from in_pairs(own.items())
+        yield from in_arguments(server.args)
     elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
-        yield from _in_url(server.url)
+        yield from in_url(server.url)
         yield from _in_headers(server.headers or {})
     if http_client is not None:
         yield from _in_headers(http_client.headers)
-        yield from _in_url(str(http_client.base_url))
-        yield from (str(value) for _, value in http_client.params.multi_items())
-        yield from (str(cookie.value) for cookie in http_client.cookies.jar if cookie.value)
+        yield from in_url(str(http_client.base_url))
+        yield from in_pairs(http_client.params.multi_items())
+        for cookie in http_client.cookies.jar:
+            yield from in_header("cookie", f"{cookie.name}={cookie.value}")
 
 
 def _in_headers(headers: Mapping[str, Any]) -> Iterator[str]:
     for name, value in headers.items():
-        if name.lower() not in _PUBLIC_HEADERS:
-            yield from _kept(name, str(value))
-
-
-def _in_url(url: str) -> Iterator[str]:
-    parts = urlsplit(url)
-    userinfo = parts.netloc.rpartition("@")[0]
-    if userinfo:
-        yield userinfo
-        yield from _userinfo(userinfo)
-    if parts.query:
-        yield parts.query
-        yield from (value for _, value in parse_qsl(parts.query))
-    if parts.fragment:
-        yield parts.fragment
-
-
-def _in_arguments(arguments: Sequence[str]) -> Iterator[str]:
-    """`--token X`, `--token=X`, `--header 'Name: X'`, `-e NAME=X`, and URLs with userinfo or query."""
-    before = ""
-    for argument in arguments:
-        if _NAME.search(before.lstrip("-")) and before.startswith("-"):
-            yield from _kept("token", argument)
-        elif before in {"-H", "--header", "-e", "--env"}:
-            name, _, value = argument.partition(":" if before in {"-H", "--header"} else "=")
-            yield from _kept(name, value.strip())
-        else:
-            yield from (part for part in _parts(argument) if len(part) >= _SHORTEST_NAMED)
-        before = argument
+        yield from in_header(name, str(value))
 
 
 @lru_cache(maxsize=256)
 def _carries_credentials(header: bytes) -> bool:
-    return bool(_CREDENTIAL_HEADER.search(header))
+    return is_credential_header(header.decode("latin-1"))

@@ -64,7 +64,10 @@ def remedy_of(failure: Failed, wording: Wording) -> str:
     """What a person can do about a failed try to connect: the likely cause as a question, and where to look."""
     evidence, where = failure.evidence, wording.server
     if is_version_conflict(failure.cause):
-        question, where = "Is there a version of MCP that both sides know?", "both, and the client's mode="
+        question, where = (
+            "Is there a version of MCP that both sides know?",
+            "both, and mode= of the client (mcp 2.x)",
+        )
     elif evidence is None:
         question = _ask_about_error(failure.cause)
     elif evidence.kind is Kind.AUTH or evidence.http_status in {_UNAUTHORIZED, _FORBIDDEN}:
@@ -101,6 +104,8 @@ def _ask_about_status(status: int, evidence: Evidence) -> str:
 def _ask_about_connection(evidence: Evidence) -> str:
     if evidence.kind is Kind.PROCESS:
         return "Does it run in a terminal?"
+    if evidence.kind is Kind.PROTOCOL:
+        return "Is an MCP server there?"
     if evidence.kind is Kind.TLS and "CERTIFICATE_VERIFY_FAILED" in evidence.detail:
         return "Who signed its certificate? SSL_CERT_FILE names a file with the authorities to trust."
     if evidence.kind is Kind.TLS:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from . import _sdk
+from .credentials import safe_url
 from .names import name_of_command
 from .redact import Redactor
-from .transports.http import safe_url
 
 _NAME = 100
 """Characters of a name."""
@@ -47,16 +48,21 @@ def speaks_for_itself(server: Any) -> bool:
 
 
 def _check_url(url: str) -> None:
+    shown, problem = safe_url(url), "is not a server's URL"
     try:
         parsed = _sdk.http.URL(url)
-    except (_sdk.http.InvalidURL, ValueError) as exc:
-        shown = Redactor().line(repr(url))
-        raise ValueError(f"{shown} is not a URL ({exc}): write one such as 'https://example.com/mcp'") from None
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ValueError(
-            f"{safe_url(url)!r} is not a server's URL: write one such as 'https://example.com/mcp', or for a command "
-            "StdioServerParameters(command=..., args=[...])"
-        )
+        _ = urlsplit(url).port  # it refuses what the HTTP library only refuses when it connects
+    except _sdk.http.InvalidURL as exc:
+        problem = f"is not a URL ({str(exc).partition(':')[0]})"  # behind the colon it quotes what may be a secret
+    except ValueError:
+        problem = "is not a URL (its host or port is invalid)"
+    else:
+        if parsed.scheme in {"http", "https"} and parsed.host:
+            return
+    raise ValueError(
+        f"{shown!r} {problem}: write one such as 'https://example.com/mcp', or for a command "
+        "StdioServerParameters(command=..., args=[...])"
+    )
 
 
 def check_http_client(client: Any, server: Any) -> None:

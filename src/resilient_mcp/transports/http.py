@@ -20,10 +20,12 @@ import anyio
 
 from .. import _sdk
 from .._sdk import http
+from ..credentials import safe_url
 from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
 from ..redact import Redactor
 from ..strategies.backoff import half_jitter
 from ..waits import clock
+from . import http_logs
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -128,9 +130,11 @@ class HttpEdge:
 
     async def _forward(self, request: Any, options: dict[str, Any]) -> Any:
         """Send. The auth flow puts its headers on the request below: only afterwards they can be seen."""
+        token = http_logs.sending.set(self.redactor)
         try:
             return await self._inner.send(request, **options)
         finally:
+            http_logs.sending.reset(token)
             self.redactor.learn_headers(request.headers)
 
     # --- requests ---
@@ -200,7 +204,7 @@ class HttpEdge:
         """The response with its body read, once that is known to be the JSON-RPC response to this request."""
         if not content_type.startswith(_JSON) or response.status_code == http.codes.ACCEPTED:
             await response.aclose()
-            kind = self.redactor.line(content_type, 80) or "no content type"
+            kind = self.redactor.line(response.headers.get("content-type", ""), 80) or "no content type"
             raise Unusable(f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs")
         length = response.headers.get("content-length", "")
         bounded = length.isdecimal() and int(length) <= self.max_bytes and "content-encoding" not in response.headers
@@ -679,12 +683,3 @@ def sse_error(request_id: Any, evidence: Evidence) -> bytes:
     """The same as a server-sent event."""
     body = error_body(request_id, _sdk.INTERNAL_ERROR, evidence.detail)
     return b"event: message\ndata: " + body + b"\n\n"
-
-
-def safe_url(url: str) -> str:
-    """`url` without what may be secret: userinfo, query and fragment."""
-    try:
-        parsed = http.URL(url)
-    except http.InvalidURL:
-        return "an invalid URL"
-    return printable(str(parsed.copy_with(userinfo=b"", query=None, fragment=None)), 200)
