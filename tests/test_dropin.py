@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import mcp
 import pytest
 from mcp import ClientSession, types
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
 
 from resilient_mcp import ResilientClient, _sdk
 
-from .support import LEGACY, ROOT, client_of, raw_server, sdk_server
+from .support import LEGACY, ROOT, client_of, http_server, raw_server, sdk_server
 from .test_events import Records, records  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +81,8 @@ def test_what_was_given_can_be_read():
     assert client.message_handler is client.elicitation_callback is None
     assert client.client_info is info
     assert client.read_timeout_seconds == 5
-    assert client.session is client
+    with pytest.raises(RuntimeError, match=r"session needs mcp 2|is not connected: enter it with `async with` first"):
+        _ = client.session
     assert client.mode == (None if _sdk.MAJOR == 1 else "auto")
     negotiated = [client.initialize_result, client.discover_result, client.server_capabilities, client.server_info]
     assert [*negotiated, client.instructions, client.protocol_version] == [None] * 6
@@ -165,6 +169,38 @@ async def test_the_sessions_own_helpers():
         with pytest.raises(RuntimeError, match="pid"):
             await client.validate_tool_result("pid", bad)
         await client.validate_tool_result("echo", bad)
+
+
+async def test_a_transport_can_be_given_as_the_sdk_documents_it():
+    """What the SDK's transport functions return is opened again for each connection, and named after the server."""
+    async with http_server() as server:
+        made = streamable_http_client(server.url)
+        async with client_of(made) as client:
+            assert client.name == server.url
+            await client.call_tool("echo", {"text": "x"})
+            await client.restart()
+            await client.call_tool("echo", {"text": "x"})
+            assert client.generation == 2
+    assert ResilientClient(stdio_client(raw_server())).name == "tests.servers.raw_server"
+    assert ResilientClient(a_transport("nowhere")).name == "a_transport"
+
+
+@asynccontextmanager
+async def a_transport(where: str) -> AsyncIterator[Any]:
+    raise OSError(where)
+    yield
+
+
+def test_a_transport_that_opens_once_is_refused():
+    """It cannot be opened again after a loss: the error says what to pass instead."""
+
+    class Once:
+        async def __aenter__(self) -> Any: ...
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    with pytest.raises(TypeError, match=r"a Once, which can be entered only once: pass a function without arguments"):
+        ResilientClient(Once())
 
 
 @needs_1

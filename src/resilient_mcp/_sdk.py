@@ -14,6 +14,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import MISSING, fields, replace
 from datetime import timedelta
 from functools import lru_cache
@@ -578,13 +579,23 @@ def listing(method: str, items: list[Any], meta: Mapping[str, Any] | None) -> An
 class Session:
     """One negotiated session: an SDK `ClientSession`, on 2.x inside the `mcp.Client` that negotiated it.
 
-    Use `Session.open`. Its methods are the operations on which the two majors differ; `raw` is the `ClientSession`.
+    Use `Session.open`. Its methods are the operations on which the two majors differ; `raw` is the `ClientSession`, and
+    `reader` runs its callbacks, on 1.x only.
     """
 
-    def __init__(self, client: Any, raw: Any, result: Any, *, knows_capabilities: bool = True) -> None:
+    def __init__(
+        self,
+        client: Any,
+        raw: Any,
+        result: Any,
+        *,
+        reader: _FreeReader | None = None,
+        knows_capabilities: bool = True,
+    ) -> None:
         self.client = client
         self.raw = raw
         self.initialize_result = result
+        self.reader = reader
         self._knows_capabilities = knows_capabilities
         _keep_answers(raw)
         if MAJOR == 1:
@@ -606,8 +617,8 @@ class Session:
                 ClientSession(read, write, **options) as raw,
                 anyio.create_task_group() as beside,
             ):
-                _FreeReader(raw, beside)
-                yield cls(raw, raw, await raw.initialize())
+                reader = _FreeReader(raw, beside)
+                yield cls(raw, raw, await raw.initialize(), reader=reader)
                 beside.cancel_scope.cancel()
             return
         options = {**options, "mode": "legacy"} if legacy else dict(options)
@@ -949,6 +960,9 @@ def _keep_answers(session: Any) -> None:
     setattr(session, method, validate_if_possible)
 
 
+_CALLBACK_PATIENCE = 1.0
+"""Seconds that an answer waits for the callbacks of what came before it."""
+_in_callback: ContextVar[bool] = ContextVar("in_callback", default=False)
 _WAITING_MESSAGES = 1000
 """Messages of a server that wait for callbacks of the user's that take their time; then the oldest are dropped."""
 
@@ -966,8 +980,9 @@ class _FreeReader:
         self._answer, self._handle = session._received_request, session._handle_incoming  # noqa: SLF001
         self._note = session._received_notification  # noqa: SLF001
         self._answering: dict[int, Any] = {}
+        self._put_count = self._done_count = 0
         self._waiting: deque[tuple[Callable[[Any], Awaitable[None]], Any]] = deque(maxlen=_WAITING_MESSAGES)
-        self._arrived = Signal()
+        self._arrived, self._done = Signal(), Signal()
         session._received_request = self._received_request  # noqa: SLF001
         session._received_notification = self._received_notification  # noqa: SLF001
         session._handle_incoming = self._handle_incoming  # noqa: SLF001
@@ -978,6 +993,7 @@ class _FreeReader:
         self._beside.start_soon(self._answer_beside, responder)
 
     async def _answer_beside(self, responder: Any) -> None:
+        _in_callback.set(True)
         try:
             await self._answer(responder)
             if not responder._completed:  # noqa: SLF001
@@ -998,10 +1014,14 @@ class _FreeReader:
             self._put(self._handle, message)
 
     def _put(self, function: Callable[[Any], Awaitable[None]], message: Any) -> None:
+        if len(self._waiting) == _WAITING_MESSAGES:
+            self._done_count += 1  # the oldest is dropped
         self._waiting.append((function, message))
+        self._put_count += 1
         self._arrived.tell()
 
     async def _deliver(self) -> None:
+        _in_callback.set(True)
         while True:
             while self._waiting:
                 function, message = self._waiting.popleft()
@@ -1009,7 +1029,21 @@ class _FreeReader:
                     await function(message)
                 except Exception as exc:
                     logger.warning("a callback raised on a message of the server: %s", printable(str(exc)))
+                self._done_count += 1
+                self._done.tell()
             await self._arrived.wait()
+
+    async def caught_up(self) -> None:
+        """Wait until what came before an answer has been handled, as a caller of 1.x may rely on; not for long.
+
+        A callback that waits for an answer does not wait for itself.
+        """
+        if self._done_count == self._put_count or _in_callback.get():
+            return
+        before = self._put_count
+        with anyio.move_on_after(_CALLBACK_PATIENCE):
+            while self._done_count < before:
+                await self._done.wait()
 
 
 def _outlive_callers(session: Any) -> None:

@@ -40,6 +40,7 @@ from .policy import Policy
 from .redact import Redactor
 from .remedies import Wording, in_python, reason_of
 from .restore import LogLevel, Resource
+from .session_view import SessionView
 from .stats import Health, Recorder, Stats
 from .subscriptions import Subscriptions
 from .supervisor import Supervisor
@@ -453,9 +454,16 @@ class ResilientClient:
     cache = _Given()
 
     @property
-    def session(self) -> Self:
-        """This client: it has every method of `ClientSession`, which is what `mcp.Client.session` is for."""
-        return self
+    def session(self) -> SessionView:
+        """This client as a `ClientSession`, as `mcp.Client.session`: no input round is driven, no claim resolved.
+
+        Raises:
+            RuntimeError: It was never connected, or the SDK is too old for it.
+        """
+        _sdk.needs_2("session")
+        if self._session is None:
+            raise RuntimeError(f"the client of {self.name!r} is not connected: enter it with `async with` first")
+        return SessionView(self)
 
     # --- what was negotiated ---
 

@@ -106,6 +106,7 @@ class Connection:
         redactor: Takes secrets out of what calls raise.
         suspected: Set when its process seems to hang, and when it is lost.
         lost: Set when the connection takes no more calls.
+        at_rest: Set when what runs beside the calls has ended, as it must before the session does; None without such.
         hearing: Set when what the server says unasked can arrive, as far as that is known.
         on_gap: Called when some of what it said unasked may have been missed.
         is_stopped: Whether the operating system says that its process does not run.
@@ -121,6 +122,7 @@ class Connection:
     redactor: Redactor = field(default_factory=Redactor)
     suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
+    at_rest: anyio.Event | None = None
     hearing: anyio.Event = field(default_factory=anyio.Event)
     on_gap: Callable[[], object] = lambda: None
     is_stopped: Callable[[], bool] = lambda: False
@@ -150,9 +152,11 @@ class Connection:
             attempt.end(evidence, _ANSWER_PATIENCE)
 
     async def drain(self, limit: float) -> None:
-        """Wait for the calls in flight, at most `limit` seconds."""
-        if self._attempts:
-            with anyio.move_on_after(limit):
+        """Wait for the calls in flight, and for what runs beside them, at most `limit` seconds."""
+        with anyio.move_on_after(limit):
+            if self.at_rest is not None:
+                await self.at_rest.wait()
+            if self._attempts:
                 await self._idle.wait()
 
     async def call(
@@ -194,6 +198,8 @@ class Connection:
                 callback = None if progress is None else _restarting(progress, attempt, timeout, deadline)
                 result = await invoke(self.session, callback)
                 settled = True
+                if self.session.reader is not None:
+                    await self.session.reader.caught_up()
                 self.answered_at = loop_time()
                 return result
         except Exception as exc:
@@ -504,16 +510,21 @@ class Connector:
                 transport = _sdk.in_process(server)
             else:
                 transport = server()
-            async with transport as streams:
-                one_by_one = bool(edges) and _sdk.POSTS_ONE_BY_ONE
-                writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges, one_by_one=one_by_one)
-                reader = WatchedReader(streams[0], opening.in_flight, self._hub.redactor, opening.on_end)
-                try:
-                    yield reader, writer
-                finally:
-                    reason = opening.connection.reason if opening.connection is not None else None
-                    for edge in edges:
-                        edge.session_lost = reason is not None and reason.kind is not Kind.CLOSED
+            streams: tuple[Any, ...] = ()
+            try:
+                async with transport as streams:
+                    one_by_one = bool(edges) and _sdk.POSTS_ONE_BY_ONE
+                    writer = WatchedWriter(streams[1], opening.in_flight, sends=not edges, one_by_one=one_by_one)
+                    reader = WatchedReader(streams[0], opening.in_flight, self._hub.redactor, opening.on_end)
+                    try:
+                        yield reader, writer
+                    finally:
+                        reason = opening.connection.reason if opening.connection is not None else None
+                        for edge in edges:
+                            edge.session_lost = reason is not None and reason.kind is not Kind.CLOSED
+            finally:
+                for stream in streams[:2]:  # not before: a transport that still hands over an answer would log an error
+                    await stream.aclose()
             background.cancel_scope.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,12 +35,45 @@ def checked(server: Any) -> Any:
             )
     elif isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
         _check_url(server.url)
+    elif hasattr(server, "__aenter__") and not _sdk.is_in_process_server(server):
+        return _factory_of(server)
     elif not _sdk.is_in_process_server(server) and not callable(server):
         raise TypeError(
             f"server is {type(server).__name__}: pass a URL, StdioServerParameters, StreamableHttpParameters, "
             "SseServerParameters, a function that returns a transport, or an SDK server"
         )
     return server
+
+
+def _factory_of(transport: Any) -> Any:
+    """A function that makes a transport like the one that was given, which can be entered only once.
+
+    Raises:
+        TypeError: It is not known how.
+    """
+    again = getattr(transport, "_recreate_cm", None)  # of what `contextlib.asynccontextmanager` makes, as the SDK does
+    if again is None:
+        raise TypeError(
+            f"server is a transport, a {type(transport).__name__}, which can be entered only once: pass a function "
+            "without arguments that returns one"
+        )
+    given = next(iter([*transport.args, *transport.kwds.values()]), None)  # what the SDK's are called with first
+    try:
+        name = name_of(checked(given))
+    except (TypeError, ValueError):
+        name = str(transport.func.__name__)
+    return _Recreated(again, name)
+
+
+class _Recreated:
+    """Makes transports like the one that was given."""
+
+    def __init__(self, recreate: Callable[[], Any], name: str) -> None:
+        self._recreate = recreate
+        self.name = name
+
+    def __call__(self) -> Any:
+        return self._recreate()
 
 
 def speaks_for_itself(server: Any) -> bool:

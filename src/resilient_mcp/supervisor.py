@@ -209,17 +209,12 @@ class Supervisor:
         if self._on_connected is not None:
             self._on_connected()
         self._enter(State.READY)
-        async with anyio.create_task_group() as beside:
-            if connection.is_process:
-                beside.start_soon(self._check, connection)
-            if self._on_ready is not None:
-                beside.start_soon(self._run_on_ready, self._on_ready, connection)
-            with anyio.move_on_after(self._policy.restart.proven_after) as young:
-                await connection.lost.wait()
-            if young.cancelled_caught:
-                self.answered(connection)
-                await connection.lost.wait()
-            beside.cancel_scope.cancel()
+        if not connection.lost.is_set():
+            connection.at_rest = anyio.Event()
+            try:
+                await self._beside(connection)
+            finally:
+                connection.at_rest.set()
         self.connection = None
         reason = connection.reason
         text = reason.detail if reason else "the connection was lost"
@@ -235,6 +230,20 @@ class Supervisor:
             self._enter(State.RECONNECTING, text)
             if self._connector.is_process:
                 await self._closed.wait()  # two processes of one server must not meet
+
+    async def _beside(self, connection: Connection) -> None:
+        """What runs beside the calls of a connection, until it is lost."""
+        async with anyio.create_task_group() as beside:
+            if connection.is_process:
+                beside.start_soon(self._check, connection)
+            if self._on_ready is not None:
+                beside.start_soon(self._run_on_ready, self._on_ready, connection)
+            with anyio.move_on_after(self._policy.restart.proven_after) as young:
+                await connection.lost.wait()
+            if young.cancelled_caught:
+                self.answered(connection)
+                await connection.lost.wait()
+            beside.cancel_scope.cancel()
 
     async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
         try:

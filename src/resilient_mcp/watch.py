@@ -45,6 +45,7 @@ class Watcher:
     """
 
     internal = False
+    may_be_empty = False
 
     def __init__(
         self, resources: Iterable[Any] = (), *, tools: bool = False, prompts: bool = False, resource_list: bool = False
@@ -60,7 +61,7 @@ class Watcher:
             self._lists.append("prompts")
         if resource_list:
             self._lists.append("resource_list")
-        if not self._spelling and not self._lists:
+        if not self._spelling and not self._lists and not self.may_be_empty:
             raise ValueError("nothing to watch: name resources, or set tools, prompts or resource_list")
         self._pending: dict[tuple[Kind, str | None], bool] = {}
         self._more = anyio.Event()
@@ -142,6 +143,7 @@ class ListenWatcher(Watcher):
         subscription_id: The newest stream's id.
     """
 
+    may_be_empty = True
     honored: Any = None
     subscription_id: Any = None
 

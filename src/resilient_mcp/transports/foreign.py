@@ -70,15 +70,13 @@ class WatchedWriter:
             self._awaited[1].set()
 
     async def aclose(self) -> None:
-        """Close the transport's stream."""
-        await self._inner.aclose()
+        """The session is over. The stream is closed when its transport is."""
 
     async def __aenter__(self) -> WatchedWriter:
-        await self._inner.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._inner.__aexit__(*exc_info)
+    async def __aexit__(self, *_: object) -> None:
+        return None
 
 
 class WatchedReader:
@@ -118,9 +116,11 @@ class WatchedReader:
             self._in_flight.hear_message()
         return item
 
+    async def aclose(self) -> None:
+        """The session is over. The stream is closed when its transport is."""
+
     async def __aenter__(self) -> WatchedReader:
-        await self._inner.__aenter__()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> Any:
-        return await self._inner.__aexit__(*exc_info)
+    async def __aexit__(self, *_: object) -> None:
+        return None

@@ -31,6 +31,9 @@ _EXIT_GRACE = 1.0
 _GARBAGE_READ = 64 * 1024
 """Bytes of a line that is no message from which a sample is taken: enough that no secret in the sample is cut."""
 
+_TOLD = 100
+"""Lines of a connection, at most, that a `message_handler` is told of because they are no messages."""
+
 _STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
 """How a message begins that some other text was printed in front of, without a newline."""
 
@@ -187,7 +190,8 @@ class StdioReader:
         self._framer = LineFramer(max_bytes)
         self._max_bytes = max_bytes
         self._errors = errors
-        self._ready: deque[SessionMessage] = deque()
+        self._ready: deque[SessionMessage | Exception] = deque()
+        self._told = 0
         self._on_garbage = on_garbage
         self._on_end = on_end
         self._ended = False
@@ -195,7 +199,7 @@ class StdioReader:
     def __aiter__(self) -> StdioReader:
         return self
 
-    async def __anext__(self) -> SessionMessage:
+    async def __anext__(self) -> SessionMessage | Exception:
         while not self._ready:
             chunk = b"" if self._ended else await self._process.receive()
             if not chunk:
@@ -207,8 +211,8 @@ class StdioReader:
                 self._take(line)
         return self._ready.popleft()
 
-    async def receive(self) -> SessionMessage:
-        """The next message.
+    async def receive(self) -> SessionMessage | Exception:
+        """The next message, or what is wrong with a line that is none: the session hands it to its `message_handler`.
 
         Raises:
             anyio.EndOfStream: The server is gone.
@@ -231,14 +235,17 @@ class StdioReader:
             return
         if not line.strip():
             return
-        message = _decode(line)
-        if message is None and self._errors != "strict":
+        message = problem = _decode(line)
+        if isinstance(message, ValueError) and self._errors != "strict":
             message = _decode(line.decode("utf-8", self._errors).encode())
-        if message is None:
+        if isinstance(message, ValueError):
             self._on_garbage(line)
             found, fault = _damaged(line)
             if found is not None:
                 self._fail(found, fault)
+            elif self._told < _TOLD:
+                self._told += 1
+                self._ready.append(self._redactor.clean_error(problem))
             return
         if (answered := _sdk.response_id(message)) is not None:
             self._in_flight.answered(answered)
@@ -265,19 +272,19 @@ class StdioReader:
         return None
 
 
-def _decode(line: bytes) -> SessionMessage | None:
-    """The message in `line`, also behind text that was printed without a newline; None when there is none."""
+def _decode(line: bytes) -> SessionMessage | ValueError:
+    """The message in `line`, also behind text that was printed without a newline; what is wrong when there is none."""
     try:
         return _sdk.decode(line)
-    except ValueError:
-        pass
+    except ValueError as exc:
+        problem = exc
     start = min((at for at in (line.find(mark, 1) for mark in _STARTS) if at > 0), default=0)
     if start:
         try:
             return _sdk.decode(line[start:])
         except ValueError:
             pass
-    return None
+    return problem
 
 
 def _damaged(line: bytes) -> tuple[object, str]:

@@ -1,0 +1,34 @@
+"""What `mcp.Client.session` is for: the same calls, with nothing answered or resolved on the caller's behalf."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import ResilientClient
+
+
+class SessionView:
+    """A client as the `ClientSession` of mcp 2.x: it retries and reconnects as the client does.
+
+    Args:
+        client: The client; whatever is not here is the client's own.
+    """
+
+    def __init__(self, client: ResilientClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def call_tool(self, *args: Any, allow_input_required: bool = False, **options: Any) -> Any:
+        """As on `ClientSession`: a result that asks for input, or is an extension's, has to be allowed."""
+        return await self._client.call_tool(*args, allow_input_required=allow_input_required, **options)
+
+    async def get_prompt(self, *args: Any, allow_input_required: bool = False, **options: Any) -> Any:
+        """The same for a prompt."""
+        return await self._client.get_prompt(*args, allow_input_required=allow_input_required, **options)
+
+    async def read_resource(self, *args: Any, allow_input_required: bool = False, **options: Any) -> Any:
+        """The same for a resource."""
+        return await self._client.read_resource(*args, allow_input_required=allow_input_required, **options)
