@@ -244,7 +244,7 @@ async def test_a_server_that_cannot_be_started():
     async with ResilientClient(server, policy=QUICK).as_transport() as (read, write):
         host = Host(read, write)
         error = (await host.ask("initialize", HELLO))["error"]
-        assert "cannot start no-such-command-here: No such file" in error["message"]
+        assert "cannot start: No such file or directory: no-such-command-here" in error["message"]
         error = (await host.ask("tools/list"))["error"]
         assert "cannot be used and will not come back by itself" in error["message"]
         result = (await host.call("echo"))["result"]

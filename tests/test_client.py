@@ -409,8 +409,8 @@ def test_what_cannot_be_a_policy_is_refused_at_once(make: Any, message: str):
 
 def test_arguments_of_the_wrong_kind():
     """Unknown options, a policy that is none, a foreign HTTP client, a time limit below zero."""
-    with pytest.raises(TypeError, match=r"unknown 'log_levle'.*the session options are"):
-        ResilientClient("http://x/mcp", log_levle="debug")
+    with pytest.raises(TypeError, match=r"unknown 'nonsense': with mcp .* there are .*client_info"):
+        ResilientClient("http://x/mcp", nonsense="debug")
     with pytest.raises(TypeError, match=r"write Policy\.model_validate"):
         ResilientClient("http://x/mcp", policy={"retry": {}})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="AsyncClient"):

@@ -291,7 +291,7 @@ async def test_a_client_that_failed_says_so():
         await client.start()
     seen = [event async for event in events]
     [failed] = [e for e in seen if isinstance(e, StateChanged) and e.new is State.FAILED]
-    assert "cannot start /no/such/program" in failed.reason
+    assert "cannot start: No such file or directory: /no/such/program" in failed.reason
     assert failed.reason == client.health().last_error
 
 

@@ -405,7 +405,7 @@ class Play:
         self._says = False
         capabilities = SimpleNamespace(tools=True)
         session: Any = SimpleNamespace(
-            protocol_version="test", cancel=self._told, capabilities=capabilities, list=self._list
+            reader=None, protocol_version="test", cancel=self._told, capabilities=capabilities, list=self._list
         )
         self.connection = Connection(generation, session, InFlight())
         yield self.connection

@@ -172,6 +172,17 @@ def test_any_rate_and_burst(rate: float, burst: int, now: float):
     assert 0 <= bucket.retry_in(now) <= 1.001 / rate + 2 * math.ulp(now)
 
 
+def test_a_moment_that_was_given_back_is_not_all_there_is():
+    """What is free now goes before a moment to come that nobody wants any more."""
+    bucket = TokenBucket(0.5, 4)
+    assert [bucket.reserve(0, 5) for _ in range(6)] == [0, 0, 0, 0, 2, 4]
+    for due in (0, 0, 0):
+        bucket.give_back(due, 0)
+    bucket.give_back(2, 0)
+    assert bucket.retry_in(0) == 0
+    assert bucket.reserve(0, 0) == 0
+
+
 class BucketMachine(RuleBasedStateMachine):
     """Callers reserve, wake, give up and are paused in any order; the clock may stand still."""
 

@@ -198,9 +198,9 @@ class Connection:
                 callback = None if progress is None else _restarting(progress, attempt, timeout, deadline)
                 result = await invoke(self.session, callback)
                 settled = True
-                if self.session.reader is not None:
-                    await self.session.reader.caught_up()
                 self.answered_at = loop_time()
+            if settled:  # from here on no time limit of ours, and no end of the connection, costs the answer
+                await self._callbacks_done()
                 return result
         except Exception as exc:
             settled = True
@@ -229,6 +229,11 @@ class Connection:
             self._overdue = True
         late = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
         raise Failed(None, attempt.conclude(late), silent=silent, earlier=attempt.requests > 1)
+
+    async def _callbacks_done(self) -> None:
+        """Let the callbacks of what came before an answer end first, where the SDK does (1.x)."""
+        if self.session.reader is not None:
+            await self.session.reader.caught_up()
 
     @contextmanager
     def waiting_for_us(self) -> Iterator[None]:

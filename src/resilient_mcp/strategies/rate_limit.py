@@ -111,10 +111,11 @@ class TokenBucket:
         earliest = max(now, self._until)
         while self._free and self._free[0] < earliest:
             self._undo(heappop(self._free))  # its moment has passed, and nobody used it
-        return self._free[0] if self._free else max(earliest, self._full - self._slack)
+        fresh = max(earliest, self._full - self._slack)
+        return min(self._free[0], fresh) if self._free else fresh
 
     def _take(self, due: float) -> None:
-        if self._free:
+        if self._free and self._free[0] == due:
             heappop(self._free)
         else:
             self._record(due)

@@ -42,38 +42,55 @@ class StderrLines:
             self._begun = b""
             return
         *whole, begun = (self._begun + chunk).split(b"\n")
-        for line in whole:
-            if not self._skipping:
-                self._take(line)
+        if whole and self._skipping:
+            whole[0] = b""  # the rest of a line that was cut
             self._skipping = False
         if len(begun) > LINE and not self._skipping:
-            self._take(begun)
+            whole.append(begun)
             self._skipping = True
         self._begun = b"" if self._skipping else begun
+        if whole:
+            self._take(whole)
 
     def end(self) -> None:
         """Nothing more will come: what was begun is a line, too."""
         if self._begun:
             self.feed(b"\n")
 
-    def _take(self, line: bytes) -> None:
-        text = self._redactor.head(line.decode("utf-8", "replace").rstrip("\r"), LINE)[:LINE]
-        if not text.strip():
-            return
+    def _take(self, lines: list[bytes]) -> None:
+        # Cleaned together, which costs less, and before they are cut, or half of a secret would be left.
+        text = self._redactor.clean(b"\n".join(lines).decode("utf-8", "replace"))
+        shown = [_cut(line.rstrip("\r")) for line in text.split("\n") if line.strip()]
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s: %s", self._server, printable(text, LINE), extra={"mcp_server": self._server})
+            for line in shown:
+                logger.info("%s: %s", self._server, printable(line, LINE), extra={"mcp_server": self._server})
         if self._errlog is not None:
-            self._write(text)
+            self._write(shown)
 
-    def _write(self, text: str) -> None:
-        assert self._errlog is not None
+    def _write(self, lines: list[str]) -> None:
+        """Write whole lines, as many at once as surely fit."""
+        pending, size = "", 0
+        for line in lines:
+            length = len(line.encode("utf-8", "replace")) + 1
+            if size + length > LINE:
+                self._write_now(pending)
+                pending, size = "", 0
+            pending, size = f"{pending}{line}\n", size + length
+        self._write_now(pending)
+
+    def _write_now(self, text: str) -> None:
         try:
-            if _takes(self._errlog):
-                self._errlog.write(f"{text}\n")
+            if text and self._errlog is not None and _takes(self._errlog):
+                self._errlog.write(text)
                 self._errlog.flush()
         except Exception as exc:  # closed, or broken: the server goes on without it
             logger.warning("%s: its stderr goes to errlog no more: %s", self._server, type(exc).__name__)
             self._errlog = None
+
+
+def _cut(line: str) -> str:
+    """As much of a line as can be written at once, with its line break."""
+    return line.encode("utf-8", "replace")[: LINE - 1].decode("utf-8", "ignore")
 
 
 def _takes(stream: TextIO) -> bool:
