@@ -503,14 +503,15 @@ def _prospect_by_evidence(evidence: Evidence, policy: Policy) -> Prospect:
     return Prospect.DOUBTFUL if evidence.kind in {Kind.TLS, Kind.PROTOCOL} else Prospect.OPEN
 
 
+# What is seen of a try to connect that no server answered.
+_NOBODY_THERE = frozenset({Kind.NETWORK, Kind.TLS, Kind.PROCESS, Kind.CLOSED})
+
+
 def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
     """Whether a try to connect found no server at all: nothing listens there, or the process ended at once."""
     if evidence is None:
         return isinstance(failure, OSError)
     return evidence.http_status is None and evidence.kind in _NOBODY_THERE
-
-
-_NOBODY_THERE = frozenset({Kind.NETWORK, Kind.TLS, Kind.PROCESS, Kind.CLOSED})
 
 
 def is_outage(evidence: Evidence | None, policy: Policy) -> bool:

@@ -528,8 +528,10 @@ class Connector:
                         for edge in edges:
                             edge.session_lost = reason is not None and reason.kind is not Kind.CLOSED
             finally:
-                for stream in streams[:2]:  # not before: a transport that still hands over an answer would log an error
-                    await stream.aclose()
+                # Not before: a transport that still hands over an answer would log an error.
+                with anyio.move_on_after(self._policy.timeout.shutdown, shield=True):
+                    for stream in streams[:2]:
+                        await stream.aclose()
             background.cancel_scope.cancel()
 
 

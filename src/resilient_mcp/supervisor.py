@@ -420,7 +420,9 @@ class Supervisor:
             if due is not None and not is_first:
                 plan = f" It is tried again in {due:.0f} s{f', and at once by {restart}' if restart else ''}."
             text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
-            back = "will not come back by itself" if due is None else f"is tried again in {due:.0f} s"
+            back = (
+                f"is tried again in {due:.0f} s" if due is not None and not is_first else "will not come back by itself"
+            )
             advice = (
                 f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
                 "to change its configuration first."
