@@ -138,7 +138,7 @@ def undefined_name() -> Any:
 
 
 PAGE = b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 14\r\n\r\n<html></html>\n"
-HTTPS_ONLY = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+HTTPS_ONLY = b"HTTP/1.0 400 x\r\ncontent-length: 48\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 STARTS: Mapping[str, tuple[Place, str]] = {
     "no such command": (
@@ -161,7 +161,7 @@ STARTS: Mapping[str, tuple[Place, str]] = {
         command(sys.executable, "-c", "import os; os.environ['API_KEY']"),
         r"exit status 1; its last words on stderr: .*KeyError: 'API_KEY'.*Check command, args, env",
     ),
-    "no server but a program": (command("cat"), r"Method not found.*Check command"),
+    "no server but a program": (command("cat"), r"(?:Method not found|Invalid request parameters).*Check command"),
     "a program that ends": (command("echo", "hello"), r"exit status 0.*Does it run in a terminal\? Check command"),
     "wrong path": (partial(of_the_sdk, path="/wrong"), r"HTTP 404.*Is the path right\? Most servers are at /mcp\."),
     "root": (partial(of_the_sdk, path="/"), r"HTTP 404.*Is the path right\? Most servers are at /mcp\."),
@@ -204,7 +204,7 @@ STARTS: Mapping[str, tuple[Place, str]] = {
     ),
     "a function that returns nothing": (
         fixed(lambda: None),
-        r"TypeError.*Check the function that returns the transport",
+        r"(?:Type|Attribute)Error.*Check the function that returns the transport",
     ),
 }
 

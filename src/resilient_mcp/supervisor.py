@@ -417,12 +417,10 @@ class Supervisor:
         if self.state is State.FAILED:
             restart = "" if is_first else self.wording.restart
             plan = f" Then call {restart}." if restart else ""
-            if due is not None and not is_first:
-                plan = f" It is tried again in {due:.0f} s{f', and at once by {restart}' if restart else ''}."
+            if (again := None if is_first else due) is not None:
+                plan = f" It is tried again in {again:.0f} s{f', and at once by {restart}' if restart else ''}."
             text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
-            back = (
-                f"is tried again in {due:.0f} s" if due is not None and not is_first else "will not come back by itself"
-            )
+            back = f"is tried again in {again:.0f} s" if again is not None else "will not come back by itself"
             advice = (
                 f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
                 "to change its configuration first."

@@ -21,8 +21,9 @@ EXAMPLES = ROOT / "examples" / "frameworks"
 LOSE_AN_ORDER: list[Any] = [("place_order", {"item": "tea"})]
 HANG: list[Any] = [("slow", {})]
 ADVICE = re.compile(
-    "tools/call place_order on MCP server 'tests.frameworks.server' got no answer: the server process .* ended: exit status 1. "
-    "It was sent once. The server may have run it, and may still be running it: check before repeating it."
+    "tools/call place_order on MCP server 'tests.frameworks.server' got no answer: the server process .* ended: "
+    "exit status 1. It was sent once. The server may have run it, and may still be running it: check before "
+    "repeating it."
 )
 
 Main = Callable[..., Awaitable[str]]

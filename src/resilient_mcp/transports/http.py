@@ -615,7 +615,7 @@ class _Body(http.AsyncByteStream):  # type: ignore[misc]
 def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
     """What an exception of the HTTP client, its auth flow or a user's hook says."""
     name = type(exc).__name__
-    text = redactor.line(str(exc))
+    text = redactor.line(str(exc) or str(_tls_error(exc) or ""))
     detail = f"{name}: {text}" if text else name
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
@@ -646,10 +646,15 @@ def _is_about_tls(exc: BaseException) -> bool:
     """Whether a connection could not be made because the two sides do not agree on TLS, or on a certificate."""
     if isinstance(exc, http.RemoteProtocolError):
         return _TLS_ALERT in str(exc)
+    return _tls_error(exc) is not None
+
+
+def _tls_error(exc: BaseException) -> BaseException | None:
+    """What the TLS library said when a connection could not be made; on trio the HTTP library leaves it out."""
     cause: BaseException | None = exc if isinstance(exc, http.ConnectError) else None
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
-    return cause is not None
+    return cause
 
 
 async def _read(response: Any, limit: int) -> tuple[bytes, bool]:
