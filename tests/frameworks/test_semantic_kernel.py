@@ -37,4 +37,4 @@ async def test_a_server_that_cannot_start_says_why(example):
     async with nothing_left():
         with pytest.raises(Exception, match="Failed to initialize session") as failed:
             await example.ResilientPlugin(client, "weather").connect()
-    assert "cannot start no-such-command" in str(failed.value.__cause__)
+    assert "No such file or directory: no-such-command" in str(failed.value.__cause__)
