@@ -503,15 +503,22 @@ def _prospect_by_evidence(evidence: Evidence, policy: Policy) -> Prospect:
     return Prospect.DOUBTFUL if evidence.kind in {Kind.TLS, Kind.PROTOCOL} else Prospect.OPEN
 
 
-# What is seen of a try to connect that no server answered.
-_NOBODY_THERE = frozenset({Kind.NETWORK, Kind.TLS, Kind.PROCESS, Kind.CLOSED})
+# What is seen of a try to connect that no server answered; and how the HTTP library calls what is no answer in HTTP,
+# nothing at all included.
+_NOBODY_THERE = frozenset({Kind.TLS, Kind.PROCESS, Kind.CLOSED})
+_NO_HTTP = "RemoteProtocolError"
 
 
 def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
-    """Whether a try to connect found no server at all: nothing listens there, or the process ended at once."""
+    """Whether a try to connect found no server at all: nothing listens there, or the process ended at once.
+
+    A connection that was made and reset is no sign of that: there is a server, or a gateway, with troubles.
+    """
     if evidence is None:
         return isinstance(failure, OSError)
-    return evidence.http_status is None and evidence.kind in _NOBODY_THERE
+    if evidence.kind is Kind.NETWORK:
+        return evidence.delivery is Delivery.NOT_SENT or evidence.detail.startswith(_NO_HTTP)
+    return evidence.kind in _NOBODY_THERE
 
 
 def is_outage(evidence: Evidence | None, policy: Policy) -> bool:

@@ -451,7 +451,9 @@ class Connector:
         evidence = opening.ended or handshake.evidence
         leaf = _leaf(failure)
         if evidence is None and leaf is not None and (isinstance(leaf, _sdk.http.HTTPError) or is_about_auth(leaf)):
-            evidence = evidence_of(leaf, Delivery.UNKNOWN, self._hub.redactor)
+            unsent = isinstance(leaf, _sdk.http.ConnectError | _sdk.http.ConnectTimeout)
+            delivery = Delivery.NOT_SENT if unsent else Delivery.UNKNOWN
+            evidence = evidence_of(leaf, delivery, self._hub.redactor)
         if evidence is None and (failure is None or isinstance(leaf, _Outage)):
             text = f"no handshake within {limit:g} s" if failure is None else str(leaf)
             evidence = Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, text)

@@ -13,7 +13,8 @@ PATIENT = Policy(
     budget=None,
     retry=RetryPolicy(attempts=200, crashes=200, base=0.02, throttled_base=0.05, max_delay=0.5),
     restart=RestartPolicy(base=0.02, max_delay=0.5, intensity=10_000),
-    timeout=TimeoutPolicy(attempt=15, ready=150, connect=15, total=200, shutdown=5),
+    # It starts amid the faults.
+    timeout=TimeoutPolicy(attempt=15, reach=150, ready=150, connect=15, total=200, shutdown=5),
     health=HealthPolicy(idle=2, timeout=5, misses=2),
 )
 """More time than any outage takes, and no end of tries: whatever is repeatable can be answered."""
