@@ -286,7 +286,7 @@ EVERYDAY: dict[str, str] = {
     "GITHUB_REF": "refs/heads/feature/ABC-123-fix-login",
     "GITHUB_REPOSITORY": "octo-org/octo-repo",
     "GITHUB_RUN_ID": "11873498734",
-    "GITHUB_WORKSPACE": "/home/runner/work/octo-repo/octo-repo",
+    "GITHUB_WORKSPACE": "/__w/octo-repo/octo-repo",
     "GITHUB_ACTION": "__actions_checkout",
     "RUNNER_OS": "Linux",
     "RUNNER_TRACKING_ID": "github_1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed",

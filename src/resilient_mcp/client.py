@@ -153,9 +153,9 @@ class ResilientClient:
             hint = f"did you mean {close[0]!r}?" if close else f"with mcp {_sdk.VERSION} there are {', '.join(known)}"
             raise TypeError(f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}: {hint}")
         policy = policy or Policy()
-        self.name = name or servers.name_of(server)
-        self.policy = policy
         self._redactor = Redactor.of(server, http_client)
+        self.name = name or servers.name_of(server, self._redactor)
+        self.policy = policy
         self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
         judge = Classifier(policy, classifier, self._redactor)
         self._handler = message_handler

@@ -451,7 +451,7 @@ class Connector:
         evidence = opening.ended or handshake.evidence
         leaf = _leaf(failure)
         if evidence is None and leaf is not None and (isinstance(leaf, _sdk.http.HTTPError) or is_about_auth(leaf)):
-            unsent = isinstance(leaf, _sdk.http.ConnectError | _sdk.http.ConnectTimeout)
+            unsent = not connected and isinstance(leaf, _sdk.http.ConnectError | _sdk.http.ConnectTimeout)
             delivery = Delivery.NOT_SENT if unsent else Delivery.UNKNOWN
             evidence = evidence_of(leaf, delivery, self._hub.redactor)
         if evidence is None and (failure is None or isinstance(leaf, _Outage)):

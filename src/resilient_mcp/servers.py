@@ -115,10 +115,10 @@ def check_http_client(client: Any, server: Any) -> None:
         raise TypeError(f"http_client is for Streamable HTTP servers, and the server is {type(server).__name__}")
 
 
-def name_of(server: Any) -> str:
-    """What messages call a server that was given no name."""
+def name_of(server: Any, redactor: Redactor | None = None) -> str:
+    """What messages call a server that was given no name; `redactor` is the client's, if there is one already."""
     if isinstance(server, _sdk.StdioServerParameters):
-        return Redactor.of(server).line(name_of_command(server.command, server.args), _NAME)
+        return (redactor or Redactor.of(server)).line(name_of_command(server.command, server.args), _NAME)
     if isinstance(server, _sdk.StreamableHttpParameters | _sdk.SseServerParameters):
         return safe_url(server.url)
     return getattr(server, "name", None) or getattr(server, "__name__", None) or type(server).__name__

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .client import ResilientClient
+from typing import Any
 
 
 class SessionView:
     """A client as the `ClientSession` of mcp 2.x: it retries and reconnects as the client does.
 
     Args:
-        client: The client; whatever is not here is the client's own.
+        client: The `ResilientClient`; whatever is not here is the client's own.
     """
 
-    def __init__(self, client: ResilientClient) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:

@@ -364,10 +364,10 @@ async def stdio(
         reader.end()
 
     async def report() -> None:
-        await ended.wait()
-        with anyio.move_on_after(_EXIT_GRACE):
-            await exited.wait()
-        reported.set()
+        try:
+            await _explained(ended, exited)
+        finally:
+            reported.set()  # also when it is cancelled: nobody need wait then
         on_end(_end_evidence(process.pid, status))
 
     async with anyio.create_task_group() as tg:
@@ -387,6 +387,13 @@ async def stdio(
                     await exited.wait()
             tg.cancel_scope.cancel()
             process.close()
+
+
+async def _explained(ended: anyio.Event, exited: anyio.Event) -> None:
+    """Wait for the end of stdout, and a moment for the exit that explains it."""
+    await ended.wait()
+    with anyio.move_on_after(_EXIT_GRACE):
+        await exited.wait()
 
 
 def _end_evidence(pid: int, status: ExitStatus | None) -> Evidence:
