@@ -171,8 +171,10 @@ async def test_the_sessions_own_helpers():
         await client.validate_tool_result("echo", bad)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", *(["trio"] if _sdk.MAJOR != 1 else [])])
 async def test_a_transport_can_be_given_as_the_sdk_documents_it():
     """What the SDK's transport functions return is opened again for each connection, and named after the server."""
+    # On trio, the SDK's own transport of 1.x loses one of two requests that are written at once.
     async with http_server() as server:
         made = streamable_http_client(server.url)
         async with client_of(made) as client:
