@@ -11,7 +11,7 @@ import time
 from resilient_mcp import BreakerChanged, BreakerPolicy, Event, Policy, ResilienceError, ResilientClient, TimeoutPolicy
 from resilient_mcp.demo import HttpServer
 
-POLICY = Policy(breaker=BreakerPolicy(failures=3), timeout=TimeoutPolicy(ready=2))
+POLICY = Policy(breaker=BreakerPolicy(failures=3), timeout=TimeoutPolicy(ready=1))
 back = asyncio.Event()
 
 

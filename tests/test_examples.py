@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(60)  # an example starts servers of the SDK, a second each, and more on a busy machine
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -249,10 +249,7 @@ def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
             ["--", "no-such-command"],
             "No such file or directory: no-such-command. Is it installed, and on PATH? Check the",
         ),
-        (
-            ["--", sys.executable, "-m", "no_such_module"],
-            "No module named no_such_module. Does it run in a terminal? Ch",
-        ),
+        (["--", sys.executable, "-m", "no_such_module"], "No module named no_such_module"),
         (["--url", "http://127.0.0.1:9/mcp"], "are scheme, host and port right? Check --url."),
     ],
 )
@@ -261,7 +258,13 @@ def test_a_server_that_is_not_there(arguments: list[str], said: str, tmp_path: P
     with Driver(tmp_path, *arguments) as host:
         error = host.ask(1, "initialize", HELLO)["error"]["message"]
         assert said in error
-        assert error.endswith(("Check the command after 'wrap --'.", "Check --url."))
+        assert error.endswith(
+            (
+                "on PATH? Check the command after 'wrap --'.",
+                "Does it run in a terminal? Check the command after 'wrap --'.",
+                "port right? Check --url.",
+            )
+        )
         assert "restart()" not in error
 
 

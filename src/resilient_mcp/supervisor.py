@@ -394,12 +394,7 @@ class Supervisor:
         if self.state is State.CLOSED or self._closing.is_set():
             text = f"MCP server {name!r}: the client is closed. {sent}"
             return ServerUnavailable(text, advice=text, server=name, **context)
-        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
-        if (started := self.starting_for) is not None and self._connector.is_process:
-            said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
-            starting = f"it has been starting for {started:.0f} s{said}"
-            reason = starting if failure is None else f"{reason}; now {starting}"
-        reason = reason.rstrip(".")
+        reason = self._reason()
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
@@ -434,6 +429,19 @@ class Supervisor:
             text = f"{text} {sent}"
         advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
+
+    def _reason(self) -> str:
+        """Why there is no connection, as part of a sentence."""
+        failure = self._failure
+        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        if (started := self.starting_for) is not None and self._connector.is_process:
+            said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
+            starting = f"it has been starting for {started:.0f} s{said}"
+            if failure is None:
+                reason = starting
+            elif started >= 1:  # a try that began this moment says less than the one before it
+                reason = f"{reason}; now {starting}"
+        return reason.rstrip(".")
 
     @property
     def starting_for(self) -> float | None:
