@@ -403,9 +403,8 @@ class Play:
             raise NO_SERVER
         self._listing = self.listings.pop(0) if self.listings else LISTED
         self._says = False
-        capabilities = SimpleNamespace(tools=True)
         session: Any = SimpleNamespace(
-            reader=None, protocol_version="test", cancel=self._told, capabilities=capabilities, list=self._list
+            reader=None, protocol_version="test", cancel=self._told, offers=lambda _: True, list=self._list
         )
         self.connection = Connection(generation, session, InFlight())
         yield self.connection
