@@ -330,6 +330,7 @@ async def test_a_client_that_runs_already():
             await transport.__aenter__()
 
 
+@pytest.mark.timeout(60)  # it starts and kills servers of the SDK, and the machine may be busy
 @every_pair("started", [False, True])
 async def test_under_the_sdks_own_session(started: bool):
     """`ClientSession` and, on mcp 2.x, `mcp.Client`: through a crash they notice nothing but a pause."""

@@ -71,6 +71,7 @@ def test_one_server_as_json(tmp_path: Path):
     assert report["error"] is None
 
 
+@pytest.mark.timeout(60)
 def test_what_fails(tmp_path: Path):
     """Exit status 1; each failure with its reason, its exit status and its stderr; no secret of the environment."""
     servers = {

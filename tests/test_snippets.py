@@ -148,6 +148,7 @@ def test_there_are_enough_snippets():
     assert len({snippet.name for snippet in SNIPPETS}) == len(SNIPPETS) >= 30
 
 
+@pytest.mark.timeout(60)  # it starts and kills servers of the SDK, and the machine may be busy
 @pytest.mark.parametrize("anyio_backend", LIBRARIES[:1])
 async def test_a_short_use_logs_no_errors(servers: HttpServer, caplog: pytest.LogCaptureFixture):
     """Of a program that connects, makes one request and leaves, the SDK logs no error."""

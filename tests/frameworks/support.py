@@ -52,7 +52,7 @@ class Journaled:
         return [line for line in self.journal() if line != "told to cancel"]
 
     async def wait_for(self, line: str) -> None:
-        with anyio.fail_after(15):
+        with anyio.fail_after(40):  # a framework and its server start in 5 s, and on a busy machine in far more
             while line not in self.journal():
                 await anyio.sleep(0.01)
 
