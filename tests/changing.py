@@ -12,12 +12,13 @@ from typing import Any
 
 import anyio
 
-from resilient_mcp import Change, Connected, Policy, ResilientClient, _sdk
+from resilient_mcp import Change, Connected, Policy, ResilientClient
+from resilient_mcp._sdk.installed import MAJOR
 
 from .support import LEGACY, QUICK, HttpServer, Recorder, _stdio, text_of
 
 MODULE = "tests.servers.changing_server"
-PLACES = [f"{transport} {era}" for transport in ("stdio", "http") for era in ("legacy", "modern")[: _sdk.MAJOR]]
+PLACES = [f"{transport} {era}" for transport in ("stdio", "http") for era in ("legacy", "modern")[:MAJOR]]
 
 
 class Place:

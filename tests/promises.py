@@ -23,7 +23,9 @@ import enum
 from dataclasses import dataclass
 from typing import Any
 
-from resilient_mcp import ResilienceError, ServerUnavailable, _sdk
+from resilient_mcp import ResilienceError, ServerUnavailable
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp._sdk.results import is_error_result
 
 from .servers.counting_server import BUSY, REPEATABLE
 from .support import text_of
@@ -58,12 +60,12 @@ class Told:
         if outcome is None:
             return cls(Kind.NOTHING)
         if not isinstance(outcome, BaseException):
-            return cls(Kind.TOOL_ERROR if _sdk.is_error_result(outcome) else Kind.ANSWER, text_of(outcome))
+            return cls(Kind.TOOL_ERROR if is_error_result(outcome) else Kind.ANSWER, text_of(outcome))
         text = f"{type(outcome).__name__}: {outcome}"
         if isinstance(outcome, ResilienceError):
             safe = isinstance(outcome, ServerUnavailable) or (outcome.verdict is not None and outcome.verdict.safe)
             return cls(Kind.NOT_RUN if safe else Kind.UNKNOWN, text)
-        if isinstance(outcome, _sdk.MCPError) and outcome.error.code in SERVERS_OWN:
+        if isinstance(outcome, MCPError) and outcome.error.code in SERVERS_OWN:
             return cls(Kind.SERVER_ERROR, text)
         return cls(Kind.STRANGE, text)
 

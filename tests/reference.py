@@ -8,15 +8,17 @@ from typing import Any
 
 import anyio
 
-from resilient_mcp import Delivery, Evidence, Failure, Policy, RetryPolicy, _sdk
-from resilient_mcp.classifier import ERROR_CODES, HTTP_STATUS, KINDS, REFUSALS, Classifier, Verdict
-from resilient_mcp.connection import Failed
-from resilient_mcp.events import Hub
-from resilient_mcp.evidence import Kind
-from resilient_mcp.executor import Executor, _Call, _Miss
-from resilient_mcp.operation import Operation
-from resilient_mcp.remedies import in_python
-from resilient_mcp.supervisor import Supervisor
+from resilient_mcp import Delivery, Evidence, Failure, Policy, RetryPolicy
+from resilient_mcp._sdk.installed import ErrorBase
+from resilient_mcp._sdk.results import error_result
+from resilient_mcp.calls.executor import Executor, _Call, _Miss
+from resilient_mcp.calls.operation import Operation
+from resilient_mcp.connection.supervisor import Supervisor
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.observability.hub import Hub
+from resilient_mcp.verdicts.classifier import ERROR_CODES, HTTP_STATUS, KINDS, REFUSALS, Classifier
+from resilient_mcp.verdicts.remedies import in_python
+from resilient_mcp.verdicts.verdict import AttemptError, Verdict
 
 HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
 | --- | --- | --- | --- | --- |"""
@@ -27,13 +29,13 @@ RUN = {
     Delivery.ANSWERED: "yes: answered",
 }
 KIND_ROWS = {
-    Kind.NETWORK: "the network failed after it was sent",
-    Kind.TLS: "the TLS handshake failed: a certificate that is not trusted, or no TLS",
-    Kind.PROCESS: "the server process ended",
-    Kind.CLOSED: "the connection closed",
-    Kind.TIMEOUT: "no answer within the time limit",
-    Kind.PROTOCOL: "an answer that cannot be used: no JSON, wrong id, too long",
-    Kind.AUTH: "the OAuth flow failed",
+    FailureKind.NETWORK: "the network failed after it was sent",
+    FailureKind.TLS: "the TLS handshake failed: a certificate that is not trusted, or no TLS",
+    FailureKind.PROCESS: "the server process ended",
+    FailureKind.CLOSED: "the connection closed",
+    FailureKind.TIMEOUT: "no answer within the time limit",
+    FailureKind.PROTOCOL: "an answer that cannot be used: no JSON, wrong id, too long",
+    FailureKind.AUTH: "the OAuth flow failed",
 }
 SAMPLES_OF_GATEWAYS = {
     "Envoy": "no healthy upstream",
@@ -52,8 +54,8 @@ def failed(error: Any = None, evidence: Evidence | None = None, result: Any = No
 
 
 def http(status: int, **facts: Any) -> Failure:
-    evidence = Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", status, **facts)
-    return failed(_sdk.ErrorBase(-32603, "x"), evidence)
+    evidence = Evidence(FailureKind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", status, **facts)
+    return failed(ErrorBase(-32603, "x"), evidence)
 
 
 def gateway() -> Failure:
@@ -67,11 +69,11 @@ def failures() -> list[tuple[str, Failure]]:
     rows = [
         (
             "connection refused, connect timeout",
-            failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "x")),
+            failed(None, Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, "x")),
         )
     ]
     for kind, name in KIND_ROWS.items():
-        delivery = {Kind.AUTH: Delivery.REJECTED, Kind.TLS: Delivery.NOT_SENT}.get(kind, Delivery.UNKNOWN)
+        delivery = {FailureKind.AUTH: Delivery.REJECTED, FailureKind.TLS: Delivery.NOT_SENT}.get(kind, Delivery.UNKNOWN)
         rows.append((name, failed(None, Evidence(kind, delivery, "x"))))
     assert set(KIND_ROWS) == set(KINDS)
     rows.append(("HTTP 404 with a session id, 400 that speaks of the session", http(404, session_id_sent=True)))
@@ -83,13 +85,13 @@ def failures() -> list[tuple[str, Failure]]:
     rows.append((f"HTTP 503 of {' or '.join(SAMPLES_OF_GATEWAYS)} that says that nothing was forwarded", gateway()))
     codes = defaultdict(list)
     for code, meaning in ERROR_CODES.items():
-        once = Classifier(Policy()).judge(failed(_sdk.ErrorBase(code, "x")), now=0).once
+        once = Classifier(Policy()).judge(failed(ErrorBase(code, "x")), now=0).once
         codes[(meaning, code in REFUSALS, once)].append(code)
     for named in codes.values():
-        rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(_sdk.ErrorBase(named[0], "x"))))
-    rows.append(("any other JSON-RPC code", failed(_sdk.ErrorBase(1, "x"))))
+        rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(ErrorBase(named[0], "x"))))
+    rows.append(("any other JSON-RPC code", failed(ErrorBase(1, "x"))))
     for meaning, text in SAMPLES.items():
-        rows.append((f"`isError`, {meaning} by its body or words", failed(result=_sdk.error_result(text))))
+        rows.append((f"`isError`, {meaning} by its body or words", failed(result=error_result(text))))
     return rows
 
 
@@ -113,7 +115,7 @@ async def table() -> str:
             call = _Call(Operation("tools/call", None, "t", began=0), RetryPolicy(), 60, False, 0, math.inf)  # type: ignore[arg-type]
             call.history.add(verdict)
             cause: Any = failure.error
-            error = executor._final(call, _Miss(verdict, Failed(cause, failure.evidence)))
+            error = executor._final(call, _Miss(verdict, AttemptError(cause, failure.evidence)))
             end = "the server's `MCPError`" if error is cause else f"`{type(error).__name__}`"
         row = [name, verdict.category.value, RUN[verdict.delivery], again(verdict), end]
         lines.append(f"| {' | '.join(row)} |")

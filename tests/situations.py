@@ -22,7 +22,8 @@ from mcp import types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.memory import create_client_server_memory_streams
 
-from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.installed import MAJOR, http
 
 from .servers import lean  # noqa: F401 - before the SDK's servers
 from .support import LEGACY, text_of
@@ -100,7 +101,7 @@ class World:
             tg.cancel_scope.cancel()
 
 
-class Login(_sdk.http.Auth):  # type: ignore[misc]
+class Login(http.Auth):  # type: ignore[misc]
     """An auth flow in which a person takes a minute, as the browser's page of an OAuth flow does."""
 
     def __init__(self) -> None:
@@ -128,7 +129,7 @@ class Refused:
 @asynccontextmanager
 async def guarded(world: World, login: Any, refused: Refused | None = None) -> AsyncIterator[Any]:
     """An HTTP client with the auth flow `login`, of a server that wants "Bearer t" where there is one."""
-    if _sdk.MAJOR == 1:
+    if MAJOR == 1:
         world.server.settings.stateless_http = world.server.settings.json_response = True
         app = world.server.streamable_http_app()
     else:
@@ -142,16 +143,16 @@ async def guarded(world: World, login: Any, refused: Refused | None = None) -> A
             await send({"type": "http.response.start", "status": 401, "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
-    transport = _sdk.http.ASGITransport(guard)
-    async with world.server.session_manager.run(), _sdk.http.AsyncClient(transport=transport, auth=login) as http:
-        yield http
+    transport = http.ASGITransport(guard)
+    async with world.server.session_manager.run(), http.AsyncClient(transport=transport, auth=login) as client:
+        yield client
 
 
 # --- the table ---
 
 
 def ours(target: Any, **options: Any) -> Any:
-    if isinstance(target, _sdk.http.AsyncClient):
+    if isinstance(target, http.AsyncClient):
         return ResilientClient(f"{URL}/mcp", http_client=target, **options)
     return ResilientClient(target, **options)
 
@@ -159,11 +160,11 @@ def ours(target: Any, **options: Any) -> Any:
 @asynccontextmanager
 async def plain(target: Any, *, mode: str | None = None, **options: Any) -> AsyncIterator[Any]:
     """`ClientSession` on 1.x and for servers up to 2025-11-25, `mcp.Client` for the others."""
-    if isinstance(target, _sdk.http.AsyncClient):
+    if isinstance(target, http.AsyncClient):
         streams = streamable_http_client(f"{URL}/mcp", http_client=target)
     else:
         streams = target()
-    if _sdk.MAJOR == 1:
+    if MAJOR == 1:
         async with streams as (read, write, *_), mcp.ClientSession(read, write, **options) as session:
             await session.initialize()
             yield session

@@ -23,10 +23,11 @@ import pytest
 import sniffio
 from mcp import StdioServerParameters
 
-from resilient_mcp import Event, Policy, ResilientClient, RestartPolicy, RetryPolicy, TimeoutPolicy, _sdk
+from resilient_mcp import Event, Policy, ResilientClient, RestartPolicy, RetryPolicy, TimeoutPolicy
+from resilient_mcp._sdk.installed import MAJOR
 
 ROOT = Path(__file__).parent.parent
-LEGACY: dict[str, Any] = {} if _sdk.MAJOR == 1 else {"mode": "legacy"}
+LEGACY: dict[str, Any] = {} if MAJOR == 1 else {"mode": "legacy"}
 """Session options for a server up to 2025-11-25."""
 
 QUICK = Policy(
@@ -45,11 +46,11 @@ def every_pair(name: str, values: list[Any]) -> pytest.MarkDecorator:
     With the other major of mcp the halves change sides: of value, library and major every two meet, at half the servers
     to start. For what is slow.
     """
-    sides = [(LIBRARIES[(n + n // 2 + _sdk.MAJOR) % 2], value) for n, value in enumerate(values)]
+    sides = [(LIBRARIES[(n + n // 2 + MAJOR) % 2], value) for n, value in enumerate(values)]
     return pytest.mark.parametrize(("anyio_backend", name), sides, ids=[f"{side}-{value}" for side, value in sides])
 
 
-in_turn = pytest.mark.parametrize("anyio_backend", [LIBRARIES[_sdk.MAJOR % 2]])
+in_turn = pytest.mark.parametrize("anyio_backend", [LIBRARIES[MAJOR % 2]])
 """Run a slow test on asyncio with one major of mcp, and on trio with the other."""
 
 

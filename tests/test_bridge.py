@@ -13,9 +13,11 @@ from typing import Any
 import anyio
 import mcp
 import pytest
-from mcp import ClientSession, StdioServerParameters
+from mcp import ClientSession, StdioServerParameters, types
 
-from resilient_mcp import Policy, ResilientClient, RetryPolicy, State, _sdk
+from resilient_mcp import Policy, ResilientClient, RetryPolicy, State
+from resilient_mcp._sdk.installed import MAJOR, HighLevelServer
+from resilient_mcp._sdk.messages import message_as_json, message_from_json
 
 from .npm import NODE, needs_npm, program
 from .support import LEGACY, QUICK, _stdio, children, every_pair, nothing_left, raw_server, sdk_server, text_of
@@ -42,11 +44,11 @@ class Host:
         self.questions: list[dict[str, Any]] = []
 
     async def send(self, **message: Any) -> None:
-        await self._write.send(_sdk.message_from_json({"jsonrpc": "2.0", **message}))
+        await self._write.send(message_from_json({"jsonrpc": "2.0", **message}))
 
     async def receive(self) -> dict[str, Any]:
         with anyio.fail_after(10):
-            return _sdk.message_as_json(await self._read.receive())
+            return message_as_json(await self._read.receive())
 
     async def ask(self, method: str, params: Any = None, *, answers: list[dict[str, Any]] | None = None) -> Any:
         """The whole answer; on the way, the server's own questions get `answers`."""
@@ -256,7 +258,7 @@ async def test_a_client_with_callbacks_of_its_own():
     """They answer what the server asks; the host is not bothered."""
 
     async def list_roots(_: Any) -> Any:
-        return _sdk.types.ListRootsResult.model_validate({"roots": [{"uri": "file:///a"}, {"uri": "file:///b"}]})
+        return types.ListRootsResult.model_validate({"roots": [{"uri": "file:///a"}, {"uri": "file:///b"}]})
 
     client = ResilientClient(sdk_server(), policy=QUICK, list_roots_callback=list_roots)
     async with client.as_transport() as (read, write):
@@ -268,7 +270,7 @@ async def test_a_client_with_callbacks_of_its_own():
 
 async def test_a_server_in_this_process():
     """An SDK server object is served as any other."""
-    server = _sdk.HighLevelServer("inner")
+    server = HighLevelServer("inner")
 
     @server.tool()
     def echo(text: str) -> str:
@@ -278,10 +280,10 @@ async def test_a_server_in_this_process():
         assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="2026-07-28 is spoken by mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="2026-07-28 is spoken by mcp 2.x")
 async def test_a_server_that_asks_by_its_result():
     """In front of a session at 2026-07-28 the client's callbacks give what a result asks for, round by round."""
-    server = _sdk.HighLevelServer("inner")
+    server = HighLevelServer("inner")
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
     wanted = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": schema}}
 
@@ -290,19 +292,19 @@ async def test_a_server_that_asks_by_its_result():
         if given is not None:
             return f"hello {given.content['name']}"
         result = {"inputRequests": {"name": wanted}} if ctx.request_state else {"requestState": "once more"}
-        return _sdk.types.InputRequiredResult.model_validate(result)
+        return types.InputRequiredResult.model_validate(result)
 
     from mcp.server.mcpserver import Context
 
-    greet.__annotations__ = {"ctx": Context, "return": _sdk.types.InputRequiredResult | str}
+    greet.__annotations__ = {"ctx": Context, "return": types.InputRequiredResult | str}
     server.tool(structured_output=False)(greet)
     actions = ["decline", "accept"]
 
     async def elicit(_: Any, params: Any) -> Any:
         action = actions.pop()
         if action == "decline":
-            return _sdk.types.ErrorData(code=-32042, message="nobody is here")
-        return _sdk.types.ElicitResult(action=action, content={"name": "Ada"})
+            return types.ErrorData(code=-32042, message="nobody is here")
+        return types.ElicitResult(action=action, content={"name": "Ada"})
 
     async with ResilientClient(server, policy=QUICK, elicitation_callback=elicit) as client:
         assert client.protocol_version == "2026-07-28"
@@ -334,7 +336,7 @@ async def test_a_client_that_runs_already():
 @every_pair("started", [False, True])
 async def test_under_the_sdks_own_session(started: bool):
     """`ClientSession` and, on mcp 2.x, `mcp.Client`: through a crash they notice nothing but a pause."""
-    for connect in [session_of] if _sdk.MAJOR == 1 else [session_of, mcp.Client]:
+    for connect in [session_of] if MAJOR == 1 else [session_of, mcp.Client]:
         async with nothing_left():
             client = ResilientClient(sdk_server(), policy=QUICK)
             if started:
@@ -353,7 +355,7 @@ async def test_under_the_sdks_own_session(started: bool):
 def _sdk_uri(uri: str) -> Any:
     from pydantic import AnyUrl
 
-    return AnyUrl(uri) if _sdk.MAJOR == 1 else uri
+    return AnyUrl(uri) if MAJOR == 1 else uri
 
 
 @asynccontextmanager

@@ -31,8 +31,8 @@ from resilient_mcp import (
     RestartPolicy,
     RetryPolicy,
     TimeoutPolicy,
-    _sdk,
 )
+from resilient_mcp._sdk.installed import MCPError, http
 
 from .support import LEGACY, QUICK, ROOT, Faults, ScriptedHttp, client_of
 from .test_events import Records, records  # noqa: F401 - a fixture
@@ -178,7 +178,7 @@ async def test_a_process_that_does_not_start(net: Net):
         cwd=ROOT,
     )
     client = ResilientClient(server, policy=policy, on_event=net.events.append, debug=True)
-    with pytest.raises(_sdk.MCPError) as caught:
+    with pytest.raises(MCPError) as caught:
         await client.start()
     net.error(caught.value)
     net.client(client)
@@ -238,7 +238,7 @@ def faults(server: ScriptedHttp) -> list[Any]:
     ]
 
 
-class TokenAuth(_sdk.http.Auth):  # type: ignore[misc]
+class TokenAuth(http.Auth):  # type: ignore[misc]
     """Puts a token on each request, as an OAuth provider does: below what the client was told."""
 
     def auth_flow(self, request: Any) -> Iterator[Any]:
@@ -263,7 +263,7 @@ async def http_client_of(
     headers |= {"X-Value": LOOKS["Value"], "X-Argument": LOOKS["Argument"]}
     options: dict[str, Any] = {"policy": policy, "on_event": net.events.append, "debug": True, **LEGACY}
     if own:
-        async with _sdk.http.AsyncClient(headers=headers, auth=TokenAuth()) as http_client:
+        async with http.AsyncClient(headers=headers, auth=TokenAuth()) as http_client:
             parameters = session_group.StreamableHttpParameters(url=url)
             async with ResilientClient(parameters, http_client=http_client, **options) as client:
                 yield client
@@ -292,7 +292,7 @@ async def test_what_an_http_server_says(net: Net, own: bool):
         net.client(client)
     assert len(net.caught) > 100
     logged = {record.name for record in net.log.records}
-    assert {_sdk.http.__name__, "mcp.client.streamable_http", "resilient_mcp"} <= logged
+    assert {http.__name__, "mcp.client.streamable_http", "resilient_mcp"} <= logged
     net.holds_no_canary()
 
 
@@ -319,7 +319,7 @@ async def test_a_handshake_that_fails(net: Net, status: int):
         headers |= {f"X-{name}": value for name, value in LOOKS.items()}
         parameters = session_group.StreamableHttpParameters(url=secret_url(server), headers=headers)
         client = ResilientClient(parameters, policy=policy, on_event=net.events.append, debug=True, **LEGACY)
-        with pytest.raises(_sdk.MCPError) as caught:
+        with pytest.raises(MCPError) as caught:
             await client.start()
         net.error(caught.value)
         net.client(client)
@@ -349,7 +349,7 @@ async def test_what_a_mistake_says(net: Net, make: Callable[[], Any]):
 async def test_records_of_others_stay_as_they_are(net: Net):
     """Who uses the HTTP library beside a client finds its own requests in the log as it sent them."""
     server = ScriptedHttp()
-    async with server.serve(), client_of(server.url, QUICKER), _sdk.http.AsyncClient() as other:
+    async with server.serve(), client_of(server.url, QUICKER), http.AsyncClient() as other:
         await other.get(f"{server.url}/s/{LOOKS['Path']}")
     assert any(LOOKS["Path"] in record.getMessage() for record in net.log.records)
 
@@ -375,7 +375,7 @@ async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
             for tool in ("echo", EVIL):
                 try:
                     await client.call_tool(tool, {"text": EVIL})
-                except _sdk.MCPError as exc:
+                except MCPError as exc:
                     advice = getattr(exc, "advice", "x")
                     assert advice.isprintable()
                     assert len(advice) < 3000
@@ -397,7 +397,7 @@ async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
     events: list[Event] = []
     async with server.serve(), client_of(server.url, patient, on_event=events.append, debug=True) as client:
         server.faults = [Faults.error(200, -32602, huge, {"hint": huge, "issues": [{"path": [huge], "message": huge}]})]
-        with pytest.raises(_sdk.MCPError) as caught:
+        with pytest.raises(MCPError) as caught:
             await client.call_tool("unsafe", {"text": "x"})
     assert len(str(caught.value)) == len(huge)
     assert len(repr(caught.value.__notes__)) < 2000
@@ -409,7 +409,7 @@ async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # nothing in it depends on the event loop
 async def test_thousands_of_tools():
     """However many names are called, the memory of statistics and metrics is bounded."""
-    from resilient_mcp.operation import Operation
+    from resilient_mcp.calls.operation import Operation
 
     exported = Telemetered()
     client = ResilientClient("http://127.0.0.1:1/mcp")

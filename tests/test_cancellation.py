@@ -42,13 +42,13 @@ from resilient_mcp import (
     ServerUnavailable,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
-from resilient_mcp.connection import Connection
+from resilient_mcp._sdk.results import is_error_result
+from resilient_mcp.connection.generation import Connection
+from resilient_mcp.event_loop import clock
 from resilient_mcp.strategies.budget import RetryBudget
 from resilient_mcp.strategies.concurrency import Bulkhead
 from resilient_mcp.strategies.rate_limit import TokenBucket
-from resilient_mcp.waits import clock
 
 from .support import LEGACY, Faults, ScriptedHttp, nothing_left, reply, text_of
 
@@ -695,7 +695,7 @@ def contradictions(tool: str, key: str, told: Any, received: int, executed: int)
     if not isinstance(told, Exception):
         if not executed:
             yield "it was answered and not executed"
-        if text_of(told) not in {key, TRY_AGAIN} or (text_of(told) == TRY_AGAIN) != _sdk.is_error_result(told):
+        if text_of(told) not in {key, TRY_AGAIN} or (text_of(told) == TRY_AGAIN) != is_error_result(told):
             yield "it was answered wrong"
         return
     if not isinstance(told, ResilienceError):

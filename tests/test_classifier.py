@@ -12,24 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_mcp import Category, ConnectionLost, Delivery, Evidence, ExitStatus, Policy, ToolPolicy, _sdk
-from resilient_mcp.classifier import (
+from resilient_mcp import Category, ConnectionLost, Delivery, Evidence, ExitStatus, Policy, ToolPolicy
+from resilient_mcp._sdk.installed import ErrorBase
+from resilient_mcp._sdk.results import error_result
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.explain import explain
+from resilient_mcp.text.printable import add_note, describe
+from resilient_mcp.verdicts.classifier import (
     _MEANINGS,
     DIALECTS,
     ERROR_CODES,
     REFUSALS,
     Classifier,
-    Failure,
     Prospect,
-    Verdict,
-    explain,
     is_absent,
     is_outage,
     parse_retry_after,
     prospect_of,
 )
-from resilient_mcp.errors import add_note, describe
-from resilient_mcp.evidence import Kind
+from resilient_mcp.verdicts.verdict import Failure, Verdict
 
 NOW = 1_800_000_000.0
 
@@ -40,11 +41,11 @@ def classify(error: BaseException | None, evidence: Evidence | None, *, now: flo
 
 
 def server_error(code: int, message: str = "no") -> Exception:
-    return _sdk.ErrorBase(code, message)
+    return ErrorBase(code, message)
 
 
 def http(status: int, *, session: bool = False, retry_after: str | None = None, detail: str = "x") -> Evidence:
-    return Evidence(Kind.HTTP, Delivery.UNKNOWN, detail, status, retry_after, session)
+    return Evidence(FailureKind.HTTP, Delivery.UNKNOWN, detail, status, retry_after, session)
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
@@ -129,7 +130,7 @@ def test_an_overloaded_server():
 )
 def test_a_wait_in_the_data_of_an_error(data: Any, wait: float | None):
     """A server's own error may say when to try again."""
-    assert classify(_sdk.ErrorBase(-32000, "busy", data), None, now=NOW).retry_after == wait
+    assert classify(ErrorBase(-32000, "busy", data), None, now=NOW).retry_after == wait
 
 
 def test_an_internal_error_is_repeated_once():
@@ -179,16 +180,16 @@ def test_a_json_rpc_error_behind_a_4xx():
 @pytest.mark.parametrize(
     ("kind", "category", "reconnect"),
     [
-        (Kind.NETWORK, Category.TRANSIENT, False),
-        (Kind.PROCESS, Category.CONNECTION_LOST, True),
-        (Kind.CLOSED, Category.CONNECTION_LOST, True),
-        (Kind.TIMEOUT, Category.TIMEOUT, False),
-        (Kind.PROTOCOL, Category.PERMANENT, False),
-        (Kind.AUTH, Category.AUTH, False),
+        (FailureKind.NETWORK, Category.TRANSIENT, False),
+        (FailureKind.PROCESS, Category.CONNECTION_LOST, True),
+        (FailureKind.CLOSED, Category.CONNECTION_LOST, True),
+        (FailureKind.TIMEOUT, Category.TIMEOUT, False),
+        (FailureKind.PROTOCOL, Category.PERMANENT, False),
+        (FailureKind.AUTH, Category.AUTH, False),
     ],
 )
 @pytest.mark.parametrize("delivery", Delivery)
-def test_what_an_edge_saw_is_believed(kind: Kind, category: Category, reconnect: bool, delivery: Delivery):
+def test_what_an_edge_saw_is_believed(kind: FailureKind, category: Category, reconnect: bool, delivery: Delivery):
     """The edge's word on delivery is final, whatever code the SDK made up."""
     verdict = classify(server_error(-32000), Evidence(kind, delivery, "seen"), now=NOW)
     assert (verdict.category, verdict.delivery, verdict.reconnect) == (category, delivery, reconnect)
@@ -234,10 +235,10 @@ def test_any_retry_after(value: str):
 
 
 def ended(code: int | None, signal: int | None = None) -> Evidence:
-    return Evidence(Kind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
+    return Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, "x", exit=ExitStatus(1, code, signal))
 
 
-def seen(kind: Kind) -> Evidence:
+def seen(kind: FailureKind) -> Evidence:
     return Evidence(kind, Delivery.NOT_SENT, "x")
 
 
@@ -269,11 +270,11 @@ OPEN, DOUBTFUL, NONE = Prospect.OPEN, Prospect.DOUBTFUL, Prospect.NONE
         (None, http(405), DOUBTFUL),
         (None, http(421), DOUBTFUL),
         (None, http(200), DOUBTFUL),  # a page for people
-        (None, seen(Kind.NETWORK), OPEN),
-        (None, seen(Kind.TIMEOUT), OPEN),
-        (None, seen(Kind.TLS), DOUBTFUL),
-        (None, seen(Kind.PROTOCOL), DOUBTFUL),
-        (None, seen(Kind.AUTH), NONE),
+        (None, seen(FailureKind.NETWORK), OPEN),
+        (None, seen(FailureKind.TIMEOUT), OPEN),
+        (None, seen(FailureKind.TLS), DOUBTFUL),
+        (None, seen(FailureKind.PROTOCOL), DOUBTFUL),
+        (None, seen(FailureKind.AUTH), NONE),
         (server_error(-32022), None, NONE),
         (server_error(-32022), replace(http(400), own_error=True), NONE),
         (server_error(-32022), http(503), NONE),
@@ -313,11 +314,11 @@ def test_a_policy_says_what_a_status_means_at_the_start_too():
     [
         (ConnectionRefusedError("x"), None, True),
         (RuntimeError("x"), None, False),
-        (None, seen(Kind.NETWORK), True),
-        (None, replace(seen(Kind.NETWORK), delivery=Delivery.UNKNOWN), False),
-        (None, Evidence(Kind.NETWORK, Delivery.UNKNOWN, "RemoteProtocolError: Server disconnected"), True),
-        (None, seen(Kind.TLS), True),
-        (None, seen(Kind.TIMEOUT), False),
+        (None, seen(FailureKind.NETWORK), True),
+        (None, replace(seen(FailureKind.NETWORK), delivery=Delivery.UNKNOWN), False),
+        (None, Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "RemoteProtocolError: Server disconnected"), True),
+        (None, seen(FailureKind.TLS), True),
+        (None, seen(FailureKind.TIMEOUT), False),
         (None, ended(1), True),
         (None, http(503), False),
     ],
@@ -330,7 +331,7 @@ def test_where_no_server_is(failure: Exception | None, evidence: Evidence | None
 def test_outages_are_no_verdict_on_the_era():
     """Refusals that a server makes of a method it does not know are one; the rest is an outage."""
     assert not is_outage(None, Policy())
-    assert is_outage(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "x"), Policy())
+    assert is_outage(Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "x"), Policy())
     for status in (401, 408, 429, 500, 503):
         assert is_outage(http(status), Policy())
     for status in (400, 404, 405, 406, 415):
@@ -420,16 +421,16 @@ def test_a_users_own_classifier_is_asked_first():
 def test_what_counts_for_a_breaker():
     """The server's own trouble counts; a tool's error, a refusal and a cancellation do not."""
     assert classify(None, http(503), now=NOW).counts_for_breaker
-    assert classify(None, Evidence(Kind.TIMEOUT, Delivery.UNKNOWN, "x"), now=NOW).counts_for_breaker
+    assert classify(None, Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, "x"), now=NOW).counts_for_breaker
     assert not classify(None, http(401), now=NOW).counts_for_breaker
     assert not classify(server_error(-32800), None, now=NOW).counts_for_breaker
-    result = _sdk.error_result("try again in 5 seconds")
+    result = error_result("try again in 5 seconds")
     assert not Classifier(Policy()).judge(Failure("tools/call", result=result), now=NOW).counts_for_breaker
 
 
 def test_what_holds_for_the_last_request_does_not_hold_for_those_before():
     """A call of several requests may have run, whatever became of its last one."""
-    refused = Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused")
+    refused = Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, "refused")
     for error, evidence in ((None, refused), (server_error(-32602), None)):
         failure = Failure("tools/call", "t", error, evidence, earlier=True)
         assert Classifier(Policy()).judge(failure, now=NOW).delivery is Delivery.UNKNOWN
@@ -445,7 +446,7 @@ def test_explain():
     policy = Policy(tools={"t": ToolPolicy(error_codes={5: "permanent"})})
     assert explain(server_error(5), policy=policy, tool="t").rule == "ToolPolicy.error_codes[5]"
     assert explain(ConnectionLost("x", advice="y", verdict=verdict)) is verdict
-    assert explain(_sdk.error_result("no such file")).category is Category.PERMANENT
+    assert explain(error_result("no such file")).category is Category.PERMANENT
     with pytest.raises(TypeError, match="has no verdict"):
         explain(ConnectionLost("x", advice="y"))
     with pytest.raises(TypeError, match="takes an exception or a tool result, not int"):

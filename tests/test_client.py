@@ -30,8 +30,9 @@ from resilient_mcp import (
     StateChanged,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
+from resilient_mcp._sdk.installed import MAJOR, REQUEST_TIMEOUT, MCPError, http
+from resilient_mcp._sdk.results import is_error_result
 
 from .support import LEGACY, QUICK, Recorder, client_of, gone, nothing_left, raw_server, sdk_server, text_of
 
@@ -81,11 +82,11 @@ async def test_every_operation_works():
         request: Any = types.CallToolRequest(
             method="tools/call", params=types.CallToolRequestParams(name="echo", arguments={"text": "raw"})
         )
-        if _sdk.MAJOR == 1:
+        if MAJOR == 1:
             request = types.ClientRequest(request)
         assert text_of(await client.send_request(request, types.CallToolResult)) == "raw"
         notification: Any = types.RootsListChangedNotification(method="notifications/roots/list_changed")
-        await client.send_notification(types.ClientNotification(notification) if _sdk.MAJOR == 1 else notification)
+        await client.send_notification(types.ClientNotification(notification) if MAJOR == 1 else notification)
 
 
 @pytest.mark.anyio
@@ -130,7 +131,7 @@ async def test_meta_reaches_the_server():
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(_sdk.MAJOR != 1, reason="what 2.x adds is an error on 1.x")
+@pytest.mark.skipif(MAJOR != 1, reason="what 2.x adds is an error on 1.x")
 async def test_options_of_2_are_refused_by_name_on_1():
     """An option that needs mcp 2.x is an error that names it and what is installed."""
     async with client_of(raw_server()) as client:
@@ -142,7 +143,7 @@ async def test_options_of_2_are_refused_by_name_on_1():
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_options_of_2_work():
     """`cursor=`, `meta=` and `cache_mode=` as on `mcp.Client`; seeing input-required rounds as on `ClientSession`."""
     async with ResilientClient(sdk_server(), policy=QUICK) as client:
@@ -169,7 +170,7 @@ async def test_an_in_process_server():
     async with nothing_left():
         async with ResilientClient(build(), policy=QUICK) as client:
             assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
-            with pytest.raises(_sdk.MCPError):
+            with pytest.raises(MCPError):
                 await client.get_prompt("no such prompt")
             short = client.call_tool("sleep", {"seconds": 30}, read_timeout_seconds=0.1)
             with pytest.raises(DeadlineExceeded, match="may have run|safe to repeat"):
@@ -328,19 +329,19 @@ async def test_many_reports_of_one_loss_make_one_reconnect():
 async def test_every_error_is_an_mcp_error_with_advice():
     """`except MCPError` keeps working; the advice makes a tool result that a model can read."""
     async with client_of(raw_server(), QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})) as client:
-        with pytest.raises(_sdk.MCPError) as caught:
+        with pytest.raises(MCPError) as caught:
             await client.call_tool("no_answer", read_timeout_seconds=0.1)
     error = caught.value
     assert isinstance(error, ResilienceError)
     assert isinstance(error, TimeoutError)
-    assert error.error.code == _sdk.REQUEST_TIMEOUT == error.code
+    assert error.error.code == REQUEST_TIMEOUT == error.code
     assert error.message == str(error)
     assert error.data is None
     assert error.operation == "tools/call no_answer"
     assert error.attempts == 1
     assert error.verdict is not None
     result = error.to_tool_result()
-    assert _sdk.is_error_result(result)
+    assert is_error_result(result)
     assert text_of(result) == error.advice != ""
 
 
@@ -349,7 +350,7 @@ async def test_an_is_error_result_is_an_answer():
     """A tool that fails has answered: the result goes back as it came, after one call."""
     async with client_of(sdk_server()) as client:
         result = await client.call_tool("fail", {"text": "no such city"})
-        assert _sdk.is_error_result(result)
+        assert is_error_result(result)
         assert "Error executing tool fail" in text_of(result)
 
 
@@ -416,7 +417,7 @@ def test_arguments_of_the_wrong_kind():
     with pytest.raises(TypeError, match="AsyncClient"):
         ResilientClient("http://x/mcp", http_client=object())
     with pytest.raises(TypeError, match="is for Streamable HTTP servers"):
-        ResilientClient(StdioServerParameters(command="x"), http_client=_sdk.http.AsyncClient())
+        ResilientClient(StdioServerParameters(command="x"), http_client=http.AsyncClient())
     for bad in (-1, math.nan, timedelta(seconds=-1)):
         with pytest.raises(ValueError, match="read_timeout_seconds is .*: write a number of seconds, or None"):
             ResilientClient("http://x/mcp", read_timeout_seconds=bad)

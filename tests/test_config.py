@@ -7,8 +7,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from mcp import StdioServerParameters
 
-from resilient_mcp import Policy, _sdk, config
+from resilient_mcp import Policy, config
+from resilient_mcp._sdk.installed import SseServerParameters, StreamableHttpParameters
 from resilient_mcp.config import ConfigError
 
 CLAUDE = """{
@@ -54,7 +56,7 @@ def test_what_claude_desktop_and_cursor_write(tmp_path: Path, monkeypatch: pytes
     servers = config.load(write(tmp_path, CLAUDE))
     assert list(servers) == ["files", "weather"]
     files, weather = (entry.server for entry in servers.values())
-    assert isinstance(files, _sdk.StdioServerParameters)
+    assert isinstance(files, StdioServerParameters)
     assert files.args[:2] == ["-y", "@modelcontextprotocol/server-filesystem"]
     assert files.env is None
     assert weather.env == {"API_KEY": "s3cret"}
@@ -68,10 +70,10 @@ def test_what_vs_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DOCS_HOST", "")
     servers = config.load(write(tmp_path, VS_CODE))
     docs, old = (entry.server for entry in servers.values())
-    assert isinstance(docs, _sdk.StreamableHttpParameters)
+    assert isinstance(docs, StreamableHttpParameters)
     assert docs.url == "https://docs.example.com/mcp"
     assert docs.headers == {"Authorization": "Bearer s3cret"}
-    assert isinstance(old, _sdk.SseServerParameters)
+    assert isinstance(old, SseServerParameters)
 
 
 def test_policies(tmp_path: Path):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from mcp import StdioServerParameters
 
 from resilient_mcp import ResilientClient
-from resilient_mcp.configured import in_arguments, in_header, in_named, in_pairs, in_url, in_value, shown
-from resilient_mcp.credentials import is_credential, is_identifier, is_random, is_token, safe_url
-from resilient_mcp.evidence import printable
-from resilient_mcp.redact import Redactor
+from resilient_mcp.text.configured import in_arguments, in_header, in_named, in_pairs, in_url, in_value, shown
+from resilient_mcp.text.credentials import is_credential, is_identifier, is_random, is_token, safe_url
+from resilient_mcp.text.printable import printable
+from resilient_mcp.text.redact import Redactor
 
 TOKEN = "Zx9kQ1tt"
 WORD = "hunter-two"

@@ -27,13 +27,15 @@ from resilient_mcp import (
     ServerUnavailable,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
-from resilient_mcp.catalog import Catalog
-from resilient_mcp.classifier import Classifier
-from resilient_mcp.degrade import Copies
-from resilient_mcp.events import Hub, State
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp._sdk.results import is_error_result
+from resilient_mcp.calls.catalog import Catalog
+from resilient_mcp.calls.fallbacks import Copies
+from resilient_mcp.events import State
+from resilient_mcp.observability.hub import Hub
 from resilient_mcp.testing import HttpReply, Reply, Request, ScriptedHttpServer
+from resilient_mcp.verdicts.classifier import Classifier
 
 from .changing import place
 from .support import (
@@ -69,10 +71,10 @@ class _NoServer:
     def __init__(self, generation: int) -> None: ...
 
     async def __aenter__(self) -> Any:
-        from resilient_mcp.connection import Failed
-        from resilient_mcp.evidence import Delivery, Evidence, Kind
+        from resilient_mcp.evidence import Delivery, Evidence, FailureKind
+        from resilient_mcp.verdicts.verdict import AttemptError
 
-        raise Failed(None, Evidence(Kind.PROCESS, Delivery.NOT_SENT, "no server"))
+        raise AttemptError(None, Evidence(FailureKind.PROCESS, Delivery.NOT_SENT, "no server"))
 
     async def __aexit__(self, *exc_info: object) -> None: ...
 
@@ -146,7 +148,7 @@ async def test_an_error_as_a_result():
     async with client_of(sdk_server(), policy) as client:
         await down(client)
         result = await client.call_tool("echo", {"text": "x"})
-        assert _sdk.is_error_result(result)
+        assert is_error_result(result)
         assert "not available" in text_of(result)
         assert "Nothing was sent" in text_of(result)
         with pytest.raises(ServerUnavailable):
@@ -154,7 +156,7 @@ async def test_an_error_as_a_result():
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url, policy) as client:
             server.faults = [Faults.error(200, -32602, "no such thing")]
-            with pytest.raises(_sdk.MCPError, match="no such thing"):
+            with pytest.raises(MCPError, match="no such thing"):
                 await client.call_tool("echo", {})
 
 
@@ -288,7 +290,7 @@ async def test_arguments_are_checked_before_anything_is_sent():
         assert sorted(path for path, _ in caught.value.problems) == ["$", "$.count"]
         assert any("'pause' is a required property" in reason for _, reason in caught.value.problems)
         assert "Correct them" in caught.value.advice
-        assert _sdk.is_error_result(await client.call_tool("append_once", {}))  # not asked to check
+        assert is_error_result(await client.call_tool("append_once", {}))  # not asked to check
     async with client_of(sdk_server(), policy.model_copy(update={"on_unavailable": "result"})) as client:
         assert "$.seconds" in text_of(await client.call_tool("sleep", {"seconds": "x"}))
 
@@ -340,10 +342,10 @@ async def test_a_missing_capability_is_named():
     """The server's -32601 for what it never declared says so."""
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
-            with pytest.raises(_sdk.MCPError) as caught:
+            with pytest.raises(MCPError) as caught:
                 await client.list_prompts()
             assert "does not declare the capability prompts" in caught.value.__notes__[-1]
-            with pytest.raises(_sdk.MCPError) as caught:
+            with pytest.raises(MCPError) as caught:
                 await client.subscribe_resource("test://a")
             assert "does not declare the capability resources.subscribe" in caught.value.__notes__[-1]
 

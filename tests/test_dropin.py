@@ -14,16 +14,19 @@ from mcp import ClientSession, types
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.installed import MAJOR, MCPError
+from resilient_mcp._sdk.options import SESSION_OPTIONS
+from resilient_mcp._sdk.results import is_error_result
 
 from .support import LEGACY, ROOT, client_of, http_server, raw_server, sdk_server
 from .test_events import Records, records  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.anyio
 
-needs_2 = pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
-needs_1 = pytest.mark.skipif(_sdk.MAJOR != 1, reason="needs mcp 1.x")
-MODELS: list[Any] = [ClientSession, *([mcp.Client] if _sdk.MAJOR != 1 else [])]
+needs_2 = pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
+needs_1 = pytest.mark.skipif(MAJOR != 1, reason="needs mcp 1.x")
+MODELS: list[Any] = [ClientSession, *([mcp.Client] if MAJOR != 1 else [])]
 NOWHERE = "http://127.0.0.1:9/mcp"
 
 
@@ -45,7 +48,7 @@ def arguments_of(function: Any) -> list[inspect.Parameter]:
 def test_every_name_is_there():
     """Methods, properties and fields of both of the SDK's clients; the README says what is missing, and only that."""
     missing = {name for model in MODELS for name in names_of(model) if not hasattr(ResilientClient, name)}
-    taken = {*inspect.signature(ResilientClient).parameters, *_sdk.SESSION_OPTIONS}
+    taken = {*inspect.signature(ResilientClient).parameters, *SESSION_OPTIONS}
     missing |= {argument.name for model in MODELS for argument in arguments_of(model)} - taken
     assert missing - {"adopt"} <= named_in_readme()
     assert named_in_readme() == {"adopt", "read_stream", "write_stream", "dispatcher"}
@@ -83,7 +86,7 @@ def test_what_was_given_can_be_read():
     assert client.read_timeout_seconds == 5
     with pytest.raises(RuntimeError, match=r"session needs mcp 2|is not connected: enter it with `async with` first"):
         _ = client.session
-    assert client.mode == (None if _sdk.MAJOR == 1 else "auto")
+    assert client.mode == (None if MAJOR == 1 else "auto")
     negotiated = [client.initialize_result, client.discover_result, client.server_capabilities, client.server_info]
     assert [*negotiated, client.instructions, client.protocol_version] == [None] * 6
     assert client.get_server_capabilities() is None
@@ -97,7 +100,7 @@ WRONG: Mapping[str, Any] = {
     "sampling_capabilities": 5,
     **(
         {"experimental_task_handlers": lambda: None}
-        if _sdk.MAJOR == 1
+        if MAJOR == 1
         else {
             "mode": "nonsense",
             "log_level": "nope",
@@ -171,7 +174,7 @@ async def test_the_sessions_own_helpers():
         await client.validate_tool_result("echo", bad)
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio", *(["trio"] if _sdk.MAJOR != 1 else [])])
+@pytest.mark.parametrize("anyio_backend", ["asyncio", *(["trio"] if MAJOR != 1 else [])])
 async def test_a_transport_can_be_given_as_the_sdk_documents_it():
     """What the SDK's transport functions return is opened again for each connection, and named after the server."""
     # On trio, the SDK's own transport of 1.x loses one of two requests that are written at once.
@@ -209,7 +212,7 @@ def test_a_transport_that_opens_once_is_refused():
 async def test_experimental_tasks_go_the_way_of_all_requests():
     """`session.experimental` asks through this client, and says what the server says."""
     async with client_of(raw_server()) as client:
-        with pytest.raises(_sdk.MCPError, match=r"Unknown method|not found|tasks/get"):
+        with pytest.raises(MCPError, match=r"Unknown method|not found|tasks/get"):
             await client.experimental.get_task("1")
 
 
@@ -241,7 +244,7 @@ async def test_a_response_router_is_there_on_every_connection():
 async def test_what_only_the_other_major_has_says_so():
     """The installed version and the one that is needed are named."""
     async with client_of(raw_server()) as client:
-        if _sdk.MAJOR == 1:
+        if MAJOR == 1:
             with pytest.raises(RuntimeError, match=r"discover\(\) needs mcp 2.x; installed is mcp 1"):
                 await client.discover()
             with pytest.raises(RuntimeError, match="needs mcp 2.x"):
@@ -260,7 +263,7 @@ async def test_what_only_the_other_major_has_says_so():
 async def test_a_tool_that_is_not_listed_is_warned_of(records: Records):  # noqa: F811
     """As by the SDK: its answer comes, and a warning that it was not validated."""
     async with client_of(sdk_server()) as client:
-        assert _sdk.is_error_result(await client.call_tool("no_such_tool"))
+        assert is_error_result(await client.call_tool("no_such_tool"))
         structured = {"content": [], "structuredContent": {"x": 1}}
     async with client_of(raw_server()) as client:
         await client.call_tool("result", {"result": structured})

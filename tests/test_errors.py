@@ -9,15 +9,10 @@ from typing import Any
 
 import pytest
 
-from resilient_mcp import (
-    Category,
-    Delivery,
-    RateLimitExceeded,
-    ResilienceError,
-    Verdict,
-    _sdk,
-)
-from resilient_mcp.errors import add_note, describe, hints
+from resilient_mcp import Category, Delivery, RateLimitExceeded, ResilienceError, Verdict
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp.errors import hints
+from resilient_mcp.text.printable import add_note, describe
 
 from .support import QUICK, Faults, ScriptedHttp, client_of, text_of
 from .test_readme import README, subclasses
@@ -40,7 +35,7 @@ def test_no_error_is_empty(kind: Any):
     assert repr(error)
     assert text_of(error.to_tool_result()) == error.advice
     assert error.advice
-    assert isinstance(error, _sdk.MCPError)
+    assert isinstance(error, MCPError)
 
 
 @pytest.mark.parametrize("how", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
@@ -115,7 +110,7 @@ async def test_data_is_kept_and_used():
             await client.call_tool("unsafe", {"text": "x"})
     async with server.serve(), client_of(server.url, policy) as client:
         server.faults = [Faults.error(200, -32602, "bad arguments", data)]
-        with pytest.raises(_sdk.MCPError) as refused:
+        with pytest.raises(MCPError) as refused:
             await client.call_tool("unsafe", {"text": "x"})
     error = caught.value
     assert error.data == data

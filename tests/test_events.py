@@ -29,12 +29,12 @@ from resilient_mcp import (
     ServerFailed,
     State,
     StateChanged,
-    _sdk,
 )
-from resilient_mcp.events import Hub
-from resilient_mcp.evidence import Kind
-from resilient_mcp.redact import Redactor
-from resilient_mcp.stats import MAX_TOOLS, Histogram, Recorder
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.observability.hub import Hub
+from resilient_mcp.observability.stats import MAX_TOOLS, Histogram, Recorder
+from resilient_mcp.text.redact import Redactor
 
 from .support import QUICK, Faults, ScriptedHttp, client_of, gone, raw_server, text_of
 from .support import Recorder as Listener
@@ -93,7 +93,7 @@ def test_an_event_that_a_listener_causes_comes_after_its_cause():
 
 def test_a_listener_that_raises_or_is_slow_is_logged(records: Records, monkeypatch: pytest.MonkeyPatch):
     """And never felt; a slow one is told of `events()`, once."""
-    monkeypatch.setattr("resilient_mcp.events._SLOW", -1)
+    monkeypatch.setattr("resilient_mcp.observability.hub._SLOW", -1)
 
     def listener(event: Event) -> None:
         raise ValueError("my mistake")
@@ -177,7 +177,7 @@ def test_levels_and_facts(records: Records):
     retry: dict[str, Any] = {"server": "s", "operation": "ping", "attempt": 1, "delay": 0.5, "reason": "no\nanswer"}
     hub.emit(RetryScheduled(transparent=False, **retry))
     hub.emit(RetryScheduled(transparent=True, **retry))
-    died = Evidence(Kind.PROCESS, Delivery.UNKNOWN, "ended", exit=ExitStatus(1, code=3, stderr="s3cr3t"))
+    died = Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, "ended", exit=ExitStatus(1, code=3, stderr="s3cr3t"))
     hub.emit(Disconnected(server="s", generation=1, reason="ended", evidence=died))
     hub.emit(Others(server="s", added=("\x1b[31mred", "s3cr3t\n") * 100, counts={"a\nb": {"c": object()}}))
     levels = [logging.INFO, logging.WARNING, logging.DEBUG, logging.DEBUG, logging.DEBUG]
@@ -235,7 +235,7 @@ async def test_outcomes():
         await quiet.call_tool("echo", {"text": "x"})  # nobody listens
         assert quiet.stats().calls == 1
     async with client_of(raw_server(), on_event=events) as client:
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.call_tool("unsafe", {"do": "nonsense"})
         with pytest.raises(TimeoutError):
             await client.call_tool("unsafe", {"do": "no_answer"}, read_timeout_seconds=0.1)
@@ -265,7 +265,7 @@ async def test_stats_and_health_through_a_crash():
         assert health.is_ready
         assert (health.generation, health.last_error, health.exit_status, health.retry_in) == (1, None, None, None)
         pid = int(text_of(await client.call_tool("pid")))
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.call_tool("unsafe", {"do": "exit", "code": 7})
         await gone(pid)
         await client.call_tool("echo", {"text": "x"})
@@ -304,7 +304,7 @@ async def test_detail_shows_in_debug_mode_only(records: Records):
         async with client_of(server, debug=debug) as client:
             await client.call_tool("echo", {"text": "my argument s3cr3t-t0k3n"})
             for arguments in ({"do": "exit", "code": 1}, {"do": "nonsense"}):
-                with pytest.raises(_sdk.MCPError):
+                with pytest.raises(MCPError):
                     await client.call_tool("unsafe", arguments)
         text = "\n".join(records.lines)
         assert ("my argument" in text) is debug
@@ -322,7 +322,7 @@ async def test_a_session_ends_as_expected_or_not():
     events = Listener()
     async with client_of(raw_server(), on_event=events) as client:
         await client.restart()
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.call_tool("unsafe", {"do": "die"})
         await events.wait_for(Connected, 3)
     assert [event.expected for event in events.of(Disconnected)] == [True, False, True]

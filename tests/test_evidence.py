@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_mcp import Delivery, Evidence, ExitStatus
-from resilient_mcp.evidence import _ABANDONED_KEPT, Attempt, InFlight, Kind, current_attempt, printable
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.in_flight import _ABANDONED_KEPT, Attempt, InFlight, current_attempt
+from resilient_mcp.text.printable import printable
 
-LOST = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "lost")
+LOST = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "lost")
 
 
 @given(st.text(), st.integers(1, 100))
@@ -119,7 +121,7 @@ async def test_the_clock_of_an_attempt():
     assert attempt.scope.deadline == pytest.approx(now + 20, abs=1)
     attempt.restart(1000, now + 100)
     assert attempt.scope.deadline == pytest.approx(now + 100, abs=1)
-    attempt.ended = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "over")
+    attempt.ended = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "over")
     ended = attempt.scope.deadline
     attempt.restart(5, now + 100)
     attempt.pause()

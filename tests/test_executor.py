@@ -27,8 +27,8 @@ from resilient_mcp import (
     ServerUnavailable,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
+from resilient_mcp._sdk.installed import MCPError
 from resilient_mcp.testing import HttpReply, Reply, ScriptedHttpServer, ScriptedStdioServer, StdioReply
 
 from .support import LEGACY, QUICK, Recorder, client_of, is_repeatable, listed, measured, text_of
@@ -419,7 +419,7 @@ async def test_an_error_of_the_servers_own_keeps_its_type():
     """It is raised as the SDK raises it, without a cause that it does not have."""
     answers = script(lambda: Reply.error(-32602, "no such thing"))
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
-        with pytest.raises(_sdk.MCPError, match="no such thing") as caught:
+        with pytest.raises(MCPError, match="no such thing") as caught:
             await client.call_tool("echo", {})
         assert not isinstance(caught.value, ResilienceError)
         assert caught.value.__cause__ is None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from resilient_mcp import RetryPolicy, _sdk
+from resilient_mcp import RetryPolicy
+from resilient_mcp._sdk.installed import MAJOR
 
 from .matrix import table
 from .matrix.faults import FAULTS, Fault
@@ -23,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ATTEMPTS = RetryPolicy().attempts
 LIBRARIES = ("asyncio", "trio")
 CASES = [
-    (LIBRARIES[(n + PLACES.index(place) + PLACES.index(place) // 2 + _sdk.MAJOR) % 2], fault, place)
+    (LIBRARIES[(n + PLACES.index(place) + PLACES.index(place) // 2 + MAJOR) % 2], fault, place)
     for n, fault in enumerate(FAULTS)
     for place in HERE
     if place in fault.places
@@ -82,7 +83,7 @@ def test_the_readme_shows_this_table():
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="the README shows mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="the README shows mcp 2.x")
 @pytest.mark.parametrize("name", ["killed in mid-call", "reset before headers", "429", "503", "200 with bad JSON"])
 async def test_the_readme_is_right_about_the_plain_sdk(name: str):
     """A few rows, measured anew with the installed SDK; `python -m tests.matrix` measures all."""

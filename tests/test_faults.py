@@ -37,9 +37,9 @@ from resilient_mcp import (
     StateChanged,
     TimeoutPolicy,
     Verdict,
-    _sdk,
 )
-from resilient_mcp.classifier import Classifier
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp.verdicts.classifier import Classifier
 
 from .support import ROOT, Faults, Recorder, ScriptedHttp, client_of, free_port, gone, reply, reset, text_of
 
@@ -467,7 +467,7 @@ async def test_what_a_caller_sees(name: str, tool: str, tmp_path: Path):
     async def caller(n: int) -> None:
         try:
             await world.call(tool, f"call-{n}", row.fault)
-        except _sdk.MCPError as error:
+        except MCPError as error:
             raised.append(error)
         else:
             raised.append(None)

@@ -35,9 +35,10 @@ from resilient_mcp import (
     Throttled,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
-from resilient_mcp.health import _spread
+from resilient_mcp._sdk.installed import MCPError
+from resilient_mcp._sdk.results import is_error_result
+from resilient_mcp.calls.probe import _spread
 from resilient_mcp.testing import ScriptedStdioServer
 
 from .support import (
@@ -150,8 +151,8 @@ async def test_what_is_no_sign_of_an_unwell_server_opens_nothing(fault: Any):
         server.faults = [fault] * 20
         for _ in range(20):
             try:
-                assert _sdk.is_error_result(await client.call_tool("unsafe"))
-            except _sdk.MCPError as error:
+                assert is_error_result(await client.call_tool("unsafe"))
+            except MCPError as error:
                 assert not isinstance(error, CircuitOpen)
         assert client.circuit is not None
         assert client.circuit.state is BreakerState.CLOSED

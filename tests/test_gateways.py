@@ -28,11 +28,11 @@ from resilient_mcp import (
     RetryScheduled,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
-from resilient_mcp.classifier import Classifier
-from resilient_mcp.evidence import Kind
-from resilient_mcp.gateways import not_forwarded_by
+from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.verdicts.classifier import Classifier
+from resilient_mcp.verdicts.gateways import not_forwarded_by
 
 from .middleboxes import haproxy, needs_haproxy, needs_nginx, nginx
 from .servers.router import FAULTS
@@ -40,7 +40,7 @@ from .support import LEGACY, HttpServer, Recorder, every_pair, http_server, text
 
 pytestmark = pytest.mark.anyio
 
-ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if _sdk.MAJOR == 1 else {"legacy": LEGACY, "default": {}}
+ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if MAJOR == 1 else {"legacy": LEGACY, "default": {}}
 ONCE, REPEATABLE = "append_once", "append_idempotent"
 """The server's tools that write a line each time they run."""
 ANSWER = "answered by"
@@ -82,7 +82,7 @@ NOTHING_FORWARDED = {
 @pytest.mark.parametrize("body", NOTHING_FORWARDED)
 def test_what_a_gateway_says_before_it_forwards(body: str):
     """Word for word, and with a 503 only; what was sent upstream, or may have been, is no proof."""
-    evidence = Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP 503", 503, body=body)
+    evidence = Evidence(FailureKind.HTTP, Delivery.UNKNOWN, "HTTP 503", 503, body=body)
     assert not_forwarded_by(evidence) == NOTHING_FORWARDED[body]
     assert not_forwarded_by(replace(evidence, http_status=502)) is None
     assert not_forwarded_by(replace(evidence, overloaded=True, http_status=500)) is None

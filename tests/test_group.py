@@ -23,8 +23,8 @@ from resilient_mcp import (
     ServerUnavailable,
     State,
     TimeoutPolicy,
-    _sdk,
 )
+from resilient_mcp._sdk.results import items_of
 
 from .npm import NODE, needs_npm, program
 from .support import (
@@ -79,7 +79,7 @@ async def test_lists_and_calls():
             got = await group.get_prompt("two__ask", {"topic": "rain"})
             assert got.messages[0].content.text == "What is rain?"
             templates = await group.list_resource_templates()
-            assert [item.name for item in _sdk.listed("list_resource_templates", templates)] == ["one__t"]
+            assert [item.name for item in items_of("list_resource_templates", templates)] == ["one__t"]
             assert {name: health.state for name, health in group.health().items()} == dict.fromkeys(group, State.READY)
             assert group.missing == {}
 

@@ -30,10 +30,12 @@ from resilient_mcp import (
     State,
     TimeoutPolicy,
     Verdict,
-    _sdk,
     explain,
 )
-from resilient_mcp.classifier import DIALECTS, ERROR_CODES
+from resilient_mcp._sdk.installed import MAJOR, MCPError, http
+from resilient_mcp._sdk.results import is_error_result
+from resilient_mcp._sdk.transports import KEEPALIVE
+from resilient_mcp.verdicts.classifier import DIALECTS, ERROR_CODES
 
 from .support import (
     LEGACY,
@@ -94,7 +96,7 @@ async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, ans
         assert len(events.of(Connected)) == restarts + 1
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="servers at 2026-07-28 need mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="servers at 2026-07-28 need mcp 2.x")
 async def test_a_server_without_sessions_needs_no_second_negotiation(tmp_path: Path):
     """At 2026-07-28 a restarted server has no session to lose: calls wait, and nothing is negotiated again."""
     events = Recorder()
@@ -294,7 +296,7 @@ async def test_a_refusal_with_a_broken_error_in_it_ends_its_call(body: bytes):
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.body(body, status=400)]
-        with measured() as took, pytest.raises(_sdk.MCPError, match="HTTP 400"):
+        with measured() as took, pytest.raises(MCPError, match="HTTP 400"):
             await client.call_tool("unsafe")
         assert took[0] < 3
 
@@ -305,7 +307,7 @@ async def test_other_refusals_are_final(status: int):
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.status(status, b"no such thing")]
-        with pytest.raises(_sdk.MCPError, match=f"HTTP {status}: no such thing"):
+        with pytest.raises(MCPError, match=f"HTTP {status}: no such thing"):
             await client.call_tool("echo")
         assert len(server.calls) == 1
 
@@ -315,7 +317,7 @@ async def test_the_servers_own_error_in_a_refusal_is_kept():
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.error(400, -32602, "text is too long", {"limit": 5})]
-        with pytest.raises(_sdk.MCPError, match="text is too long") as caught:
+        with pytest.raises(MCPError, match="text is too long") as caught:
             await client.call_tool("echo")
         assert caught.value.error.code == -32602
         assert caught.value.error.data == {"limit": 5}
@@ -326,7 +328,7 @@ async def test_the_servers_own_error_is_raised_as_the_sdk_raises_it():
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.error(200, -32603, "out of order")] * 6
-        with pytest.raises(_sdk.MCPError, match="out of order") as caught:
+        with pytest.raises(MCPError, match="out of order") as caught:
             await client.call_tool("echo")
         assert len(server.calls) == 2
         assert "sent to the MCP server" in caught.value.__notes__[0]
@@ -401,7 +403,7 @@ async def test_a_redirect_of_the_same_origin_is_followed_and_another_is_not():
         server.faults = [Faults.status(307, location="/elsewhere")]
         await echo(client, "x")
         server.faults = [Faults.status(307, location="http://other.invalid/mcp?token=s3cr3t")]
-        with pytest.raises(_sdk.MCPError, match=r"redirect to http://other\.invalid/mcp") as caught:
+        with pytest.raises(MCPError, match=r"redirect to http://other\.invalid/mcp") as caught:
             await client.call_tool("unsafe", {"text": "y"})
         assert "s3cr3t" not in str(caught.value)
         await echo(client, "z")
@@ -492,7 +494,6 @@ async def test_events_with_ids_are_left_to_the_sdk_to_resume():
 async def test_a_users_client_is_used_and_left_open():
     """Headers, hooks and auth of the user's own HTTP client work; it is theirs to close."""
     server = ScriptedHttp()
-    http = _sdk.http
     async with http.AsyncClient(headers={"x-mine": "yes"}, auth=http.BasicAuth("me", "pw")) as mine, server.serve():
         async with client_of(server.url, http_client=mine) as client:
             await echo(client, "x")
@@ -504,7 +505,6 @@ async def test_a_users_client_is_used_and_left_open():
 async def test_an_auth_flow_sees_the_401_first():
     """The edge sits above the auth flow: a token that is refreshed on 401 costs nobody anything."""
     server = ScriptedHttp()
-    http = _sdk.http
 
     class Refreshing(http.Auth):
         token = "old"
@@ -533,7 +533,7 @@ async def test_a_users_hook_that_raises_costs_one_call():
         if fail:
             raise ZeroDivisionError("in a hook")
 
-    async with _sdk.http.AsyncClient(event_hooks={"response": [hook]}) as mine, server.serve():
+    async with http.AsyncClient(event_hooks={"response": [hook]}) as mine, server.serve():
         async with client_of(server.url, http_client=mine) as client:
             await echo(client, "x")
             fail = True
@@ -586,7 +586,7 @@ async def test_the_older_sse_transport():
         server.kill()
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x has one era")
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x has one era")
 @pytest.mark.parametrize("fault", ["503", "401", "HTML", "reset"])
 async def test_an_outage_is_no_verdict_on_the_era(fault: str):
     """A `server/discover` that meets an outage is asked again; the SDK's silent downgrade does not happen."""
@@ -634,14 +634,14 @@ async def test_every_code_of_every_dialect(dialect: Any, code: int, meaning: str
             await echo(client, "x")
             assert server.calls == ["x", "x"]
         else:
-            with pytest.raises((_sdk.MCPError, ServerFailed), match="its own words"):
+            with pytest.raises((MCPError, ServerFailed), match="its own words"):
                 await client.call_tool("echo", {"text": "x"})
             assert server.calls == ["x"]
         server.faults = [fault]
         if meaning == "throttled":
             await echo(client, "y", "unsafe")
         else:
-            with pytest.raises(_sdk.MCPError):
+            with pytest.raises(MCPError):
                 await client.call_tool("unsafe", {"text": "y"})
             assert server.calls.count("y") == 1
 
@@ -653,7 +653,7 @@ async def test_the_servers_words_are_never_taken_for_our_own(code: int, text: st
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         server.faults = [Faults.error(200, code, text)]
-        with pytest.raises(_sdk.MCPError) as caught:
+        with pytest.raises(MCPError) as caught:
             await client.call_tool("unsafe")
         assert not isinstance(caught.value, ResilienceError)
         assert caught.value.error.code == code
@@ -686,7 +686,7 @@ async def test_a_message_of_ten_megabytes_and_data_of_any_shape():
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.error(200, -32602, "\x1b[31m" + "x" * 10_000_000, [{"deep": [[[1]]]}])]
-        with pytest.raises(_sdk.MCPError) as caught:
+        with pytest.raises(MCPError) as caught:
             await client.call_tool("unsafe")
         assert caught.value.error.data == [{"deep": [[[1]]]}]
         assert len(str(explain(caught.value))) < 1000
@@ -713,7 +713,7 @@ async def test_a_transient_tool_error_is_tried_again_for_repeatable_tools():
         await echo(client, "x")
         assert server.calls == ["x"] * 3
         server.faults = [is_error("upstream timed out")]
-        assert _sdk.is_error_result(await client.call_tool("unsafe"))
+        assert is_error_result(await client.call_tool("unsafe"))
         assert len(server.calls) == 4
 
 
@@ -791,7 +791,7 @@ async def test_a_users_own_classifier():
         server.faults = [Faults.status(418)]
         await echo(client, "x", "unsafe")
         server.faults = [Faults.status(400)]
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.call_tool("unsafe")
 
 
@@ -799,7 +799,6 @@ async def test_a_call_that_ends_while_it_connects_was_not_sent():
     """The time limit strikes while the connection is being made: nothing was sent, and the error says so."""
     server = ScriptedHttp()
     policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=0.3)})
-    http = _sdk.http
 
     class Slow(http.AsyncHTTPTransport):
         connecting = False
@@ -826,7 +825,7 @@ async def audited(request_or_response: Any) -> None:
     """A user's hook that tells a collector, which is down."""
     request = getattr(request_or_response, "request", request_or_response)
     if request.method == "POST" and b"tools/call" in request.content:
-        async with _sdk.http.AsyncClient() as other:
+        async with http.AsyncClient() as other:
             await other.post(f"http://127.0.0.1:{free_port()}/collect")
 
 
@@ -835,7 +834,7 @@ async def test_a_hook_that_cannot_connect_says_nothing_of_the_call(hook: str):
     """Its `ConnectError` is of its own request: after the answer the call may have run, before it nothing was sent."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
     server = ScriptedHttp()
-    async with server.serve(), _sdk.http.AsyncClient(event_hooks={hook: [audited]}) as mine:
+    async with server.serve(), http.AsyncClient(event_hooks={hook: [audited]}) as mine:
         async with client_of(server.url, policy, http_client=mine) as client:
             with pytest.raises(ResilienceError) as caught:
                 await client.call_tool("unsafe", {"text": "once"})
@@ -851,7 +850,6 @@ async def test_a_hook_that_cannot_connect_says_nothing_of_the_call(hook: str):
 @pytest.mark.parametrize("when", ["before", "after", "instead"])
 async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when: str):
     """A `ConnectError` of it is proof where the library's trace saw a connection begun and nothing written."""
-    http = _sdk.http
     server = ScriptedHttp()
     elsewhere = f"http://127.0.0.1:{free_port()}/"
 
@@ -883,7 +881,6 @@ async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when:
 
 async def test_a_client_that_sends_by_other_means_proves_nothing():
     """A subclass with a `send` of its own may have sent the content elsewhere before it says that it cannot connect."""
-    http = _sdk.http
     server = ScriptedHttp()
 
     class Other(http.AsyncClient):
@@ -908,9 +905,9 @@ async def test_a_client_that_sends_by_other_means_proves_nothing():
 async def test_an_auth_flow_that_sends_twice_proves_nothing():
     """Its first request was answered, its second could not connect: the call may have run."""
     server = ScriptedHttp()
-    elsewhere = _sdk.http.URL(f"http://127.0.0.1:{free_port()}/")
+    elsewhere = http.URL(f"http://127.0.0.1:{free_port()}/")
 
-    class Twice(_sdk.http.Auth):
+    class Twice(http.Auth):
         on = False
 
         def auth_flow(self, request: Any) -> Any:
@@ -920,7 +917,7 @@ async def test_an_auth_flow_that_sends_twice_proves_nothing():
                 yield request
 
     auth = Twice()
-    async with server.serve(), _sdk.http.AsyncClient(auth=auth) as mine:
+    async with server.serve(), http.AsyncClient(auth=auth) as mine:
         async with client_of(server.url, http_client=mine) as client:
             await listed(client)
             auth.on = True
@@ -937,7 +934,7 @@ async def test_sockets_ask_whether_anybody_is_there():
         async with client._connector._own_client.stream("POST", server.url, json=ping) as response:
             sock = response.extensions["network_stream"].get_extra_info("socket")
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            assert [sock.getsockopt(*option) for *option, _ in _sdk.KEEPALIVE[1:]] == [30, 10, 3]
+            assert [sock.getsockopt(*option) for *option, _ in KEEPALIVE[1:]] == [30, 10, 3]
 
 
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resilient_mcp.last_words import last_words
+from resilient_mcp.text.last_words import last_words
 
 NPM_404 = """\
 npm warn deprecated inflight@1.0.6: This module is not supported

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from resilient_mcp import BreakerPolicy, Change, ResilientClient, RetryPolicy, _sdk
+from resilient_mcp import BreakerPolicy, Change, ResilientClient, RetryPolicy
+from resilient_mcp._sdk.installed import MAJOR, HighLevelServer, MCPError, mcp_error
 from resilient_mcp.testing import HttpReply, ScriptedHttpServer
 
 from .changing import next_of
@@ -20,7 +21,7 @@ from .support import LEGACY, QUICK, client_of, every_pair
 
 pytestmark = pytest.mark.anyio
 
-needs_2 = pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+needs_2 = pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 PINNED = {"mode": "2026-07-28"}
 
 
@@ -32,10 +33,10 @@ def server_of(refusal: int | None = None, **options: Any) -> tuple[Any, list[str
         if context.method == "subscriptions/listen":
             asked.append(str(context.params))
             if refusal is not None:
-                raise _sdk.error(refusal, "not for you")
+                raise mcp_error(refusal, "not for you")
         return await call_next(context)
 
-    server = _sdk.HighLevelServer("listening", middleware=[watch], log_level="CRITICAL", **options)
+    server = HighLevelServer("listening", middleware=[watch], log_level="CRITICAL", **options)
 
     async def grow(context: Any) -> str:
         await context.notify_tools_changed()
@@ -82,7 +83,7 @@ async def test_a_refusal_is_the_servers_own(where: str, code: int):
     server, asked = server_of(code)
     with at(where, server) as target:
         async with ResilientClient(target) as client:
-            with pytest.raises(_sdk.MCPError, match="not for you") as caught:
+            with pytest.raises(MCPError, match="not for you") as caught:
                 async with client.listen(resource_subscriptions=["note://todo"]):
                     raise AssertionError
             assert caught.value.code == code
@@ -96,7 +97,7 @@ async def test_a_server_without_subscriptions_says_so(where: str, options: dict[
     """That it does not know the method, whether or not its capabilities are known."""
     with at(where, server_of(subscriptions=False)[0]) as target:
         async with ResilientClient(target, **options) as client:
-            with pytest.raises(_sdk.MCPError, match="Method not found"):
+            with pytest.raises(MCPError, match="Method not found"):
                 async with client.listen(tools_list_changed=True):
                     raise AssertionError
 
@@ -133,7 +134,7 @@ async def test_a_server_that_declares_nothing_is_asked():
         async with client.listen(tools_list_changed=True) as events:
             await bus.publish(ToolsListChanged())
             assert await next_of(events) == ToolsListChanged()
-        with pytest.raises(_sdk.MCPError, match=r"does not declare tools.listChanged"):
+        with pytest.raises(MCPError, match=r"does not declare tools.listChanged"):
             async with client.watch(tools=True):
                 raise AssertionError
 
@@ -150,7 +151,7 @@ async def test_unsubscribing_asks_no_circuit():
     async with ScriptedHttpServer(answer) as server, client_of(server.url, policy, **LEGACY) as client:
         await client.subscribe_resource("scripted://note")
         for _ in range(2):
-            with pytest.raises(_sdk.MCPError):
+            with pytest.raises(MCPError):
                 await client.call_tool("order", {"text": "x"})
         assert not client._gate.is_closed
         with anyio.fail_after(5):

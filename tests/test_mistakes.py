@@ -26,8 +26,8 @@ from resilient_mcp import (
     ServerUnavailable,
     State,
     StateChanged,
-    _sdk,
 )
+from resilient_mcp._sdk.installed import StreamableHttpParameters, http
 from resilient_mcp.config import load
 
 from .middleboxes import needs_nginx, nginx
@@ -85,7 +85,7 @@ async def no_program(folder: Path) -> AsyncIterator[Any]:
 async def of_the_sdk(_: Path, *, path: str = "/mcp", headers: dict[str, str] | None = None) -> AsyncIterator[Any]:
     async with http_server() as server:
         url = f"http://127.0.0.1:{server.port}{path}"
-        yield _sdk.StreamableHttpParameters(url=url, headers=headers)
+        yield StreamableHttpParameters(url=url, headers=headers)
 
 
 @asynccontextmanager
@@ -375,9 +375,9 @@ async def test_a_refused_login_through_a_function():
     async with server.serve():
         server.handshake_faults = [Faults.status(401)] * 20
         for target in (server.url, None):
-            async with _sdk.http.AsyncClient(auth=_login(server.url)) as http:
-                made = partial(streamable_http_client, server.url, http_client=http) if target is None else target
-                client = ResilientClient(made, http_client=None if target is None else http, **LEGACY)
+            async with http.AsyncClient(auth=_login(server.url)) as own:
+                made = partial(streamable_http_client, server.url, http_client=own) if target is None else target
+                client = ResilientClient(made, http_client=None if target is None else own, **LEGACY)
                 with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed, match="credentials") as caught:
                     await client.start()
                 assert "OAuth" in str(caught.value)

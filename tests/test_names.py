@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_mcp.names import name_of_command
+from resilient_mcp.transports.names import name_of_command
 
 COMMANDS = {
     "my-server": "my-server",

@@ -40,18 +40,20 @@ from resilient_mcp import (
     ServerUnavailable,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
 )
-from resilient_mcp.catalog import Catalog
-from resilient_mcp.classifier import Classifier
-from resilient_mcp.connection import Connection, Failed
-from resilient_mcp.events import Hub
-from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind, current_attempt
-from resilient_mcp.executor import Executor
-from resilient_mcp.gate import Gate
-from resilient_mcp.operation import Operation
-from resilient_mcp.remedies import in_python
-from resilient_mcp.supervisor import Supervisor
+from resilient_mcp._sdk.installed import CONNECTION_CLOSED, METHOD_NOT_FOUND, ErrorBase, MCPError
+from resilient_mcp.calls.catalog import Catalog
+from resilient_mcp.calls.executor import Executor
+from resilient_mcp.calls.gate import Gate
+from resilient_mcp.calls.operation import Operation
+from resilient_mcp.connection.generation import Connection
+from resilient_mcp.connection.supervisor import Supervisor
+from resilient_mcp.evidence import Delivery, Evidence, FailureKind
+from resilient_mcp.in_flight import InFlight, current_attempt
+from resilient_mcp.observability.hub import Hub
+from resilient_mcp.verdicts.classifier import Classifier
+from resilient_mcp.verdicts.remedies import in_python
+from resilient_mcp.verdicts.verdict import AttemptError
 
 from .promises import Told, broken_promise
 from .servers.counting_http import HTTP_FATES, CountingHttp, Memory
@@ -88,7 +90,7 @@ class Ledger:
                 try:
                     with anyio.fail_after(HARD.timeout.total + 15):
                         self.told[key] = await client.call_tool(key.split("-")[0], {"text": key})
-                except _sdk.MCPError as error:
+                except MCPError as error:
                     self.told[key] = error
                 except TimeoutError:
                     self.told[key] = None
@@ -224,7 +226,7 @@ async def test_on_the_sdks_http_server_nothing_is_done_twice(seed: int, tmp_path
 
 # --- The rule itself, under virtual time -----------------------------------------------------------------------------
 
-NO_SERVER = Failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused"))
+NO_SERVER = AttemptError(None, Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, "refused"))
 REJECTING = frozenset({400, 401, 403, 404, 405, 413, 429})
 """HTTP statuses that prove that the request was not run."""
 THROTTLED = 7
@@ -325,13 +327,13 @@ class Step:
 seen = st.one_of(
     st.builds(
         Evidence,
-        st.sampled_from([kind for kind in Kind if kind is not Kind.HTTP]),
+        st.sampled_from([kind for kind in FailureKind if kind is not FailureKind.HTTP]),
         st.sampled_from([Delivery.NOT_SENT, Delivery.REJECTED, Delivery.UNKNOWN]),
         st.just("seen"),
     ),
     st.builds(
         Evidence,
-        st.just(Kind.HTTP),
+        st.just(FailureKind.HTTP),
         st.just(Delivery.UNKNOWN),
         st.just("HTTP"),
         st.sampled_from([*sorted(REJECTING), 408, 499, 500, 502, 503, 504, 599]),
@@ -415,7 +417,7 @@ class Play:
         await anyio.sleep(self._listing.after)
         self.connection.in_flight.answered(request_id)
         if self._listing.hint is None:
-            raise _sdk.ErrorBase(_sdk.METHOD_NOT_FOUND, "nothing is listed")
+            raise ErrorBase(METHOD_NOT_FOUND, "nothing is listed")
         annotations = {"idempotentHint": self._listing.hint}
         tool = types.Tool.model_validate(
             {"name": "tool", "inputSchema": {"type": "object"}, "annotations": annotations}
@@ -467,16 +469,16 @@ class Play:
         await anyio.sleep(now.pause)
         if isinstance(fault, Seen):
             connection.in_flight.note(request_id, fault.evidence)
-            raise _sdk.ErrorBase(-32603, "an edge's error")
+            raise ErrorBase(-32603, "an edge's error")
         if isinstance(fault, Said):
             connection.in_flight.answered(request_id)
             if fault.code is None:
                 raise _Answered
-            raise _sdk.ErrorBase(fault.code, "the server's error")
+            raise ErrorBase(fault.code, "the server's error")
         if isinstance(fault, Gone):
             if fault.sdk_first:
-                raise _sdk.ErrorBase(_sdk.CONNECTION_CLOSED, "Connection closed")
-            connection.end(Evidence(Kind.PROCESS, Delivery.UNKNOWN, "it died"))
+                raise ErrorBase(CONNECTION_CLOSED, "Connection closed")
+            connection.end(Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, "it died"))
             await anyio.sleep(1000)
         await anyio.sleep(fault.seconds if fault.sent else 1000)
         connection.in_flight.answered(request_id)
@@ -491,20 +493,20 @@ def _result(text: str, *, is_error: bool) -> Any:
     return SimpleNamespace(content=content, is_error=is_error, structured_content=None)
 
 
-session_lost = Step(Seen(Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP", 404, session_id_sent=True)), 2, 0)
+session_lost = Step(Seen(Evidence(FailureKind.HTTP, Delivery.UNKNOWN, "HTTP", 404, session_id_sent=True)), 2, 0)
 silence = Step(Silence(sent=True, seconds=1000), 1, 0)
 died = Step(Gone(sent=True, sdk_first=False), 1, 0)
 BURST = 1000
 
 
 def reset_after(pause: float) -> Step:
-    return Step(Seen(Evidence(Kind.NETWORK, Delivery.UNKNOWN, "reset")), 1, pause)
+    return Step(Seen(Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "reset")), 1, pause)
 
 
 @settings(deadline=None, max_examples=300)
 @example([session_lost], [], [], False, 4)
 @example([Step(Said(THROTTLED), 2, 0)], [], [], False, 4)
-@example([Step(Seen(Evidence(Kind.HTTP, Delivery.UNKNOWN, "HTTP", 401)), 2, 0)], [], [], False, 4)
+@example([Step(Seen(Evidence(FailureKind.HTTP, Delivery.UNKNOWN, "HTTP", 401)), 2, 0)], [], [], False, 4)
 @example([silence, silence, Step(Gone(sent=True, sdk_first=True), 1, 19)], [], [], True, 4)
 @example([died], [], [LISTED, Listing(hint=False, after=1, stale_after=None)], None, 4)
 @example([died], [], [LISTED, Listing(hint=True, after=5, stale_after=None)], None, 4)
@@ -556,7 +558,7 @@ def test_the_rule(
             outcome: Any
             try:
                 outcome = await executor.run(Operation("tools/call", invoke, "tool"))
-            except _sdk.MCPError as error:
+            except MCPError as error:
                 outcome = error
             elapsed = anyio.current_time() - began
             supervisor.close()

@@ -22,14 +22,14 @@ from resilient_mcp import (
     State,
     StateChanged,
     TimeoutPolicy,
-    _sdk,
-    connection,
 )
+from resilient_mcp._sdk.installed import MAJOR, http
+from resilient_mcp.connection import generation
 
 from .situations import HEAD, MINUTE, SITUATIONS, URL, Context, Login, World, guarded, in_virtual_time, ours, outcome
 from .support import LEGACY, ROOT, Recorder, text_of
 
-ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if _sdk.MAJOR == 1 else {"legacy": LEGACY, "default": {}}
+ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if MAJOR == 1 else {"legacy": LEGACY, "default": {}}
 any_era = pytest.mark.parametrize("options", list(ERAS.values()), ids=list(ERAS))
 
 
@@ -238,11 +238,11 @@ def test_a_login_of_a_minute(options: dict[str, Any]):
 
     async def body() -> None:
         async with (
-            guarded(world, login) as http,
-            ResilientClient(f"{URL}/mcp", http_client=http, **options) as client,
+            guarded(world, login) as own,
+            ResilientClient(f"{URL}/mcp", http_client=own, **options) as client,
         ):
             assert text_of(await client.call_tool("work", {"seconds": 0})) == "done"
-            assert client._supervisor.ready.session.is_legacy is bool(options or _sdk.MAJOR == 1)
+            assert client._supervisor.ready.session.is_legacy is bool(options or MAJOR == 1)
         assert login.opened == 1
 
     in_virtual_time(body)
@@ -259,8 +259,8 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
             await send({"type": "http.response.start", "status": 401, "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
-        async with _sdk.http.AsyncClient(transport=_sdk.http.ASGITransport(app)) as http:
-            client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=http, **LEGACY)
+        async with http.AsyncClient(transport=http.ASGITransport(app)) as own:
+            client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=own, **LEGACY)
             await client.start(wait=False)
             with pytest.raises(ServerFailed, match=r"tried again in 30 s, and at once by restart\(\)") as caught:
                 await client.list_tools()
@@ -272,7 +272,7 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
                 if isinstance(event, StateChanged) and event.new is State.FAILED:
                     tries.append(round(anyio.current_time() - began))
 
-            client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=http, on_event=note, **LEGACY)
+            client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=own, on_event=note, **LEGACY)
             await client.start(wait=False)
             await anyio.sleep(1000)
             await client.aclose()
@@ -286,8 +286,8 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
 
 def test_the_limits_of_silence():
     """A minute, which no quick request may take, and half of it where the system knows better."""
-    assert (connection._SILENCE, connection._STOPPED_SILENCE) == (60, 30)
-    assert Policy().timeout.request <= connection._SILENCE
+    assert (generation._SILENCE, generation._STOPPED_SILENCE) == (60, 30)
+    assert Policy().timeout.request <= generation._SILENCE
 
 
 # --- the README ---

@@ -21,10 +21,11 @@ from mcp.client import session_group
 from mcp.types import CallToolResult, ErrorData
 from pydantic import ValidationError
 
-from resilient_mcp import Delivery, Evidence, ExitStatus, ServerUnavailable, _sdk
-from resilient_mcp.errors import add_note
-from resilient_mcp.evidence import Kind
-from resilient_mcp.redact import Redactor
+from resilient_mcp import Delivery, Evidence, ExitStatus, ServerUnavailable
+from resilient_mcp._sdk.installed import ErrorBase, http
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.text.printable import add_note
+from resilient_mcp.text.redact import Redactor
 from resilient_mcp.transports import http_logs
 
 SECRETS = ["hunter2 \"\\\\/é\n& more'𝄞", 'S3cr3t/Va+lue&x=9"q', "Zx9kQ1ttAA77", "hunter-two", "<>&'\"!", "a\\b\\\\c<d"]
@@ -156,7 +157,7 @@ def test_what_an_http_server_is_configured_with():
         url="https://joe:p%40ssword@host/Path9kQ1tt/mcp?key=query-secret#frag-s3cret",
         headers={"Authorization": "Bearer head-secret", "X-Region": "europe-1", "Accept": "text/plain"},
     )
-    client = _sdk.http.AsyncClient(
+    client = http.AsyncClient(
         headers={"X-Key": "client-head"},
         params={"token": "client-param", "lang": "english"},
         cookies={"c": "client-cookie"},
@@ -196,7 +197,7 @@ def test_what_it_learns_is_bounded():
     """Of the tokens seen on the way the latest are known; one that is still in use is not forgotten."""
     redactor = Redactor()
     for n in range(200):
-        redactor.learn_headers(_sdk.http.Headers({"Authorization": "Bearer still-in-use", "X-Token": f"number-{n:03}"}))
+        redactor.learn_headers(http.Headers({"Authorization": "Bearer still-in-use", "X-Token": f"number-{n:03}"}))
     assert redactor.clean("still-in-use number-199 number-150") == "*** *** ***"
     assert redactor.clean("number-000") == "number-000"
 
@@ -207,11 +208,11 @@ def test_errors_with_all_that_they_came_from():
     with pytest.raises(ValidationError) as caught:
         CallToolResult.model_validate({"content": "s3cr3t"})
     exit_status = ExitStatus(1, code=1, stderr="s3cr3t")
-    cause = _sdk.ErrorBase(1, "said s3cr3t", {"s3cr3t": ["s3cr3t", ("s3cr3t", 1)], "n": 1})
+    cause = ErrorBase(1, "said s3cr3t", {"s3cr3t": ["s3cr3t", ("s3cr3t", 1)], "n": 1})
     cause.__context__ = caught.value
     cause.__cause__ = FileNotFoundError(2, "no s3cr3t", "/s3cr3t")
     error = ServerUnavailable("x s3cr3t", advice="y s3cr3t", stderr="s3cr3t", data=["s3cr3t"])
-    error.exit = Evidence(Kind.PROCESS, Delivery.UNKNOWN, "s3cr3t", exit=exit_status)  # type: ignore[attr-defined]
+    error.exit = Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, "s3cr3t", exit=exit_status)  # type: ignore[attr-defined]
     error.__cause__ = cause
     add_note(error, "note s3cr3t")
     assert redactor.clean_error(error) is error
@@ -226,7 +227,12 @@ def test_errors_with_all_that_they_came_from():
 def test_what_holds_no_secret_stays_itself():
     """The same objects come back, so that nothing is copied in vain; what is too deep is not passed on unseen."""
     redactor = Redactor(["s3cr3t"])
-    for value in ({"a": [1, ("x",)]}, ErrorData(code=1, message="x"), Evidence(Kind.HTTP, Delivery.UNKNOWN, "x"), 5):
+    for value in (
+        {"a": [1, ("x",)]},
+        ErrorData(code=1, message="x"),
+        Evidence(FailureKind.HTTP, Delivery.UNKNOWN, "x"),
+        5,
+    ):
         assert redactor.cleaned(value) is value
     deep: Any = "s3cr3t"
     for _ in range(100):
@@ -287,7 +293,7 @@ def test_words_are_no_secrets():
     """A flag that has the name of a credential does not blank every `true`."""
     server = StdioServerParameters(command="x", args=["--use-token", "true"], env={"USE_TOKEN": "false"})
     redactor = Redactor.of(server)
-    redactor.learn_headers(_sdk.http.Headers({"X-Auth": "none"}))
+    redactor.learn_headers(http.Headers({"X-Auth": "none"}))
     redactor.learn("a-token")
     assert Redactor(["none", "no"]).clean("none, no") == "none, no"
     assert redactor.clean("true false none a-token") == "true false none ***"

@@ -9,33 +9,37 @@ from typing import Any
 import pytest
 from mcp import StdioServerParameters
 
-from resilient_mcp import Delivery, Evidence, ExitStatus, _sdk
-from resilient_mcp.connection import Failed
-from resilient_mcp.evidence import Kind
-from resilient_mcp.remedies import Wording, in_python, reason_of, remedy_of
+from resilient_mcp import Delivery, Evidence, ExitStatus
+from resilient_mcp._sdk.installed import HighLevelServer, StreamableHttpParameters, mcp_error
+from resilient_mcp.evidence import FailureKind
+from resilient_mcp.verdicts.remedies import Wording, in_python, reason_of, remedy_of
+from resilient_mcp.verdicts.verdict import AttemptError
 
 WORDING = Wording("--url", "--header")
 
 
-def seen(kind: Kind, detail: str = "x", **facts: Any) -> Failed:
-    return Failed(None, Evidence(kind, Delivery.UNKNOWN, detail, **facts))
+def seen(kind: FailureKind, detail: str = "x", **facts: Any) -> AttemptError:
+    return AttemptError(None, Evidence(kind, Delivery.UNKNOWN, detail, **facts))
 
 
-def status(code: int, body: str = "") -> Failed:
-    return seen(Kind.HTTP, http_status=code, body=body)
+def status(code: int, body: str = "") -> AttemptError:
+    return seen(FailureKind.HTTP, http_status=code, body=body)
 
 
 @pytest.mark.parametrize(
     ("failure", "remedy"),
     [
-        (Failed(FileNotFoundError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
-        (Failed(NotADirectoryError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
-        (Failed(OSError(errno.ENOEXEC, "x"), None), "Can it be run from a terminal? Check --url."),
-        (Failed(TypeError("x"), None), "Do client and server fit together? Check --url."),
-        (Failed(None, None), "Do client and server fit together? Check --url."),
-        (Failed(_sdk.error(-32022, "x"), None), "Is there a version of MCP that both sides know? Check both, "),
-        (Failed(RuntimeError("Unsupported protocol version: 1"), None), "Is there a version of MCP that both sides"),
-        (seen(Kind.AUTH), "Are the credentials right, and still valid? Check --header."),
+        (AttemptError(FileNotFoundError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
+        (AttemptError(NotADirectoryError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
+        (AttemptError(OSError(errno.ENOEXEC, "x"), None), "Can it be run from a terminal? Check --url."),
+        (AttemptError(TypeError("x"), None), "Do client and server fit together? Check --url."),
+        (AttemptError(None, None), "Do client and server fit together? Check --url."),
+        (AttemptError(mcp_error(-32022, "x"), None), "Is there a version of MCP that both sides know? Check both, "),
+        (
+            AttemptError(RuntimeError("Unsupported protocol version: 1"), None),
+            "Is there a version of MCP that both sides",
+        ),
+        (seen(FailureKind.AUTH), "Are the credentials right, and still valid? Check --header."),
         (status(401), "Are the credentials right, and still valid? Check --header."),
         (status(403), "Are the credentials right, and still valid? Check --header."),
         (
@@ -47,17 +51,17 @@ def status(code: int, body: str = "") -> Failed:
         (status(404), "Is the path right? Most servers are at /mcp."),
         (status(405), "needs SseServerParameters."),
         (status(421), "allowed_hosts."),
-        (seen(Kind.PROCESS), "Does it run in a terminal?"),
-        (seen(Kind.PROTOCOL), "Is an MCP server there?"),
+        (seen(FailureKind.PROCESS), "Does it run in a terminal?"),
+        (seen(FailureKind.PROTOCOL), "Is an MCP server there?"),
         (
-            seen(Kind.TLS, "[SSL: CERTIFICATE_VERIFY_FAILED]"),
+            seen(FailureKind.TLS, "[SSL: CERTIFICATE_VERIFY_FAILED]"),
             "SSL_CERT_FILE names a file with the authorities to trust.",
         ),
-        (seen(Kind.TLS), "Do client and server agree on http:// or https://?"),
-        (seen(Kind.NETWORK), "Is the server running, and are scheme, host and port right? Check --url."),
+        (seen(FailureKind.TLS), "Do client and server agree on http:// or https://?"),
+        (seen(FailureKind.NETWORK), "Is the server running, and are scheme, host and port right? Check --url."),
     ],
 )
-def test_the_likely_cause_and_where_to_look(failure: Failed, remedy: str):
+def test_the_likely_cause_and_where_to_look(failure: AttemptError, remedy: str):
     """A question about the cause, and the place where the user configured it."""
     assert remedy in remedy_of(failure, WORDING)
 
@@ -65,21 +69,23 @@ def test_the_likely_cause_and_where_to_look(failure: Failed, remedy: str):
 def test_where_python_configures_a_server():
     """The words are those of what was given to `ResilientClient`."""
     process = StdioServerParameters(command="x")
-    url = _sdk.StreamableHttpParameters(url="http://x/mcp")
+    url = StreamableHttpParameters(url="http://x/mcp")
     assert in_python(process).server == "command, args, env and cwd in StdioServerParameters"
     assert in_python(url).server == "the server's URL"
     assert in_python(lambda: None).server == "the function that returns the transport"
-    assert in_python(_sdk.HighLevelServer("x")).server == "the server object"
+    assert in_python(HighLevelServer("x")).server == "the server object"
     assert in_python(url).restart == "restart()"
     assert not WORDING.restart
 
 
 def test_reasons():
     """One line, with the telling lines of stderr, never empty."""
-    ended = seen(Kind.PROCESS, "it ended", exit=ExitStatus(1, 3, stderr="starting\nKeyError: 'A'\n"))
+    ended = seen(FailureKind.PROCESS, "it ended", exit=ExitStatus(1, 3, stderr="starting\nKeyError: 'A'\n"))
     assert reason_of(ended) == "it ended; its last words on stderr: starting; KeyError: 'A'"
-    quiet = Failed(None, replace(ended.evidence, exit=ExitStatus(1, 3)))
+    quiet = AttemptError(None, replace(ended.evidence, exit=ExitStatus(1, 3)))
     assert reason_of(quiet) == "it ended"
-    assert reason_of(Failed(FileNotFoundError(2, "No such file", "npx"), None)) == "cannot start: No such file: npx"
-    assert reason_of(Failed(OSError("x"), None)) == "OSError: x"
-    assert reason_of(Failed(None, None)) == "the connection was lost"
+    assert (
+        reason_of(AttemptError(FileNotFoundError(2, "No such file", "npx"), None)) == "cannot start: No such file: npx"
+    )
+    assert reason_of(AttemptError(OSError("x"), None)) == "OSError: x"
+    assert reason_of(AttemptError(None, None)) == "the connection was lost"

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resilient_mcp.restore import BASE, CAP, STABLE, Key, Ledger, Listen, LogLevel, Resource
+from resilient_mcp.subscriptions.ledger import BASE, CAP, STABLE, Key, Ledger, Listen, LogLevel, Resource
 
 A, B = Resource("test://a"), Resource("test://b")
 LEVEL = LogLevel()

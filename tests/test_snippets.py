@@ -22,12 +22,13 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared import memory
 
-from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.installed import MAJOR, SseServerParameters
 
 from .snippets import SNIPPETS, Snippet, serve
 from .support import LIBRARIES, ROOT, HttpServer
 
-if _sdk.MAJOR == 1:
+if MAJOR == 1:
     from .snippets import v1  # noqa: F401 - fills SNIPPETS
 
     # The SDK warns of its experimental tasks.
@@ -42,7 +43,7 @@ pytestmark = [
     *map(pytest.mark.filterwarnings, DEPRECATED),
 ]
 
-SSE: Any = _sdk.SseServerParameters
+SSE: Any = SseServerParameters
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ def constructions(snippet: Snippet, way: str) -> tuple[Any, Any]:
     """`connect` with the SDK, and with this library."""
     if snippet.streams is not None:
         return session_over_streams, partial(ResilientClient, mode=snippet.streams)
-    if _sdk.MAJOR != 1:
+    if MAJOR != 1:
         return client_of_2, ResilientClient
     return (
         memory.create_connected_server_and_client_session if way == "testing" else session_over_streams,
@@ -159,7 +160,7 @@ async def test_a_short_use_logs_no_errors(servers: HttpServer, caplog: pytest.Lo
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="1.x does not listen")
+@pytest.mark.skipif(MAJOR == 1, reason="1.x does not listen")
 @pytest.mark.parametrize("anyio_backend", LIBRARIES[1:])
 async def test_a_short_use_leaves_nothing_to_collect():
     """Of a program that connects, makes one request and leaves, no coroutine is left that was never awaited."""

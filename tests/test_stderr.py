@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from resilient_mcp import ConnectionLost
-from resilient_mcp.redact import Redactor
+from resilient_mcp.text.redact import Redactor
 from resilient_mcp.transports import stderr
 from resilient_mcp.transports.stderr import LINE, StderrLines
 

@@ -29,10 +29,9 @@ from resilient_mcp import (
     State,
     TimeoutPolicy,
     ToolPolicy,
-    _sdk,
-    connection,
-    supervisor,
 )
+from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp.connection import connector, generation, supervisor
 from resilient_mcp.transports.process import spawn
 
 from .matrix.descriptors import take
@@ -536,7 +535,7 @@ async def test_a_process_that_is_slow_to_start():
         assert [round(event.elapsed) for event in events.of(Starting)] == [5, 10]
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x has one era")
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x has one era")
 async def test_a_slow_process_that_takes_one_handshake(monkeypatch: pytest.MonkeyPatch):
     """It was asked for the newer era, then for the older, and refuses the second: it is asked for that alone."""
     monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 0.3)
@@ -548,9 +547,9 @@ async def test_a_slow_process_that_takes_one_handshake(monkeypatch: pytest.Monke
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of a second of silence is what a minute is."""
-    monkeypatch.setattr(connection, "_LOOK", 0.1)
-    monkeypatch.setattr(connection, "_SILENCE", 0.6)
-    monkeypatch.setattr(connection, "_STOPPED_SILENCE", 0.3)
+    monkeypatch.setattr(generation, "_LOOK", 0.1)
+    monkeypatch.setattr(generation, "_SILENCE", 0.6)
+    monkeypatch.setattr(generation, "_STOPPED_SILENCE", 0.3)
     monkeypatch.setattr(supervisor, "_PING_PATIENCE", 0.3)
 
 
@@ -571,7 +570,7 @@ async def test_a_stopped_process_is_replaced(impatience: None, *, wrapped: bool)
 
 async def test_a_process_that_hangs_for_good_is_replaced(impatience: None, monkeypatch: pytest.MonkeyPatch):
     """However many calls wait, and whenever they began: once one of them ran into its limit, and a ping, too."""
-    monkeypatch.setattr(connection, "is_stopped", lambda _: False)
+    monkeypatch.setattr(connector, "is_stopped", lambda _: False)
     async with client_of(raw_server(), QUICK) as client:
         pid = await pid_of(client)
         os.kill(pid, signal.SIGSTOP)

@@ -18,12 +18,13 @@ from resilient_mcp import (
     Restored,
     ServerUnavailable,
     StateChanged,
-    _sdk,
 )
-from resilient_mcp.connection import Failed
+from resilient_mcp._sdk.installed import MAJOR, MCPError
+from resilient_mcp._sdk.results import change_in
 from resilient_mcp.events import State
+from resilient_mcp.subscriptions.watcher import Watcher
 from resilient_mcp.testing import ScriptedStdioServer, StdioReply, instant_waits
-from resilient_mcp.watch import Watcher
+from resilient_mcp.verdicts.verdict import AttemptError
 
 from .changing import PLACES, next_of, place
 from .support import LEGACY, QUICK, Recorder, every_pair, nothing_left, raw_server
@@ -104,7 +105,7 @@ async def test_a_watcher_ends_with_its_client_and_not_before(where: str):
 async def test_a_refusal_is_the_watchers_own(where: str):
     """A resource that the server refuses is an error on entering, and troubles nobody else."""
     async with place(where) as at, at.client.watch([A]) as changes:
-        with pytest.raises(_sdk.MCPError, match="cannot be subscribed"):
+        with pytest.raises(MCPError, match="cannot be subscribed"):
             async with at.client.watch(["test://refused", B]):
                 raise AssertionError
         await at.subscribed(A)
@@ -118,7 +119,7 @@ async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
     async with place(where) as at:
         await at.ask("touch", uri="test://flaky")
         async with AsyncExitStack() as stack:
-            with pytest.raises(_sdk.MCPError):
+            with pytest.raises(MCPError):
                 async with at.client.watch(["test://flaky"]):
                     raise AssertionError
             flaky = await stack.enter_async_context(at.client.watch(["test://flaky"]))
@@ -195,7 +196,7 @@ async def test_subscriptions_and_the_log_level_are_there_again(where: str):
     news = anyio.Event()
 
     async def handler(message: Any) -> None:
-        if (change := _sdk.change_in(message)) is not None and change[1] is not None:
+        if (change := change_in(message)) is not None and change[1] is not None:
             heard.append(change[1])
             news.set()
 
@@ -270,7 +271,7 @@ class _Refusing:
     """A connection that cannot be opened, for the time being."""
 
     async def __aenter__(self) -> Any:
-        raise Failed(FileNotFoundError(2, "the test keeps it away", "server"), None)
+        raise AttemptError(FileNotFoundError(2, "the test keeps it away", "server"), None)
 
     async def __aexit__(self, *exc_info: object) -> None:
         raise AssertionError
@@ -281,7 +282,7 @@ async def test_the_servers_refusal_takes_the_wish_back(where: str):
     """A refused subscription is not replayed; a refused log level leaves the one before."""
     async with place(where) as at:
         await at.client.set_logging_level("error")
-        with pytest.raises(_sdk.MCPError, match="cannot be subscribed"):
+        with pytest.raises(MCPError, match="cannot be subscribed"):
             await at.client.subscribe_resource("test://refused")
         with pytest.raises(Exception, match="(?i)level|input|valid"):
             await at.client.set_logging_level("nonsense")  # type: ignore[arg-type]
@@ -342,7 +343,7 @@ async def test_a_replay_dies_with_its_connection(where: str):
 # --- 2026-07-28 ---
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_status():
     """The SDK tells the stream of the end before the exit status is known, and the status is told all the same."""
     events = Recorder()
@@ -353,7 +354,7 @@ async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_st
             assert lost.evidence.exit.code == 7
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_a_server_without_listen_is_asked_once_a_connection():
     """It declares what needs `subscriptions/listen` and does not know that: to ask again and again is of no use."""
     discovered = {
@@ -378,7 +379,7 @@ async def test_a_server_without_listen_is_asked_once_a_connection():
                     await client.restart()
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 @pytest.mark.timeout(120)
 @every_pair("where", MODERN_PLACES)
 async def test_listen_through_ten_kills(where: str):
@@ -399,7 +400,7 @@ async def test_listen_through_ten_kills(where: str):
             assert stream.subscription_id != first
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 @every_pair("where", MODERN_PLACES)
 async def test_a_listen_stream_cut_while_the_server_lives(where: str):
     """It is opened again on the same connection, with `missed` for what it was for."""
@@ -413,14 +414,14 @@ async def test_a_listen_stream_cut_while_the_server_lives(where: str):
         assert len(at.events.of(Connected)) == 1
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 @pytest.mark.parametrize("where", ["stdio modern"])
 async def test_listen_is_refused_as_the_sdk_refuses(where: str):
     """By the server, at once; and up to 2025-11-25 by the SDK."""
     from mcp.client.subscriptions import ListenNotSupportedError
 
     async with place(where) as at:
-        with pytest.raises(_sdk.MCPError, match="cannot be subscribed"):
+        with pytest.raises(MCPError, match="cannot be subscribed"):
             async with at.client.listen(resource_subscriptions=["test://refused"]):
                 raise AssertionError
     async with place("stdio legacy") as at:
@@ -429,7 +430,7 @@ async def test_listen_is_refused_as_the_sdk_refuses(where: str):
                 raise AssertionError
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="needs mcp 2.x")
+@pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_an_in_process_server_is_watched_too():
     """A server object of this process, which has no wire."""
     from .servers.changing_server import build

@@ -15,23 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient_mcp import Policy, RestartPolicy, RestartScheduled, ServerFailed, ServerUnavailable, State
-from resilient_mcp.connection import Connection, Failed
-from resilient_mcp.events import Hub
-from resilient_mcp.evidence import Delivery, Evidence, InFlight, Kind
-from resilient_mcp.remedies import in_python
-from resilient_mcp.supervisor import Supervisor
+from resilient_mcp.connection.generation import Connection
+from resilient_mcp.connection.supervisor import Supervisor
+from resilient_mcp.evidence import Delivery, Evidence, FailureKind
+from resilient_mcp.in_flight import InFlight
+from resilient_mcp.observability.hub import Hub
+from resilient_mcp.verdicts.remedies import in_python
+from resilient_mcp.verdicts.verdict import AttemptError
 
 from .support import Recorder
 
-LOST = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "lost")
-REFUSED = Failed(None, Evidence(Kind.NETWORK, Delivery.NOT_SENT, "refused"))
-DIED = Failed(OSError("died"), None)
+LOST = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "lost")
+REFUSED = AttemptError(None, Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, "refused"))
+DIED = AttemptError(OSError("died"), None)
 
 
 class Script:
     """Stands where `Connector` stands, which needs a server: opens connections, or fails, as it is told."""
 
-    def __init__(self, *outcomes: Failed | None, is_process: bool = True) -> None:
+    def __init__(self, *outcomes: AttemptError | None, is_process: bool = True) -> None:
         self.outcomes = list(outcomes)
         self.is_process = is_process
         self.opened: list[float] = []
@@ -153,7 +155,7 @@ def test_restart_wakes_a_suspended_server():
 
 def test_failed_does_not_loop():
     """What no restart can mend is tried once, until somebody asks."""
-    script = Script(Failed(FileNotFoundError(2, "No such file", "npx"), None))
+    script = Script(AttemptError(FileNotFoundError(2, "No such file", "npx"), None))
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         with pytest.raises(ServerFailed, match="cannot start: No such file: npx"):

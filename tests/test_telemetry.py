@@ -25,11 +25,11 @@ from resilient_mcp import (
     RetryPolicy,
     ServerUnavailable,
     Throttled,
-    _sdk,
 )
-from resilient_mcp.events import Hub
-from resilient_mcp.stats import Recorder
-from resilient_mcp.telemetry import BUCKETS, Telemetry
+from resilient_mcp._sdk.installed import MAJOR, MCPError
+from resilient_mcp.observability.hub import Hub
+from resilient_mcp.observability.otel import BUCKETS, Telemetry
+from resilient_mcp.observability.stats import Recorder
 
 from .support import QUICK, ROOT, Faults, ScriptedHttp, client_of, raw_server
 from .support import Recorder as Listener
@@ -100,11 +100,11 @@ async def test_the_outcomes_over_http(telemetry: Telemetered):
 
         server.faults = [refuse, Faults.error(200, -32050, "bad\nthings"), Faults.hang(server)]
         await client.call_tool("echo", {"text": "x"})
-        with pytest.raises(_sdk.MCPError, match="bad"):
+        with pytest.raises(MCPError, match="bad"):
             await client.call_tool("echo", {"text": "x"})
         with pytest.raises(TimeoutError):
             await client.call_tool("unsafe", {"text": "x"}, read_timeout_seconds=1)
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.read_resource("test://a")
         server.release.set()
         points = telemetry.points()
@@ -142,7 +142,7 @@ async def test_a_retry_over_stdio(telemetry: Telemetered):
     events = Listener()
     async with client_of(raw_server(), on_event=events) as client:
         await client.call_tool("echo", {"text": "first"})
-        with pytest.raises(_sdk.MCPError):
+        with pytest.raises(MCPError):
             await client.call_tool("exit", {"code": 1}, read_timeout_seconds=5)
         operation_id = events.of(CallFinished)[-1].operation_id
         span = telemetry.spans()[-1]
@@ -196,7 +196,7 @@ async def test_a_call_that_was_never_sent(telemetry: Telemetered):
     assert span.status.status_code is StatusCode.ERROR
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x makes no spans")
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x makes no spans")
 async def test_the_spans_of_the_sdk_hang_below(telemetry: Telemetered):
     """One for each attempt, below the one for the call; and the call's below the caller's."""
     server = ScriptedHttp()
@@ -286,7 +286,7 @@ def run_alone(**parts: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(_sdk.MAJOR != 1, reason="mcp 2.x itself needs opentelemetry-api")
+@pytest.mark.skipif(MAJOR != 1, reason="mcp 2.x itself needs opentelemetry-api")
 def test_it_works_where_opentelemetry_is_not_installed():
     """mcp 1.x brings none along."""
     run_alone(before="sys.modules['opentelemetry'] = None", after="assert not telemetry.IS_INSTALLED")

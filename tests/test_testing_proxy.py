@@ -14,16 +14,7 @@ import anyio.abc
 import pytest
 
 from resilient_mcp import ConnectionLost, DeadlineExceeded, ToolPolicy
-from resilient_mcp.testing import (
-    Bandwidth,
-    FaultProxy,
-    Latency,
-    LimitData,
-    ResetPeer,
-    Slicer,
-    SlowClose,
-    Timeout,
-)
+from resilient_mcp.testing import Bandwidth, FaultProxy, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout
 
 from .support import QUICK, client_of, free_port, http_server, measured, nothing_left, text_of
 

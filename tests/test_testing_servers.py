@@ -14,15 +14,9 @@ import anyio
 import anyio.abc
 import pytest
 
-from resilient_mcp import ConnectionLost, ResilientClient, ServerUnavailable, _sdk
-from resilient_mcp.testing import (
-    HttpReply,
-    Reply,
-    ScriptedHttpServer,
-    ScriptedStdioServer,
-    SseEvent,
-    StdioReply,
-)
+from resilient_mcp import ConnectionLost, ResilientClient, ServerUnavailable
+from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp.testing import HttpReply, Reply, ScriptedHttpServer, ScriptedStdioServer, SseEvent, StdioReply
 
 from .support import QUICK, client_of, gone, nothing_left, text_of
 
@@ -263,7 +257,7 @@ async def test_a_client_lives_through_http(sse):
         assert [request.arguments["text"] for request in server.requests.of()].count("3") == 1
 
 
-@pytest.mark.skipif(_sdk.MAJOR == 1, reason="mcp 1.x knows no 2026-07-28")
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x knows no 2026-07-28")
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_the_modern_era(transport):
     """Found by `server/discover`; calls, and a subscription that stays open."""

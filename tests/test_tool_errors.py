@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp.types import CallToolResult, TextContent
 
-from resilient_mcp.tool_errors import read
+from resilient_mcp.verdicts.tool_errors import read
 
 NOW = 1_800_000_000.0
 LATER = datetime.fromtimestamp(NOW + 90, timezone.utc)

@@ -18,6 +18,9 @@ import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp._sdk.session import Session
+
 from .npm import NODE, needs_npm, program
 from .support import ROOT, HttpServer, gone, in_turn, text_of
 from .test_everything import use
@@ -298,10 +301,9 @@ class SessionOfOldNames:
     """The plain session of either major as `use` calls it: URIs of either kind, no deprecation warnings."""
 
     def __init__(self, session: ClientSession) -> None:
-        from resilient_mcp import _sdk
 
         self._session = session
-        self._own = _sdk.Session(session, session, None)
+        self._own = Session(session, session, None)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("set_logging_level", "send_ping"):
@@ -319,9 +321,8 @@ class SessionOfOldNames:
 
     @staticmethod
     def _kind(uri: Any) -> Any:
-        from resilient_mcp import _sdk
 
-        return uri if _sdk.MAJOR == 1 else str(uri)
+        return uri if MAJOR == 1 else str(uri)
 
 
 def servers(home: Path) -> list[int]:

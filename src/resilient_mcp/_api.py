@@ -1,6 +1,6 @@
 """Where the names that the package exports come from."""
 
-from .classifier import Category, Failure, Verdict, explain
+from .calls.gate import Circuit
 from .client import ResilientClient
 from .config import ConfigError
 from .errors import (
@@ -14,7 +14,6 @@ from .errors import (
     ServerFailed,
     ServerUnavailable,
 )
-from .event_stream import EventStream
 from .events import (
     AttemptFailed,
     BreakerChanged,
@@ -35,8 +34,10 @@ from .events import (
     Throttled,
 )
 from .evidence import Delivery, Evidence, ExitStatus
-from .gate import Circuit
+from .explain import explain
 from .group import ResilientClientGroup
+from .observability.hub import EventStream
+from .observability.stats import Health, Latency, Stats, ToolStats
 from .policy import (
     BreakerPolicy,
     BudgetPolicy,
@@ -50,9 +51,9 @@ from .policy import (
     TimeoutPolicy,
     ToolPolicy,
 )
-from .stats import Health, Latency, Stats, ToolStats
 from .strategies.breaker import BreakerState
-from .watch import Change
+from .subscriptions.watcher import Change
+from .verdicts.verdict import Category, Failure, Verdict
 
 __all__ = [
     "AttemptFailed",

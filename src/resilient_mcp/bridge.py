@@ -19,10 +19,16 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from . import _sdk
-from .client import ResilientClient, spawn
-from .errors import ResilienceError, describe
-from .events import State, logger
+from ._sdk.installed import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, MCPError, mcp_error
+from ._sdk.messages import message_as_json, message_from_json, notification_as_json
+from ._sdk.results import as_json, dump, implementation
+from ._sdk.session import LATEST_LEGACY_VERSION, LEGACY_SESSION
+from .client import ResilientClient
+from .errors import ResilienceError
+from .event_loop import spawn
+from .events import State
+from .observability.hub import logger
+from .text.printable import describe
 
 _BUFFER = 64
 """Messages that may wait for the other end of an in-process transport."""
@@ -85,7 +91,7 @@ class Bridge:
             self._take_notification(tg, method, params)
         elif not isinstance(request_id, str | int):
             text = "Invalid request: its id is neither a string nor a number"
-            tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(_sdk.INVALID_REQUEST, text)})
+            tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(INVALID_REQUEST, text)})
         else:
             scope = self._scopes[request_id] = anyio.CancelScope()
             tg.start_soon(self._answer, scope, request_id, method, params)
@@ -109,7 +115,7 @@ class Bridge:
     async def _pass_on(self, method: str, params: Params) -> None:
         try:
             await self._client.notify(method, params)
-        except _sdk.MCPError as exc:
+        except MCPError as exc:
             logger.debug("%s was not passed on: %s", method, exc)
 
     async def _answer(self, scope: anyio.CancelScope, request_id: str | int, method: str, params: Params) -> None:
@@ -119,14 +125,14 @@ class Bridge:
                 reply = {"result": await self._result(method, params)}
             except ResilienceError as exc:
                 if method == "tools/call":
-                    reply = {"result": _sdk.dump(exc.to_tool_result())}
+                    reply = {"result": dump(exc.to_tool_result())}
                 else:
                     reply = _error(exc.code, str(exc) if method == "initialize" else exc.advice)
-            except _sdk.MCPError as exc:
-                reply = {"error": _sdk.dump(exc.error)}
+            except MCPError as exc:
+                reply = {"error": dump(exc.error)}
             except Exception as exc:
                 logger.warning("%s could not be passed on: %s", method, describe(exc))
-                reply = _error(_sdk.INTERNAL_ERROR, describe(exc))
+                reply = _error(INTERNAL_ERROR, describe(exc))
         if self._scopes.get(request_id) is scope:
             del self._scopes[request_id]
         if reply:  # nobody waits for the answer to what was cancelled
@@ -137,11 +143,11 @@ class Bridge:
         if method == "initialize":
             return await self._initialize(given)
         if method == "server/discover":
-            raise _sdk.error(_sdk.METHOD_NOT_FOUND, "Method not found")
+            raise mcp_error(METHOD_NOT_FOUND, "Method not found")
         if method == "ping":
             return {}
         if (kept := self._kept(method, given)) is not None:
-            return _sdk.as_json(await kept)
+            return as_json(await kept)
         meta = given.get("_meta")
         token = meta.get("progressToken") if isinstance(meta, dict) else None
         progress = None if token is None else self._progress(token)
@@ -167,11 +173,11 @@ class Bridge:
         if client.state is State.IDLE:
             capabilities, info = params.get("capabilities"), params.get("clientInfo")
             self.capabilities = capabilities if isinstance(capabilities, dict) else {}
-            client.link(self, {**_sdk.LEGACY_SESSION, "client_info": info and _sdk.implementation(info)})
+            client.link(self, {**LEGACY_SESSION, "client_info": info and implementation(info)})
             await client.start(wait=False)
             await client.wait_first()
-        result = _sdk.dump(await client.initialize())
-        latest = min(str(result["protocolVersion"]), _sdk.LATEST_LEGACY_VERSION)
+        result = dump(await client.initialize())
+        latest = min(str(result["protocolVersion"]), LATEST_LEGACY_VERSION)
         # Versions are dates, so the older of two is the smaller string.
         wanted = params.get("protocolVersion")
         return {**result, "protocolVersion": min(wanted, latest) if isinstance(wanted, str) else latest}
@@ -180,7 +186,7 @@ class Bridge:
 
     async def _on_message(self, message: Any) -> None:
         """A notification of the server. Progress goes to the host under the host's own token, see `_progress`."""
-        notification = _sdk.notification_as_json(message)
+        notification = notification_as_json(message)
         if notification is None or notification["method"] == "notifications/progress":
             return
         if self._held is not None:  # the host does not know yet that it is connected
@@ -271,7 +277,7 @@ class BridgeTransport:
     async def _run(self, to_host: Any, from_host: Any) -> None:
         async def send(message: dict[str, Any]) -> None:
             try:
-                item = _sdk.message_from_json(message)
+                item = message_from_json(message)
                 try:
                     to_host.send_nowait(item)
                 except anyio.WouldBlock:
@@ -282,7 +288,7 @@ class BridgeTransport:
 
         async def messages() -> AsyncIterator[dict[str, Any]]:
             async for item in from_host:
-                yield _sdk.message_as_json(item)
+                yield message_as_json(item)
 
         try:
             with self._scope:

@@ -6,7 +6,6 @@ supervisor's business.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import inspect
 import math
@@ -23,31 +22,36 @@ import anyio.lowlevel
 from mcp import types
 from typing_extensions import Self
 
-from . import _sdk, servers
-from .catalog import Catalog
-from .classifier import Classifier, Classify
-from .connection import Connection, Connector, Invoke
-from .degrade import Degrade, Fallback
+from ._sdk.installed import VERSION, experimental_features, needs_1, needs_2
+from ._sdk.options import SESSION_OPTIONS, check_options, default_option, with_target_id
+from ._sdk.results import LISTS, as_json, uri_text
+from ._sdk.session import Invoke, Session, open_listen
+from .calls.catalog import Catalog
+from .calls.executor import Executor
+from .calls.fallbacks import Fallback, Fallbacks
+from .calls.gate import Circuit, Gate
+from .calls.operation import Operation
+from .calls.probe import HealthCheck
+from .connection.connector import Connector
+from .connection.generation import Connection
+from .connection.server import check_http_client, checked, name_of, speaks_for_itself
+from .connection.supervisor import Supervisor
 from .errors import ServerUnavailable
-from .event_stream import EventStream
-from .events import Hub, Listener, State, check_listener, current_call
-from .executor import Executor
-from .gate import Circuit, Gate
-from .health import HealthCheck
-from .observer import Observer
-from .operation import Operation
+from .event_loop import loop_time, spawn
+from .events import State
+from .observability.calls import Observer
+from .observability.hub import EventStream, Hub, Listener, check_listener, current_call
+from .observability.otel import IS_INSTALLED, Telemetry
+from .observability.stats import Health, Recorder, Stats
 from .policy import Policy
-from .redact import Redactor
-from .remedies import Wording, in_python, reason_of
-from .restore import LogLevel, Resource
 from .session_view import SessionView
-from .stats import Health, Recorder, Stats
-from .subscriptions import Subscriptions
-from .supervisor import Supervisor
-from .telemetry import IS_INSTALLED, Telemetry
-from .transports.linked import Link
-from .waits import loop_time
-from .watch import Change, ListenWatcher, Watcher
+from .subscriptions.ledger import LogLevel, Resource
+from .subscriptions.subscriptions import Subscriptions
+from .subscriptions.watcher import Change, ListenWatcher, Watcher
+from .text.redact import Redactor
+from .transports.host_requests import Link
+from .verdicts.classifier import Classifier, Classify
+from .verdicts.remedies import Wording, in_python, reason_of
 
 if TYPE_CHECKING:
     from .bridge import BridgeTransport
@@ -57,10 +61,13 @@ Timeout: TypeAlias = float | timedelta | None
 
 _STDERR: Any = object()
 """Stands for `sys.stderr` as it is when a client is made, not when this module is imported."""
+
 _TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
 """Requests that name what they are for."""
+
 _ASKED = ("sampling_callback", "elicitation_callback", "list_roots_callback")
 """The callbacks that answer what a server asks."""
+
 _MARGIN = 1.0
 """Seconds beyond its own limits that closing may take."""
 
@@ -70,7 +77,7 @@ class _Given:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
-        self._default = _sdk.default_of(name)
+        self._default = default_option(name)
 
     def __get__(self, client: ResilientClient | None, owner: type) -> Any:
         return self._default if client is None else client._given.get(self._name, self._default)  # noqa: SLF001
@@ -141,20 +148,20 @@ class ResilientClient:
         read_timeout_seconds: Timeout = None,
         **session_options: Any,
     ) -> None:
-        given, server = server, servers.checked(server)
-        servers.check_http_client(http_client, server)
+        given, server = server, checked(server)
+        check_http_client(http_client, server)
         check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy, not a {type(policy).__name__}: write Policy.model_validate(...)")
-        unknown = session_options.keys() - _sdk.SESSION_OPTIONS
+        unknown = session_options.keys() - SESSION_OPTIONS
         if unknown:
-            known = sorted({*inspect.signature(type(self)).parameters, *_sdk.SESSION_OPTIONS} - {"session_options"})
+            known = sorted({*inspect.signature(type(self)).parameters, *SESSION_OPTIONS} - {"session_options"})
             close = difflib.get_close_matches(min(unknown), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"with mcp {_sdk.VERSION} there are {', '.join(known)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"with mcp {VERSION} there are {', '.join(known)}"
             raise TypeError(f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}: {hint}")
         policy = policy or Policy()
         self._redactor = Redactor.of(server, http_client)
-        self.name = name or servers.name_of(server, self._redactor)
+        self.name = name or name_of(server, self._redactor)
         self.policy = policy
         self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
         judge = Classifier(policy, classifier, self._redactor)
@@ -178,12 +185,12 @@ class ResilientClient:
             "client_info": client_info,
             **session_options,
         }
-        _sdk.check_options(server, self._given)
+        check_options(server, self._given)
         self._timeout = _seconds("read_timeout_seconds", read_timeout_seconds)
         self._options = {**self._given, "message_handler": self._subscriptions.on_message}
         self._given |= {"server": given, "read_timeout_seconds": read_timeout_seconds}
         if "cache" in self._options:
-            self._options["cache"] = _sdk.identified(self._options["cache"], server)
+            self._options["cache"] = with_target_id(self._options["cache"], server)
         errlog = sys.stderr if errlog is _STDERR else errlog
         self._connector = connector = Connector(server, policy, self._options, http_client, hub, errlog=errlog)
         self._catalog = Catalog(judge, hub)
@@ -192,7 +199,7 @@ class ResilientClient:
         self._supervisor = Supervisor(
             connector, policy, hub, in_python(server), on_connected=self._on_connected, on_ready=self._on_ready
         )
-        self._health = HealthCheck(policy, self._gate, judge, idle=not servers.speaks_for_itself(server))
+        self._health = HealthCheck(policy, self._gate, judge, idle=not speaks_for_itself(server))
         self._stats = Recorder(self._redactor)
         hub.add(self._stats)
         telemetry = None
@@ -208,10 +215,10 @@ class ResilientClient:
             classifier=judge,
             observer=Observer(hub, self._stats, telemetry),
         )
-        self._degrade = Degrade(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
+        self._degrade = Fallbacks(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
         self._done: anyio.Event | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
-        self._last: _sdk.Session | None = None
+        self._last: Session | None = None
 
     # --- life ---
 
@@ -460,7 +467,7 @@ class ResilientClient:
         Raises:
             RuntimeError: It was never connected, or the SDK is too old for it.
         """
-        _sdk.needs_2("session")
+        needs_2("session")
         if self._session is None:
             raise RuntimeError(f"the client of {self.name!r} is not connected: enter it with `async with` first")
         return SessionView(self)
@@ -468,7 +475,7 @@ class ResilientClient:
     # --- what was negotiated ---
 
     @property
-    def _session(self) -> _sdk.Session | None:
+    def _session(self) -> Session | None:
         connection = self._supervisor.connection
         return connection.session if connection is not None else self._last
 
@@ -483,14 +490,14 @@ class ResilientClient:
         Raises:
             RuntimeError: The SDK is too old for it, or the server: it was asked to `initialize`.
         """
-        _sdk.needs_2("discover()")
+        needs_2("discover()")
         session = await self._connected()
         if (result := session.raw.discover_result) is None:
             version = session.protocol_version
             raise RuntimeError(f"discover() needs a server at 2026-07-28; {self.name!r} speaks {version}")
         return result
 
-    async def _connected(self) -> _sdk.Session:
+    async def _connected(self) -> Session:
         await self.wait_ready()
         assert self._session is not None
         return self._session
@@ -580,9 +587,7 @@ class ResilientClient:
         return cast("types.ListToolsResult", await self._list("list_tools", cursor, params, options))
 
     async def _list(self, method: str, cursor: str | None, params: Any, options: dict[str, Any]) -> Any:
-        operation = self._operation(
-            _sdk.LISTS[method], lambda session, _: session.list(method, cursor, params, options)
-        )
+        operation = self._operation(LISTS[method], lambda session, _: session.list(method, cursor, params, options))
         key = (method, cursor or getattr(params, "cursor", None))
         return await self._degrade.read(operation, None if options else key)
 
@@ -634,7 +639,7 @@ class ResilientClient:
     async def _subscription(
         self, method: str, uri: Any, wanted: Literal[True] | None, options: dict[str, Any]
     ) -> types.EmptyResult:
-        text = _sdk.uri_text(uri)
+        text = uri_text(uri)
         return await self._subscriptions.change(
             Resource(text),
             wanted,
@@ -807,9 +812,9 @@ class ResilientClient:
             arguments=arguments,
         )
         if operation.tool is None:
-            return _sdk.as_json(await self._degrade.run(operation))
+            return as_json(await self._degrade.run(operation))
         arguments = arguments if isinstance(arguments, dict) else None
-        return _sdk.as_json(await self._degrade.call_tool(operation, operation.tool, arguments))
+        return as_json(await self._degrade.call_tool(operation, operation.tool, arguments))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
         """Send any notification as it is on the wire."""
@@ -824,7 +829,7 @@ class ResilientClient:
         Raises:
             RuntimeError: The installed SDK has none.
         """
-        return _sdk.experimental(self)
+        return experimental_features(self)
 
     def add_response_router(self, router: Any) -> None:
         """Let `router` see the responses of this connection, and of all to come, first (mcp 1.x).
@@ -832,7 +837,7 @@ class ResilientClient:
         Raises:
             RuntimeError: The installed SDK has none.
         """
-        _sdk.needs_1("add_response_router()")
+        needs_1("add_response_router()")
         self._routers.append(router)
         if (connection := self._supervisor.connection) is not None:
             connection.session.raw.add_response_router(router)
@@ -843,7 +848,7 @@ class ResilientClient:
         Raises:
             RuntimeError: The SDK is too old for it.
         """
-        _sdk.needs_2("send_discover()")
+        needs_2("send_discover()")
         return cast("dict[str, Any]", await self._simple("server/discover", "send_discover", version))
 
     async def dispatch_input_request(self, ctx: Any, request: Any) -> Any:
@@ -852,7 +857,7 @@ class ResilientClient:
         Raises:
             RuntimeError: The SDK is too old for it.
         """
-        _sdk.needs_2("dispatch_input_request()")
+        needs_2("dispatch_input_request()")
         return await (await self._connected()).raw.dispatch_input_request(ctx, request)
 
     async def validate_tool_result(self, name: str, result: types.CallToolResult) -> None:
@@ -861,8 +866,8 @@ class ResilientClient:
         Raises:
             RuntimeError: It does not conform, or the SDK is too old for it.
         """
-        _sdk.needs_2("validate_tool_result()")
-        await self._simple(_sdk.LISTS["list_tools"], "validate_tool_result", name, result)
+        needs_2("validate_tool_result()")
+        await self._simple(LISTS["list_tools"], "validate_tool_result", name, result)
 
     def as_transport(self) -> BridgeTransport:
         """A transport whose other end is an MCP server in front of this client.
@@ -901,7 +906,7 @@ class ResilientClient:
         """
         connection = await self._supervisor.lend(anyio.current_time() + self.policy.timeout.ready)
         if connection.session.is_legacy:
-            async with _sdk.listen(connection.session, **filters) as refused:  # raises, as the SDK does
+            async with open_listen(connection.session, **filters) as refused:  # raises, as the SDK does
                 yield refused
             return
         watcher = ListenWatcher.from_filters(**filters)
@@ -916,11 +921,3 @@ def _seconds(what: str, value: Timeout) -> float | None:
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"{what} is {value!r}: write a number of seconds, or None for the policy's")
     return seconds
-
-
-def spawn(function: Callable[[], Any]) -> object:
-    """Run `function` in a task that belongs to nobody's scope, so that it can be closed from any task."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_task():
-        return trio.lowlevel.spawn_system_task(function)
-    return asyncio.get_running_loop().create_task(function(), name="resilient-mcp supervisor")

@@ -18,15 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mcp import StdioServerParameters
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import PydanticOmit, core_schema
 
-from . import _sdk
-from .credentials import safe_url
-from .evidence import printable
+from ._sdk.installed import SseServerParameters, StreamableHttpParameters, http
 from .policy import Policy
-from .redact import Redactor
+from .text.credentials import safe_url
+from .text.printable import printable
+from .text.redact import Redactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +355,7 @@ class _Reader:
             command = expand("command", entry.command)
             if len(self.problems) == before and not command.strip():
                 self._add(name, "command", f"is empty (value {entry.command!r}): write the program to start")
-            return _sdk.StdioServerParameters(
+            return StdioServerParameters(
                 command=command,
                 args=[expand(f"args.{n}", text) for n, text in enumerate(entry.args)],
                 env=expand_all("env", entry.env) or None,
@@ -368,8 +369,8 @@ class _Reader:
             self._add(name, "url", f"is no URL{shown}: write one such as 'https://example.com/mcp'")
         headers = expand_all("headers", entry.headers) or None
         if entry.type == "sse":
-            return _sdk.SseServerParameters(url=url, headers=headers)
-        return _sdk.StreamableHttpParameters(url=url, headers=headers)
+            return SseServerParameters(url=url, headers=headers)
+        return StreamableHttpParameters(url=url, headers=headers)
 
 
 # --- helpers ---
@@ -422,8 +423,8 @@ def _expanded(text: str, complain: Callable[[str], None], *, shows: bool = True)
 
 def _is_url(text: str) -> bool:
     try:
-        parsed = _sdk.http.URL(text)
-    except (_sdk.http.InvalidURL, ValueError):
+        parsed = http.URL(text)
+    except (http.InvalidURL, ValueError):
         return False
     return parsed.scheme in {"http", "https"} and bool(parsed.host)
 

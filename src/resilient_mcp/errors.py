@@ -15,18 +15,17 @@ An error that the server itself sent is raised as the SDK raised it, with a note
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from mcp.types import CallToolResult
 
-from . import _sdk
-from .evidence import printable
+from ._sdk.installed import CONNECTION_CLOSED, INVALID_PARAMS, REQUEST_TIMEOUT, ErrorBase
+from ._sdk.results import error_result
+from .text.printable import printable
+from .verdicts.verdict import Verdict
 
-if TYPE_CHECKING:
-    from .classifier import Verdict
 
-
-class ResilienceError(_sdk.ErrorBase):
+class ResilienceError(ErrorBase):
     """Base of all errors that this library raises while it works.
 
     Raised as itself when an HTTP server refused a request for good (400, 405, 413, a redirect elsewhere) without a
@@ -45,7 +44,7 @@ class ResilienceError(_sdk.ErrorBase):
         data: The `data` of the server's error behind it, without secrets; None when there was none.
     """
 
-    _code = _sdk.CONNECTION_CLOSED
+    _code = CONNECTION_CLOSED
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class ResilienceError(_sdk.ErrorBase):
 
     def to_tool_result(self) -> CallToolResult:
         """The error as a tool result with `isError` set and `advice` as its text, for a model to read."""
-        return _sdk.error_result(self.advice)
+        return error_result(self.advice)
 
 
 class ConnectionLost(ResilienceError):  # noqa: N818 - the design's public name
@@ -96,7 +95,7 @@ class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - the desig
         elapsed: Seconds from the call until it was given up.
     """
 
-    _code = _sdk.REQUEST_TIMEOUT
+    _code = REQUEST_TIMEOUT
 
     def __init__(self, message: str, *, elapsed: float, advice: str, **context: object) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
@@ -161,27 +160,23 @@ class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public nam
         problems: What is wrong, as (JSON path, reason); at most ten.
     """
 
-    _code = _sdk.INVALID_PARAMS
+    _code = INVALID_PARAMS
 
     def __init__(self, message: str, *, problems: list[tuple[str, str]], advice: str, **context: object) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.problems = problems
 
 
-def describe(exc: BaseException) -> str:
-    """What an exception says in one printable line, never empty; a group speaks through its first leaf."""
-    while leaves := getattr(exc, "exceptions", None):
-        exc = leaves[0]
-    text = printable(str(exc))
-    name = type(exc).__name__
-    return f"{name}: {text}" if text else name
-
-
 _HINTS = 5
+
 _HINT_LENGTH = 120
+
 _ISSUES = ("issues", "errors", "details", "violations")
+
 _PATHS = ("path", "loc", "field", "pointer", "instancePath", "param")
+
 _REASONS = ("message", "msg", "reason", "detail", "description")
+
 _ADVISING = ("hint", "suggestion", "retryAfter", "retry_after", "retryAfterMs", "retry_after_ms", "retryable", "docs")
 
 
@@ -219,9 +214,3 @@ def _issue(issue: Any) -> str:
 
 def _short(value: Any) -> str:
     return printable(str(value)[: 4 * _HINT_LENGTH], _HINT_LENGTH).rstrip(".")
-
-
-def add_note(exc: BaseException, note: str) -> None:
-    """`BaseException.add_note`, also on Python 3.10."""
-    notes: list[str] = getattr(exc, "__notes__", [])
-    cast("Any", exc).__notes__ = [*notes, note]

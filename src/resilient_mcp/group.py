@@ -16,13 +16,16 @@ import anyio
 from mcp import types
 from typing_extensions import Self
 
-from . import _sdk, config
-from .catalog import pages
+from . import config
+from ._sdk.results import LISTS, capability_of, items_of, list_result
+from .calls.catalog import pages
 from .client import ResilientClient
-from .errors import ResilienceError, describe
-from .events import Listener, State, logger
+from .errors import ResilienceError
+from .events import State
+from .observability.hub import Listener, logger
+from .observability.stats import Health
 from .policy import Policy
-from .stats import Health
+from .text.printable import describe
 
 SERVER_META = "resilient-mcp/server"
 """The key in a listed item's `_meta` that names its server."""
@@ -266,7 +269,7 @@ class ResilientClientGroup:
                 items[called] = item.model_copy(update={"name": called, "meta": meta})
                 own_names[called] = item.name
             member.names[method] = own_names
-        return _sdk.listing(method, list(items.values()), {MISSING_META: missing} if missing else None)
+        return list_result(method, list(items.values()), {MISSING_META: missing} if missing else None)
 
     def _name(self, server: str, client: ResilientClient, own: str) -> str:
         """What `own` of `server` is called in the group."""
@@ -307,7 +310,7 @@ class ResilientClientGroup:
         if found is not None:
             return found
         missing = self.missing
-        text = f"No server of this group has {name!r} (listed by {_sdk.LISTS[method]})."
+        text = f"No server of this group has {name!r} (listed by {LISTS[method]})."
         if missing:
             text += f" These servers are missing: {', '.join(missing)}."
         raise ResilienceError(text, advice=text)
@@ -329,10 +332,10 @@ async def _all_pages(client: ResilientClient, method: str) -> list[Any]:
         raise client.error  # it never was ready, and entering gave it its time: what it has is not missed yet
     await client.wait_ready()
     items: list[Any] = []
-    if not client.offers(_sdk.capability_of(method)):
+    if not client.offers(capability_of(method)):
         return items
     async for page in pages(getattr(client, method)):
-        items += _sdk.listed(method, page)
+        items += items_of(method, page)
     return items
 
 

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails
 from typing_extensions import Self
 
-from .configured import shown
+from .text.configured import shown
 
 
 def _spelled_infinity(value: Any) -> Any:

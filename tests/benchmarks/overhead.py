@@ -12,7 +12,7 @@ from mcp import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 
 from resilient_mcp import ResilientClient
-from resilient_mcp.operation import Operation
+from resilient_mcp.calls.operation import Operation
 
 from .measures import Goal, Row
 

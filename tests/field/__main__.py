@@ -13,7 +13,7 @@ from pathlib import Path
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import VERSION
 
 from .check import Bench, Row, found
 from .servers import SERVERS, Server
@@ -68,7 +68,7 @@ def report(servers: Sequence[Server], rows: Sequence[Row]) -> Iterator[str]:
         if row.connected:
             yield line(server, row)
     less = sum(row.less for row in rows)
-    yield f"\nmcp {_sdk.VERSION}: {sum(row.connected for row in rows)} of {len(rows)} connect."
+    yield f"\nmcp {VERSION}: {sum(row.connected for row in rows)} of {len(rows)} connect."
     yield f"Rows where ours delivers less than it promises, or than the plain SDK: {less}.\n"
     for row in rows:
         if row.garbage:

@@ -20,7 +20,8 @@ import mcp
 from mcp import StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from resilient_mcp import ConnectionLost, Disconnected, Event, GarbageOnStdout, ResilientClient, Starting, _sdk
+from resilient_mcp import ConnectionLost, Disconnected, Event, GarbageOnStdout, ResilientClient, Starting
+from resilient_mcp._sdk.installed import MAJOR, MCPError
 
 from ..support import is_repeatable, listed
 from .servers import Server
@@ -194,7 +195,7 @@ class Bench:
             self._step = f"call of {self.server.call[0]}"
             with anyio.fail_after(PATIENCE):
                 result = await self._ask(client)
-            error = result.isError if _sdk.MAJOR == 1 else result.is_error
+            error = result.isError if MAJOR == 1 else result.is_error
             self.row.call = f"{self.server.call[0]}: {'isError' if error else 'result'}"
 
     async def _ask(self, client: ResilientClient) -> Any:
@@ -274,7 +275,7 @@ class Bench:
         try:
             with open(os.devnull, "w") as errlog, anyio.fail_after(PATIENCE):
                 transport = stdio_client(self.parameters, errlog=errlog)
-                if _sdk.MAJOR == 1:
+                if MAJOR == 1:
                     async with transport as streams, mcp.ClientSession(*streams) as session:
                         result = await session.initialize()
                         row.plain = time.monotonic() - began
@@ -310,7 +311,7 @@ async def _lists(client: Any, capabilities: Any) -> tuple[int | str | None, ...]
             continue
         try:
             counts.append(await _count(client, kind))
-        except _sdk.MCPError as error:
+        except MCPError as error:
             counts.append(str(error))
     return tuple(counts)
 
@@ -321,7 +322,7 @@ async def _count(client: Any, kind: str) -> int:
     while True:
         page = await getattr(client, f"list_{kind}")(**({} if cursor is None else {"cursor": cursor}))
         count += len(getattr(page, kind))
-        cursor = page.nextCursor if _sdk.MAJOR == 1 else page.next_cursor
+        cursor = page.nextCursor if MAJOR == 1 else page.next_cursor
         if cursor is None:
             return count
 

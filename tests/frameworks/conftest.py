@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MAJOR
 
 ONLY: dict[int, list[str]] = {
     1: ["test_langchain.py", "test_mcp_use.py", "test_semantic_kernel.py", "test_strands.py"],
@@ -27,7 +27,7 @@ ONLY: dict[int, list[str]] = {
 }
 """The modules for one major version of mcp alone."""
 
-collect_ignore = ONLY[3 - _sdk.MAJOR]
+collect_ignore = ONLY[3 - MAJOR]
 pytest.register_assert_rewrite("tests.frameworks.support")
 
 

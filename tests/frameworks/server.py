@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 from mcp.types import ToolAnnotations
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import HighLevelServer
 from resilient_mcp.demo.server import forecast_for
 
 journal = Path(sys.argv[1])
@@ -39,7 +39,7 @@ def listen_in() -> None:
 
 
 def main() -> None:
-    server = _sdk.HighLevelServer("test server", log_level="CRITICAL")
+    server = HighLevelServer("test server", log_level="CRITICAL")
     read_only = ToolAnnotations.model_validate({"readOnlyHint": True})
 
     @server.tool(annotations=read_only)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MAJOR
 
-REQUIREMENTS = Path(__file__).parent / f"requirements-{_sdk.MAJOR}.txt"
+REQUIREMENTS = Path(__file__).parent / f"requirements-{MAJOR}.txt"
 PINS = re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
 
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError
 
-from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.installed import MCPError
 from resilient_mcp.demo import stdio_server
 
 from .every_framework import (  # noqa: F401
@@ -39,7 +40,7 @@ async def test_the_same_run_without_us_fails(example, monkeypatch):
     with pytest.raises(Exception, match="unhandled errors in a TaskGroup") as caught:
         await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
     # By when the end of the server was noticed: before the call, while it was written, or after it.
-    assert caught.group_contains((ClosedResourceError, BrokenResourceError, _sdk.MCPError))
+    assert caught.group_contains((ClosedResourceError, BrokenResourceError, MCPError))
 
 
 @asynccontextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from resilient_mcp import ResilientClient, _sdk
+from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.installed import MCPError
 from resilient_mcp.demo import NOTES, notes_server, stdio_server
 from tests.support import nothing_left, text_of
 
@@ -70,7 +71,7 @@ async def test_the_same_run_without_us_fails(example, monkeypatch):
     """The framework's own server is not there any more when the model is to have its next turn."""
     monkeypatch.setattr(example, "ResilientClient", lambda server, **_: server)
     monkeypatch.setattr(example, "ResilientMCPServer", plain)
-    with pytest.raises((anyio.ClosedResourceError, _sdk.MCPError)):
+    with pytest.raises((anyio.ClosedResourceError, MCPError)):
         await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
 
 

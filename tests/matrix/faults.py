@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from resilient_mcp import RestartPolicy, RetryPolicy, ToolPolicy, _sdk
+from resilient_mcp import RestartPolicy, RetryPolicy, ToolPolicy
+from resilient_mcp._sdk.installed import http
 from resilient_mcp.testing import (
     Bandwidth,
     HttpReply,
@@ -382,17 +383,16 @@ def with_hook(at: Any) -> Any:
             at.hook_fails = False
             raise ZeroDivisionError
 
-    return _sdk.http.AsyncClient(event_hooks={"response": [hook]})
+    return http.AsyncClient(event_hooks={"response": [hook]})
 
 
 def with_small_pool(_: Any) -> Any:
     """A user's client with one connection, for which nobody waits long."""
-    http = _sdk.http
     return http.AsyncClient(limits=http.Limits(max_connections=1), timeout=http.Timeout(5, pool=0.03))
 
 
 def with_read_timeout(_: Any) -> Any:
-    return _sdk.http.AsyncClient(timeout=_sdk.http.Timeout(5, read=0.5))
+    return http.AsyncClient(timeout=http.Timeout(5, read=0.5))
 
 
 def nowhere(_: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MAJOR, MCPError
 
 from .faults import Fault, nothing
 from .sides import Side
@@ -148,7 +148,7 @@ class _Scenario:
         options = {}
         if self.fault.read_timeout is not None:
             seconds = self.fault.read_timeout
-            options["read_timeout_seconds"] = timedelta(seconds=seconds) if _sdk.MAJOR == 1 else seconds
+            options["read_timeout_seconds"] = timedelta(seconds=seconds) if MAJOR == 1 else seconds
 
         async def call() -> str:
             result = await session.call_tool(tool, {"text": text, **arguments}, **options)
@@ -169,7 +169,7 @@ def word(exc: BaseException) -> str:
     """An error in one word: its code if the server or the SDK gave it one, else its class."""
     if hasattr(exc, "exceptions"):
         return f"ExceptionGroup[{', '.join(sorted(set(map(word, leaves(exc)))))}]"
-    if type(exc) is _sdk.MCPError:
+    if type(exc) is MCPError:
         return str(exc.error.code)
     return type(exc).__name__
 

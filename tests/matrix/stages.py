@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MAJOR
 from resilient_mcp.testing import FaultProxy, Reply, Request, ScriptedHttpServer, ScriptedStdioServer
 
 from ..support import gone
@@ -58,7 +58,7 @@ class Place:
 
 
 PLACES = [Place(transport, era) for transport in ("stdio", "json", "sse") for era in ("2025", "2026")]
-HERE = [place for place in PLACES if _sdk.MAJOR > 1 or not place.modern]
+HERE = [place for place in PLACES if MAJOR > 1 or not place.modern]
 """The places that the installed SDK can reach."""
 
 

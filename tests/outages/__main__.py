@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import VERSION
 
 from .load import Outcome
 from .sides import SIDES
@@ -68,7 +68,7 @@ def main() -> None:
     logging.disable()  # the SDK logs what becomes of faults, with tracebacks
     warnings.simplefilter("ignore")
     sides = options.side or list(SIDES)
-    row(f"mcp {_sdk.VERSION}", *(f"{side}: {column}" for side in sides for column in COLUMNS))
+    row(f"mcp {VERSION}", *(f"{side}: {column}" for side in sides for column in COLUMNS))
     row(*["---"] * (1 + len(sides) * len(COLUMNS)))
     for each in rows:
         found = [anyio.run(each.outcome, SIDES[side], backend="trio" if options.trio else "asyncio") for side in sides]

@@ -11,12 +11,13 @@ import mcp
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
-from resilient_mcp import Event, ResilientClient, Throttled, _sdk
+from resilient_mcp import Event, ResilientClient, Throttled
+from resilient_mcp._sdk.installed import MAJOR
 
 from ..support import LEGACY
 from .load import Load
 
-ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if _sdk.MAJOR == 1 else {"legacy": LEGACY, "default": {}}
+ERAS: dict[str, dict[str, Any]] = {"legacy": LEGACY} if MAJOR == 1 else {"legacy": LEGACY, "default": {}}
 Side: TypeAlias = Callable[[str, str, Load], AbstractAsyncContextManager[Any]]
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import anyio
 import anyio.abc
 
-from resilient_mcp._sdk import http
+from resilient_mcp._sdk.installed import http
 
 from ..matrix.harness import word
 from ..middleboxes import Middlebox, haproxy, nginx

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MAJOR
 
 from . import changing_server
 from .changing_server import READ_ONLY, Context, State
@@ -36,7 +36,7 @@ def build(journal: Saboteur, seed: int) -> Any:
         if (session := state.subscribed.get(uri)) is not None:
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the session that wanted it is over
                 await session.send_resource_updated(uri)
-        if _sdk.MAJOR != 1:
+        if MAJOR != 1:
             await ctx.notify_resource_updated(uri)
         return "changed"
 

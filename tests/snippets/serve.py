@@ -13,6 +13,8 @@ from typing import Any
 
 import anyio
 
+from resilient_mcp._sdk.installed import MAJOR
+
 if __name__ == "__main__":
     from tests.servers import lean  # noqa: F401 - before the SDK
 
@@ -20,12 +22,11 @@ if __name__ == "__main__":
 from mcp.server.streamable_http import EventMessage, EventStore
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from resilient_mcp import _sdk
 from tests.servers.lifeline import die_with_the_test
 
 from . import garden
 
-if _sdk.MAJOR == 1:
+if MAJOR == 1:
     from .v1 import servers
 else:
     from .v2 import servers
@@ -60,7 +61,7 @@ class Events(EventStore):
 
 def low_level(server: Any) -> Any:
     """The low-level server inside a high-level one."""
-    return getattr(server, "_mcp_server" if _sdk.MAJOR == 1 else "_lowlevel_server", server)
+    return getattr(server, "_mcp_server" if MAJOR == 1 else "_lowlevel_server", server)
 
 
 class Endpoint:

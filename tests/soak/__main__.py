@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import VERSION
 
 from ..servers.soak_server import SABOTAGES
 from .book import Book
@@ -69,9 +69,7 @@ def main() -> int:
         sabotages=arguments.sabotage,
     )
     backend = "trio" if arguments.trio else "asyncio"
-    print(
-        f"soak: seed {options.seed}, {arguments.minutes:g} min, {options.callers} callers, mcp {_sdk.VERSION},", end=" "
-    )
+    print(f"soak: seed {options.seed}, {arguments.minutes:g} min, {options.callers} callers, mcp {VERSION},", end=" ")
     print(f"Python {platform.python_version()}, {backend}; repeat with: python -m tests.soak {' '.join(sys.argv[1:])}")
     print("Faults, as seconds after the one before, kind and seconds:", *plan_of(options), sep="\n  ", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from resilient_mcp import CallFinished, Event
-from resilient_mcp.stats import Histogram
+from resilient_mcp.observability.stats import Histogram
 
 from ..promises import Told
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from resilient_mcp import _sdk
+from resilient_mcp._sdk.installed import MCPError
 
 from ..promises import Kind, Told
 from ..servers.counting_server import ONCE, REPEATABLE
@@ -101,7 +101,7 @@ class Load:
                     outcome = await place.client.call_tool(tool, arguments, **options)
                 given_up = scope.cancelled_caught
         except TimeoutError as exc:
-            outcome = exc if isinstance(exc, _sdk.MCPError) else None
+            outcome = exc if isinstance(exc, MCPError) else None
         except Exception as exc:
             outcome = exc
         finally:

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resilient_mcp import Concurrency, HealthPolicy, Policy, RateLimit, RestartPolicy, RetryPolicy, TimeoutPolicy, _sdk
+from resilient_mcp import Concurrency, HealthPolicy, Policy, RateLimit, RestartPolicy, RetryPolicy, TimeoutPolicy
+from resilient_mcp._sdk.installed import MAJOR
 
 PATIENT = Policy(
     breaker=None,
@@ -62,7 +63,7 @@ TCP = ("latency", "down", "cut", "reset", "reset_peer", "timeout", "slow_close",
 
 def fleet() -> list[Spec]:
     """The servers: all that the installed SDK can talk to. Those of the SDK take a second to start, and die less."""
-    legacy = _sdk.MAJOR != 1
+    legacy = MAJOR != 1
     both = (*HTTP, *TCP)
     specs = [
         Spec("stdio", "raw", PATIENT, legacy=False, faults=PROCESS, pause=4),
@@ -71,7 +72,7 @@ def fleet() -> list[Spec]:
         Spec("http-sse", "scripted", PATIENT, legacy=legacy, faults=HTTP, pause=6, options=("--sse",)),
         Spec("http-sdk", "http", LIMITED, legacy=legacy, faults=both, pause=5, proxied=True),
     ]
-    if _sdk.MAJOR != 1:
+    if MAJOR != 1:
         specs.append(Spec("http-modern", "http", PATIENT, legacy=False, faults=both, pause=5, proxied=True))
     return specs
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
-from resilient_mcp.stats import Histogram
+from resilient_mcp.observability.stats import Histogram
 
 from ..servers.soak_server import SABOTAGES
 from .book import Book

@@ -12,11 +12,12 @@ from typing import Any
 
 import anyio
 
-from .. import _sdk
+from .._sdk.installed import MCPError
+from .._sdk.results import dump
 from ..client import ResilientClient
 from ..config import ServerConfig
-from ..errors import ResilienceError, describe
-from ..evidence import printable
+from ..errors import ResilienceError
+from ..text.printable import describe, printable
 from .narrate import narrate
 from .run import run as run_until_signalled
 from .servers import client_of
@@ -43,10 +44,10 @@ async def _run(client: ResilientClient, tool: str, arguments: dict[str, Any], *,
     try:
         async with client:
             try:
-                result = _sdk.dump(await client.call_tool(tool, arguments))
+                result = dump(await client.call_tool(tool, arguments))
             except ResilienceError:
                 raise
-            except _sdk.MCPError:
+            except MCPError:
                 hint = await _unlisted(client, tool)
                 raise
             if result.get("isError"):

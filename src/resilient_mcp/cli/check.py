@@ -18,10 +18,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..catalog import pages
+from ..calls.catalog import pages
 from ..client import ResilientClient
 from ..config import ServerConfig
-from ..errors import describe
+from ..text.printable import describe
 from .run import run as run_until_signalled
 from .servers import client_of
 from .trouble import reason_and_stderr, unfinished

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from ..connection.supervisor import CLIENT_CLOSED
 from ..events import Connected, Disconnected, Event, GarbageOnStdout, RestartScheduled, RetryScheduled
-from ..evidence import printable
-from ..supervisor import CLIENT_CLOSED
+from ..text.printable import printable
 
 _STDERR_SHOWN = 2000
 

@@ -17,8 +17,8 @@ import anyio
 
 from ..client import ResilientClient
 from ..config import ServerConfig
-from ..errors import ServerUnavailable, describe
-from ..evidence import printable
+from ..errors import ServerUnavailable
+from ..text.printable import describe, printable
 from .run import run as run_until_signalled
 from .servers import client_of
 from .trouble import reason_and_stderr, unfinished

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..client import ResilientClient
-from ..evidence import printable
-from ..last_words import last_words
+from ..text.last_words import last_words
+from ..text.printable import printable
 
 _STDERR_LINES = 6
 

@@ -21,16 +21,17 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+from mcp import StdioServerParameters
 from pydantic import ValidationError
 
-from .. import _sdk
+from .._sdk.installed import INVALID_REQUEST, PARSE_ERROR, StreamableHttpParameters
 from ..bridge import Bridge
 from ..client import ResilientClient
 from ..config import expand, policy_problems
-from ..evidence import printable
 from ..policy import Policy
-from ..remedies import Wording
+from ..text.printable import printable
 from ..transports.framing import LineFramer, Oversize
+from ..verdicts.remedies import Wording
 from .narrate import narrate
 from .run import run as run_until_signalled
 
@@ -79,10 +80,10 @@ def client_of(command: list[str], url: str | None, headers: list[str], policy: d
     server: Any
     if url is not None:
         known = dict(_header(text) for text in headers)
-        server = _sdk.StreamableHttpParameters(url=_expanded("--url", url), headers=known or None)
+        server = StreamableHttpParameters(url=_expanded("--url", url), headers=known or None)
     else:
         # The host gave this process the server's environment; the SDK would pass on a few basic variables only.
-        server = _sdk.StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
+        server = StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
     try:
         checked = Policy.model_validate(policy)
     except ValidationError as exc:
@@ -238,15 +239,15 @@ def _parse(line: bytes | Oversize) -> list[dict[str, Any] | _Refused]:
     """The messages in one line: mostly one; 2025-03-26 allows batches."""
     if isinstance(line, Oversize):
         text = f"a message of {line.size} bytes is over the bound (max_message_bytes in the policy)"
-        return [_refused(line.request_id, _sdk.INVALID_REQUEST, text)]
+        return [_refused(line.request_id, INVALID_REQUEST, text)]
     if not line.strip():
         return []
     try:
         parsed = json.loads(line)
     except (ValueError, RecursionError):
-        return [_refused(None, _sdk.PARSE_ERROR, "Parse error: not JSON")]
+        return [_refused(None, PARSE_ERROR, "Parse error: not JSON")]
     batch = parsed if isinstance(parsed, list) else [parsed]
-    no_object = _refused(None, _sdk.INVALID_REQUEST, "Invalid request: not an object")
+    no_object = _refused(None, INVALID_REQUEST, "Invalid request: not an object")
     return [item if isinstance(item, dict) else no_object for item in batch]
 
 

@@ -20,9 +20,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from resilient_mcp import _sdk
 from resilient_mcp.errors import ResilienceError
 
+from .._sdk.installed import VERSION
 from .scenes import SCENES
 from .stage import Outcome, Scene, Side, perform
 
@@ -61,7 +61,7 @@ async def _show(console: Console) -> int:
     console.print(
         Text.assemble(
             "The same calls go through a plain ClientSession of the MCP Python SDK ",
-            (f"(mcp {_sdk.VERSION})", "dim"),
+            (f"(mcp {VERSION})", "dim"),
             " and through ResilientClient. Each has a real server process of its own on this machine, and in each "
             "scene something happens to it. This takes about 20 seconds.",
         )

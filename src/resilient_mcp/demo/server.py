@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 from mcp.types import ToolAnnotations
 
-from resilient_mcp import _sdk
+from .._sdk.installed import HighLevelServer
 
 RETRY_AFTER = 1
 """Seconds that a refused caller is asked to wait."""
@@ -39,7 +39,7 @@ def create_server(orders: Path | None = None) -> Any:
     Args:
         orders: Where `place_order` writes; None to write nowhere.
     """
-    server = _sdk.HighLevelServer("demo", log_level="CRITICAL")
+    server = HighLevelServer("demo", log_level="CRITICAL")
     read_only = ToolAnnotations.model_validate({"readOnlyHint": True})
 
     @server.tool(annotations=read_only)  # type: ignore[untyped-decorator]

@@ -20,12 +20,14 @@ import anyio
 from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from resilient_mcp import _sdk
 from resilient_mcp.client import ResilientClient
-from resilient_mcp.errors import ResilienceError, describe
+from resilient_mcp.errors import ResilienceError
 from resilient_mcp.events import Connected, Event, RetryScheduled
 from resilient_mcp.policy import Policy, RetryPolicy, TimeoutPolicy
+from resilient_mcp.text.printable import describe
 
+from .._sdk.results import is_error_result
+from .._sdk.transports import timeout_argument
 from .processes import HttpServer, stdio_server
 
 GIVE_UP = {"plain": 4.0, "resilient": 15.0}
@@ -211,7 +213,7 @@ async def _perform(scene: Scene, side: Side) -> None:
 @asynccontextmanager
 async def _plain(server: Any, limit: float | None, _side: Side) -> AsyncIterator[ClientSession]:
     """The SDK's own, as its documentation writes it. Without a `limit` it waits for ever: that is its default."""
-    read_timeout = None if limit is None else _sdk.timeout_argument(limit)
+    read_timeout = None if limit is None else timeout_argument(limit)
     quiet: Any = subprocess.DEVNULL
     if isinstance(server, StdioServerParameters):
         transport: Any = stdio_client(server, errlog=quiet)
@@ -243,7 +245,7 @@ def _words(tool: str, arguments: dict[str, Any]) -> str:
 def _text(result: Any) -> str:
     """What a tool answered."""
     text = str(result.content[0].text)
-    return f"isError: {text}" if _sdk.is_error_result(result) else text
+    return f"isError: {text}" if is_error_result(result) else text
 
 
 def _leaf(exc: BaseException) -> BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import anyio.abc
 
-from ..client import spawn
+from ..event_loop import spawn
 
 
 class Beside:

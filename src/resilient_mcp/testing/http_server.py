@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 from typing_extensions import Self
 
-from . import _protocol, _sockets
+from ..testing import _protocol, _sockets
 from ._beside import Beside
 from .replies import HttpReply, Reply, SseEvent
 from .script import CALL, Log, Request, Script, by_method

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 from typing_extensions import Self
 
-from . import _sockets
+from ..testing import _sockets
 from ._beside import Beside
 from .toxics import Bandwidth, Direction, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout, Toxic
 

@@ -16,7 +16,7 @@ import anyio
 from mcp import StdioServerParameters
 from typing_extensions import Self
 
-from . import _protocol
+from ..testing import _protocol
 from .replies import HttpReply, Reply
 from .script import CALL, Log, Replies, Request, by_method
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..waits import Clock, clock
+from ..event_loop import Clock, clock
 
 
 @contextmanager

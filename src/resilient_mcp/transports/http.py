@@ -18,14 +18,16 @@ from typing import Any
 
 import anyio
 
-from .. import _sdk
-from .._sdk import http
-from ..credentials import safe_url
-from ..evidence import Attempt, Delivery, Evidence, InFlight, Kind, printable
-from ..redact import Redactor
+from .._sdk.installed import INTERNAL_ERROR, METHOD_NOT_FOUND, http
+from .._sdk.transports import redirected_request
+from ..event_loop import clock
+from ..evidence import Delivery, Evidence, FailureKind
+from ..in_flight import Attempt, InFlight
 from ..strategies.backoff import half_jitter
-from ..waits import clock
-from . import http_logs
+from ..text.credentials import safe_url
+from ..text.printable import printable
+from ..text.redact import Redactor
+from ..transports import http_logs
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
 _ERROR_BODY = 64 * 1024
@@ -142,7 +144,7 @@ class HttpEdge:
     async def _request(self, request: Any, request_id: Any, options: dict[str, Any]) -> Any:
         self.in_flight.arrived(request_id)
         if self.in_flight.is_abandoned(request_id):
-            gone = Evidence(Kind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
+            gone = Evidence(FailureKind.CLOSED, Delivery.NOT_SENT, "the call was given up before it was sent")
             return self._failed(request, request_id, gone)
         options = self._unhurried(request_id, options)
         departure = _Departure(self._inner, request_id, self.in_flight)
@@ -156,7 +158,7 @@ class HttpEdge:
         finally:
             self.finished(request_id, scope)
         text = "the call was cancelled while it was being sent"
-        return self._failed(request, request_id, Evidence(Kind.CLOSED, departure.delivery(), text))
+        return self._failed(request, request_id, Evidence(FailureKind.CLOSED, departure.delivery(), text))
 
     def _unhurried(self, request_id: Any, options: dict[str, Any]) -> dict[str, Any]:
         """`options` for a request whose clock stops while its auth flow waits for a person."""
@@ -172,7 +174,7 @@ class HttpEdge:
         watch(request)
         response = await self._forward(request, options)
         for _ in range(_MAX_REDIRECTS):
-            following = _sdk.follow(response)
+            following = redirected_request(response)
             if following is None:
                 break
             await response.aclose()
@@ -193,9 +195,9 @@ class HttpEdge:
         try:
             answer = await self._read_answer(request, request_id, response, content_type)
         except Unusable as exc:
-            evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc))
+            evidence = Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, str(exc))
             if content_type.startswith(_PAGE):  # of a gateway, for people: the server is away for a while
-                evidence = replace(evidence, kind=Kind.HTTP, http_status=response.status_code)
+                evidence = replace(evidence, kind=FailureKind.HTTP, http_status=response.status_code)
             return self._failed(request, request_id, evidence)
         self.in_flight.answered(request_id)
         return answer
@@ -247,7 +249,7 @@ class HttpEdge:
         retry_after = response.headers.get("retry-after")
         return (
             Evidence(
-                Kind.HTTP,
+                FailureKind.HTTP,
                 Delivery.UNKNOWN,  # the classifier reads the status
                 f"HTTP {response.status_code}" + (f": {said}" if said else ""),
                 http_status=response.status_code,
@@ -265,7 +267,7 @@ class HttpEdge:
         self.in_flight.note(request_id, evidence)
         # 404 without a session is the HTTP spelling of "method not found": how an old server answers server/discover.
         unknown = evidence.http_status == http.codes.NOT_FOUND and not evidence.session_id_sent
-        code = _sdk.METHOD_NOT_FOUND if unknown else _sdk.INTERNAL_ERROR
+        code = METHOD_NOT_FOUND if unknown else INTERNAL_ERROR
         return self._deliver_error(request, request_id, evidence, error_body(request_id, code, evidence.detail))
 
     def _deliver_error(self, request: Any, request_id: Any, evidence: Evidence, body: bytes) -> Any:
@@ -320,7 +322,7 @@ class HttpEdge:
         if request_id is None:  # the stream of unrelated messages
             return await self._listen(request, options)
         if self.in_flight.is_abandoned(request_id):  # else the SDK would go on resuming for nobody
-            gone = Evidence(Kind.CLOSED, Delivery.UNKNOWN, "the call was given up")
+            gone = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the call was given up")
             return _response(200, {"content-type": _SSE}, request, content=sse_error(request_id, gone))
         try:
             response = await self._forward(request, options)
@@ -336,7 +338,7 @@ class HttpEdge:
             why = (await self._read_refusal(request, response))[0].detail
         # The refusal is of the resumption: the request itself was delivered long ago.
         text = f"the answer's stream broke and could not be resumed: {why}"
-        evidence = Evidence(Kind.NETWORK, Delivery.UNKNOWN, text)
+        evidence = Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, text)
         self.in_flight.note(request_id, evidence)
         body = sse_error(request_id, evidence)
         return _response(200, {"content-type": _SSE}, request, content=body)
@@ -421,7 +423,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
             self._whole.extend(self._scanner.feed(chunk))
             self._over = not chunk
         except Unusable as exc:
-            evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, str(exc))
+            evidence = Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, str(exc))
         except Exception as exc:
             evidence = evidence_of(exc, Delivery.UNKNOWN, self._edge.redactor)
         if self._scanner.answered:
@@ -441,12 +443,12 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
     def _unanswered(self) -> Evidence:
         if self._scanner.stray is not None:
             text = f"an answer that is not the JSON-RPC response to this request: {self._scanner.stray}"
-            return Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, text)
-        return Evidence(Kind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
+            return Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, text)
+        return Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
 
     def _end(self, evidence: Evidence) -> None:
         """The stream is over without the answer: let the SDK resume it where it can, else end the call."""
-        resumable = self._scanner.last_id is not None and evidence.kind is Kind.NETWORK and not self._cancelled
+        resumable = self._scanner.last_id is not None and evidence.kind is FailureKind.NETWORK and not self._cancelled
         if resumable:
             self._edge.remember(str(self._scanner.last_id), self._request_id)
         else:
@@ -619,22 +621,22 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     detail = f"{name}: {text}" if text else name
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
-        return Evidence(Kind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
+        return Evidence(FailureKind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
     if is_about_auth(exc):
-        return Evidence(Kind.AUTH, Delivery.REJECTED, detail)
+        return Evidence(FailureKind.AUTH, Delivery.REJECTED, detail)
     return Evidence(_kind_of(exc), delivery, detail)
 
 
-def _kind_of(exc: Exception) -> Kind:
+def _kind_of(exc: Exception) -> FailureKind:
     if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # there is no server, rather than a slow one
-        return Kind.NETWORK
+        return FailureKind.NETWORK
     if isinstance(exc, http.TimeoutException | TimeoutError):
-        return Kind.TIMEOUT
+        return FailureKind.TIMEOUT
     if _is_about_tls(exc):
-        return Kind.TLS
+        return FailureKind.TLS
     if isinstance(exc, http.HTTPError | OSError | anyio.BrokenResourceError | anyio.ClosedResourceError):
-        return Kind.NETWORK
-    return Kind.PROTOCOL
+        return FailureKind.NETWORK
+    return FailureKind.PROTOCOL
 
 
 def is_about_auth(exc: BaseException) -> bool:
@@ -686,5 +688,5 @@ def error_body(request_id: Any, code: int, text: str) -> bytes:
 
 def sse_error(request_id: Any, evidence: Evidence) -> bytes:
     """The same as a server-sent event."""
-    body = error_body(request_id, _sdk.INTERNAL_ERROR, evidence.detail)
+    body = error_body(request_id, INTERNAL_ERROR, evidence.detail)
     return b"event: message\ndata: " + body + b"\n\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 
-from ..redact import Redactor
+from ..text.redact import Redactor
 
 sending: ContextVar[Redactor | None] = ContextVar("sending", default=None)
 """Whose request the HTTP library sends."""

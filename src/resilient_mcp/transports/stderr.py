@@ -11,8 +11,8 @@ import select
 import sys
 from typing import TextIO
 
-from ..evidence import printable
-from ..redact import Redactor
+from ..text.printable import printable
+from ..text.redact import Redactor
 
 logger = logging.getLogger("resilient_mcp.server")
 

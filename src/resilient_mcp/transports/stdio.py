@@ -14,12 +14,24 @@ from dataclasses import dataclass, replace
 
 import anyio
 import anyio.lowlevel
+from mcp import StdioServerParameters
 from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
 
-from .. import _sdk
-from .._sdk import SessionMessage, StdioServerParameters
-from ..evidence import Delivery, Evidence, ExitStatus, InFlight, Kind
-from ..redact import Redactor
+from .._sdk.installed import PARSE_ERROR
+from .._sdk.messages import (
+    add_meta,
+    cancelled_id,
+    clean_error_response,
+    decode,
+    encode,
+    error_message,
+    method_and_id,
+    response_id,
+)
+from ..evidence import Delivery, Evidence, ExitStatus, FailureKind
+from ..in_flight import InFlight
+from ..text.redact import Redactor
 from .framing import LineFramer, Oversize
 from .process import STDERR_TAIL, ServerProcess, spawn
 from .sse_events import parse
@@ -73,12 +85,12 @@ class StdioWriter:
         Raises:
             anyio.BrokenResourceError: The server no longer reads; this message was not sent.
         """
-        method, request_id = _sdk.describe(item)
+        method, request_id = method_and_id(item)
         if method is not None and request_id is not None:
-            _sdk.add_meta(item, self._in_flight.sending(method, request_id))
+            add_meta(item, self._in_flight.sending(method, request_id))
         if self._broken:
             raise anyio.BrokenResourceError
-        data = _sdk.encode(item) + b"\n"
+        data = encode(item) + b"\n"
         written = self._write_now(data, request_id)
         if written == len(data):
             return
@@ -86,7 +98,7 @@ class StdioWriter:
         self._queue.append(outgoing)
         self._wake.set()
         if method == "notifications/cancelled":
-            self._withdraw(_sdk.cancelled_id(item), outgoing)
+            self._withdraw(cancelled_id(item), outgoing)
             return  # a courtesy: nobody waits for a frozen server to take it
         await self._written(outgoing)
 
@@ -247,9 +259,9 @@ class StdioReader:
                 self._told += 1
                 self._ready.append(self._redactor.clean_error(problem))
             return
-        if (answered := _sdk.response_id(message)) is not None:
+        if (answered := response_id(message)) is not None:
             self._in_flight.answered(answered)
-            _sdk.clean_error(message, self._redactor.cleaned)
+            clean_error_response(message, self._redactor.cleaned)
         else:
             self._in_flight.hear_message()
         self._ready.append(message)
@@ -258,9 +270,9 @@ class StdioReader:
         """Answer a waiting call in the server's stead: what came for it cannot be used."""
         if self._in_flight.get(request_id) is None:
             return
-        evidence = Evidence(Kind.PROTOCOL, Delivery.UNKNOWN, f"the server sent {text}")
+        evidence = Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, f"the server sent {text}")
         self._in_flight.note(request_id, evidence)
-        self._ready.append(_sdk.error_message(request_id, _sdk.PARSE_ERROR, evidence.detail))
+        self._ready.append(error_message(request_id, PARSE_ERROR, evidence.detail))
 
     async def aclose(self) -> None:
         """Nothing to release: the process owns the pipe."""
@@ -275,13 +287,13 @@ class StdioReader:
 def _decode(line: bytes) -> SessionMessage | ValueError:
     """The message in `line`, also behind text that was printed without a newline; what is wrong when there is none."""
     try:
-        return _sdk.decode(line)
+        return decode(line)
     except ValueError as exc:
         problem = exc
     start = min((at for at in (line.find(mark, 1) for mark in _STARTS) if at > 0), default=0)
     if start:
         try:
-            return _sdk.decode(line[start:])
+            return decode(line[start:])
         except ValueError:
             pass
     return problem
@@ -398,6 +410,6 @@ async def _explained(ended: anyio.Event, exited: anyio.Event) -> None:
 
 def _end_evidence(pid: int, status: ExitStatus | None) -> Evidence:
     if status is None:
-        return Evidence(Kind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdin or stdout")
+        return Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, f"the server (pid {pid}) closed its stdin or stdout")
     detail = f"the server process (pid {pid}) ended: {status}"
-    return Evidence(Kind.PROCESS, Delivery.UNKNOWN, detail, exit=status)
+    return Evidence(FailureKind.PROCESS, Delivery.UNKNOWN, detail, exit=status)

@@ -1,0 +1,153 @@
+"""The only module that knows which major version of mcp is installed.
+
+It gives the rest of the house one spelling: one error class, one session object, one way to read and write a JSON-RPC
+message. What differs between 1.x and 2.x (names, field spelling, units, era negotiation) ends here.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import mcp
+from mcp import types
+from mcp.client import session_group as _session_group
+
+logger = logging.getLogger("resilient_mcp")
+
+VERSION = version("mcp")
+
+MAJOR = int(VERSION.split(".", 1)[0])
+
+StreamableHttpParameters: Any = _session_group.StreamableHttpParameters
+
+SseServerParameters: Any = _session_group.SseServerParameters
+
+_mcp: Any = mcp
+
+_types: Any = types
+
+http: Any
+"""The HTTP library the installed SDK speaks: httpx on 1.x, httpx2 on 2.x. Both have the same shape."""
+
+MCPError: Any
+"""The installed SDK's error class."""
+
+HighLevelServer: Any
+"""The installed SDK's high-level server class: `FastMCP` on 1.x, `MCPServer` on 2.x."""
+
+if MAJOR == 1:
+    http = import_module("httpx")
+    MCPError = import_module("mcp.shared.exceptions").McpError
+    HighLevelServer = import_module("mcp.server.fastmcp").FastMCP
+else:
+    http = import_module("httpx2")
+    MCPError = _mcp.MCPError
+    HighLevelServer = import_module("mcp.server.mcpserver").MCPServer
+
+if TYPE_CHECKING:
+    _ErrorBase: TypeAlias = Exception
+else:
+    _ErrorBase = MCPError
+
+INTERNAL_ERROR = -32603
+
+CONNECTION_CLOSED = -32000
+
+PARSE_ERROR = -32700
+
+INVALID_REQUEST = -32600
+
+METHOD_NOT_FOUND = -32601
+
+INVALID_PARAMS = -32602
+
+UNSUPPORTED_PROTOCOL_VERSION = -32022
+
+REQUEST_TIMEOUT = 408 if MAJOR == 1 else -32001
+"""The code the installed SDK gives its own request timeout."""
+
+
+class ErrorBase(_ErrorBase):
+    """The installed SDK's error, built and read the same way on both majors.
+
+    Attributes:
+        error: The SDK's `ErrorData`.
+    """
+
+    error: Any
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        if MAJOR == 1:
+            cast("Any", super()).__init__(types.ErrorData(code=code, message=message, data=data))
+        else:
+            cast("Any", super()).__init__(code, message, data)
+
+    @property
+    def code(self) -> int:
+        """The JSON-RPC error code the installed SDK would use."""
+        return cast("int", self.error.code)
+
+    @property
+    def message(self) -> str:
+        """The message, never empty."""
+        return cast("str", self.error.message)
+
+    @property
+    def data(self) -> Any:
+        """The error's `data`, or None."""
+        return self.error.data
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied by its attributes: the subclasses take keyword arguments, which pickle does not give."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[ErrorBase], args: tuple[Any, ...]) -> ErrorBase:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
+
+
+def mcp_error(code: int, message: str, data: Any = None) -> Exception:
+    """An error as the installed SDK raises a server's."""
+    return cast(
+        "Exception",
+        MCPError(types.ErrorData(code=code, message=message, data=data))
+        if MAJOR == 1
+        else MCPError(code, message, data),
+    )
+
+
+def is_local_timeout(error: object) -> bool:
+    """Whether an error has the code of the SDK's own request timeout; a server may send the same."""
+    return bool(getattr(getattr(error, "error", None), "code", None) == REQUEST_TIMEOUT)
+
+
+def is_connection_closed(error: object) -> bool:
+    """Whether an error is what the SDK gives the waiters of a session that ended; a server may send the same."""
+    data = getattr(error, "error", None)
+    return getattr(data, "code", None) == CONNECTION_CLOSED and getattr(data, "message", "") == "Connection closed"
+
+
+def needs_1(what: str) -> None:
+    """Raise RuntimeError unless mcp 1.x is installed."""
+    if MAJOR != 1:
+        raise RuntimeError(f"{what} needs mcp 1.x; installed is mcp {VERSION}")
+
+
+def needs_2(what: str) -> None:
+    """Raise RuntimeError unless mcp 2.x is installed."""
+    if MAJOR == 1:
+        raise RuntimeError(f"{what} needs mcp 2.x; installed is mcp {VERSION}")
+
+
+def experimental_features(client: Any) -> Any:
+    """The experimental features of 1.x, over `client` in the place of a session."""
+    needs_1("experimental")
+    return import_module("mcp.client.experimental").ExperimentalClientFeatures(client)

@@ -1,0 +1,158 @@
+"""JSON-RPC messages of both majors of the SDK: read, written and changed on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from mcp import types
+from mcp.shared.message import SessionMessage
+
+from .installed import MAJOR, _types
+from .results import dump
+
+
+class UnencodableError(ValueError):
+    """What a caller gave cannot be sent as JSON.
+
+    Attributes:
+        path: Where it is in the message, such as `$.params.arguments.text`.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def body_of(item: SessionMessage) -> Any:
+    """The JSON-RPC message itself; 1.x wraps it."""
+    message: Any = item.message
+    return message.root if MAJOR == 1 else message
+
+
+_RESPONSES = (_types.JSONRPCResponse, _types.JSONRPCError)  # to ask a model for what it has not takes 2 µs each time
+
+
+def method_and_id(item: SessionMessage) -> tuple[str | None, Any]:
+    """The (method, id) of an outgoing message; either is None when it has none."""
+    message = body_of(item)
+    return getattr(message, "method", None), getattr(message, "id", None)
+
+
+def add_meta(item: SessionMessage, meta: Mapping[str, object] | None) -> None:
+    """Let an outgoing request carry `meta` in its `_meta`, beside what the caller put there."""
+    if meta:
+        message = body_of(item)
+        params = dict(message.params or {})
+        params["_meta"] = {**(params.get("_meta") or {}), **meta}
+        message.params = params
+
+
+def declare_capabilities(item: SessionMessage, capabilities: Mapping[str, Any]) -> None:
+    """Let an outgoing `initialize` declare `capabilities`, as they are."""
+    message = body_of(item)
+    message.params = {**(message.params or {}), "capabilities": capabilities}
+
+
+def cancelled_id(item: SessionMessage) -> Any:
+    """The request id that an outgoing `notifications/cancelled` names."""
+    message = body_of(item)
+    return (message.params or {}).get("requestId")
+
+
+def response_id(item: SessionMessage) -> Any:
+    """The id of an incoming response or error, None for anything else."""
+    message = body_of(item)
+    return message.id if isinstance(message, _RESPONSES) else None
+
+
+def clean_error_response(item: SessionMessage, clean: Callable[[Any], Any]) -> None:
+    """Pass the message and the data of an incoming error response through `clean`; anything else is left as it is."""
+    message = body_of(item)
+    if isinstance(message, _types.JSONRPCError):
+        error = message.error
+        error.message = clean(error.message)
+        if error.data is not None:
+            error.data = clean(error.data)
+
+
+def encode(item: SessionMessage) -> bytes:
+    """One outgoing message as one line of JSON, without the newline.
+
+    Raises:
+        UnencodableError: It has no JSON.
+    """
+    unset = MAJOR != 1
+    try:
+        return item.message.model_dump_json(by_alias=True, exclude_none=not unset, exclude_unset=unset).encode()
+    except ValueError as exc:
+        raise _unencodable(message_as_json(item)) or UnencodableError("$", str(exc)) from exc
+
+
+def _unencodable(value: Any, path: str = "$") -> UnencodableError | None:
+    """The first text in `value` that is not Unicode: models cut emoji in half."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            half = f"{value[exc.start]!r} is half of a surrogate pair: write the whole character, or leave it out"
+            return UnencodableError(path, half)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if (found := _unencodable(key, path) or _unencodable(item, f"{path}.{key}")) is not None:
+                return found
+    elif isinstance(value, list):
+        for n, item in enumerate(value):
+            if (found := _unencodable(item, f"{path}[{n}]")) is not None:
+                return found
+    return None
+
+
+def decode(line: bytes | str) -> SessionMessage:
+    """One incoming line as a message.
+
+    Responses are tried first: they are what mostly comes and what may be large, and the union copies for every member.
+
+    Raises:
+        ValueError: It is not a JSON-RPC message.
+    """
+    try:
+        response = _types.JSONRPCResponse.model_validate_json(line)
+    except ValueError:
+        if MAJOR == 1:
+            return SessionMessage(_types.JSONRPCMessage.model_validate_json(line))
+        return SessionMessage(_types.jsonrpc_message_adapter.validate_json(line, by_name=False))
+    return SessionMessage(_types.JSONRPCMessage.model_construct(root=response) if MAJOR == 1 else response)
+
+
+def error_message(request_id: Any, code: int, text: str) -> SessionMessage:
+    """An error response to `request_id`, as if it had come from the wire."""
+    error = _types.JSONRPCError(jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=text, data=None))
+    return SessionMessage(_types.JSONRPCMessage(error) if MAJOR == 1 else error)
+
+
+def notification_as_json(message: Any) -> dict[str, Any] | None:
+    """What a `message_handler` got as JSON: method and params; None when it is no notification."""
+    body = getattr(message, "root", message)
+    method = getattr(body, "method", None)
+    return dump(body) if isinstance(method, str) and method.startswith("notifications/") else None
+
+
+def message_as_json(item: SessionMessage) -> dict[str, Any]:
+    """A JSON-RPC message of a stream as JSON."""
+    unset = MAJOR != 1
+    message = body_of(item).model_dump(by_alias=True, mode="json", exclude_none=not unset, exclude_unset=unset)
+    return cast("dict[str, Any]", message)
+
+
+def message_from_json(message: dict[str, Any]) -> SessionMessage:
+    """JSON as a JSON-RPC message for a stream.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if MAJOR == 1:
+        return SessionMessage(_types.JSONRPCMessage.model_validate(message))
+    return SessionMessage(_types.jsonrpc_message_adapter.validate_python(message, by_name=False))

@@ -1,0 +1,127 @@
+"""The options of the installed SDK's session: which there are, their types and their defaults."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import MISSING, fields, replace
+from importlib import import_module
+from typing import Any, get_args
+
+from mcp import ClientSession, types
+
+from ..text.printable import printable
+from .installed import MAJOR, StreamableHttpParameters, _mcp, http
+
+_CALLBACKS = (
+    "sampling_callback",
+    "elicitation_callback",
+    "list_roots_callback",
+    "logging_callback",
+    "message_handler",
+    "client_info",
+)
+
+
+_SESSION_CLASS: Any = ClientSession if MAJOR == 1 else _mcp.Client
+
+
+SESSION_OPTIONS = frozenset(inspect.signature(_SESSION_CLASS).parameters) - {
+    "read_stream",
+    "write_stream",
+    "server",
+    "dispatcher",
+    "read_timeout_seconds",
+    *_CALLBACKS,
+}
+
+
+if MAJOR != 1:  # for what `mcp.Client` takes extensions
+    SESSION_OPTIONS |= {"result_claims", "notification_bindings"}
+"""What `ResilientClient(**session_options)` may hand on to the installed SDK's session."""
+
+
+_OPTION_TYPES: dict[str, Any] = {
+    "client_info": types.Implementation,
+    "sampling_capabilities": types.SamplingCapability,
+    "raise_exceptions": bool,
+    "input_required_max_rounds": int,
+    "prior_discover": getattr(types, "DiscoverResult", None),
+    "experimental_task_handlers": MAJOR == 1
+    and import_module("mcp.client.experimental.task_handlers").ExperimentalTaskHandlers,
+    "extensions": (Sequence, Mapping),
+}
+
+
+def check_options(server: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what the installed SDK's session would refuse when it connects, or choke on later.
+
+    Args:
+        server: What the client was given; a URL identifies a shared cache.
+        options: Callbacks and options.
+
+    Raises:
+        TypeError: One is of the wrong type.
+        ValueError: One has an impossible value.
+    """
+    for name, value in options.items():
+        if value is None:
+            continue
+        if (wanted := _OPTION_TYPES.get(name)) and not isinstance(value, wanted):
+            kind = getattr(wanted, "__name__", "sequence of ClientExtension")
+            raise TypeError(f"{name} is {printable(repr(value), 100)}: pass a {kind}")
+        if name.endswith(("_callback", "_handler")) and not callable(value):
+            raise TypeError(f"{name} is {printable(repr(value), 100)}: pass a coroutine function")
+        if name == "log_level" and value not in get_args(types.LoggingLevel):
+            levels = ", ".join(map(repr, get_args(types.LoggingLevel)))
+            raise ValueError(f"log_level is {printable(repr(value), 100)}: pass one of {levels}")
+    if MAJOR != 1:
+        client_of(server.url if isinstance(server, StreamableHttpParameters) else nullcontext(), options)
+
+
+def with_target_id(cache: Any, server: Any) -> Any:
+    """A cache configuration that names the server whose answers it keeps: its store may be shared."""
+    if cache is None or cache.target_id is not None or not isinstance(server, StreamableHttpParameters):
+        return cache
+    url = http.URL(server.url).copy_with(userinfo=b"")
+    return replace(cache, target_id=str(url))
+
+
+def default_option(option: str) -> Any:
+    """What the installed SDK takes for a session option that was not given; None where there is no such option."""
+    if MAJOR == 1:
+        return None  # the defaults of all that `ClientSession` takes
+    declared = next((field for field in fields(_mcp.Client) if field.name == option), None)
+    if declared is None:
+        return None
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
+def client_of(target: Any, options: Mapping[str, Any]) -> Any:
+    """The `mcp.Client` of 2.x for these options, those of its `ClientSession` included.
+
+    Raises:
+        TypeError, ValueError: It refuses them.
+    """
+    options = dict(options)
+    bindings = options.pop("notification_bindings", None)
+    claims: Mapping[str, Any] = options.pop("result_claims", None) or {}
+    extensions = options.get("extensions")
+    if isinstance(extensions, Mapping) or claims:
+        settings: Mapping[str, Any] = extensions if isinstance(extensions, Mapping) else {}
+        if strangers := claims.keys() - settings.keys():
+            raise ValueError(f"result_claims names {min(strangers)!r}, which extensions= does not: add it there")
+        options["extensions"] = [_extension(name, said, claims.get(name, ())) for name, said in settings.items()]
+    client = _mcp.Client(target, **options)
+    if bindings:
+        folded = client._folded_extensions  # noqa: SLF001 - the client takes bindings from extensions only
+        client._folded_extensions = replace(folded, bindings=(*(folded.bindings or ()), *bindings))  # noqa: SLF001
+    return client
+
+
+def _extension(identifier: str, settings: Mapping[str, Any], claims: Sequence[Any]) -> Any:
+    """What a `ClientSession` of 2.x is told of an extension, as `mcp.Client` wants it."""
+    extension = import_module("mcp.client.extension").advertise(identifier, dict(settings))
+    extension.claims = lambda: tuple(claims)
+    return extension

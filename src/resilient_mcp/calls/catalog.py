@@ -1,0 +1,229 @@
+"""The last known tools of a server: what their annotations say about sending a call twice, and their input schemas.
+
+Listed for each connection, beside the calls, and whenever the server says that the list changed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from itertools import islice
+from typing import Any, Literal
+
+import anyio
+from jsonschema.validators import Draft202012Validator, validator_for
+from referencing import Registry
+
+from .._sdk.results import REFRESH, input_schema, next_cursor, tool_hints
+from .._sdk.session import Session
+from ..connection.generation import Connection
+from ..event_loop import clock
+from ..events import CatalogChanged
+from ..observability.hub import Hub, logger
+from ..strategies.backoff import exponential
+from ..text.printable import printable
+from ..verdicts.classifier import Classifier
+from ..verdicts.verdict import AttemptError, Failure
+
+_MAX_PAGES = 100
+"""A listing that never ends must not be followed for ever."""
+
+_MAX_TOOLS = 10_000
+
+_BASE, _CAP = 0.1, 2.0
+"""The back-off between two tries to list, in seconds."""
+
+_MAX_PROBLEMS = 10
+"""Problems of one set of arguments that are told: enough for a model to correct them."""
+
+_REASON = 300
+"""Characters of one reason: it quotes the value."""
+
+
+async def pages(page_at: Callable[[str | None], Awaitable[Any]]) -> AsyncGenerator[Any, None]:
+    """The pages of a list to its end, but at most 100.
+
+    Args:
+        page_at: Gets the page at a cursor; None is the first.
+    """
+    cursor: str | None = None
+    for _ in range(_MAX_PAGES):
+        page = await page_at(cursor)
+        yield page
+        cursor = next_cursor(page)
+        if cursor is None:
+            return
+
+
+class Catalog:
+    """The tools of one server.
+
+    Args:
+        classifier: Says whether a listing that failed is worth another try.
+        hub: Where to report.
+    """
+
+    def __init__(self, classifier: Classifier, hub: Hub) -> None:
+        self._classifier = classifier
+        self._hub = hub
+        self._tools: dict[str, Any] | None = None
+        self._validators: dict[str, Any] = {}
+        self._current = 0  # the generation whose tools these are, as far as is known; 0 when they are of none
+        self._generation = 0
+        self._asked_at: float | None = None  # since when a request for the list is under way
+        self._news = anyio.Event()
+        self._stale = anyio.Event()
+
+    async def keep(self, connection: Connection, *, timeout: float) -> None:
+        """List the tools over `connection`, and again at each change, until the connection is of no more use."""
+        if not connection.session.offers("tools"):
+            self._done(connection)
+            return
+        options: Any = {}
+        while True:
+            self._stale = stale = anyio.Event()
+            tools = await self._refresh(connection, timeout, options)
+            if connection.reason is not None:
+                return  # who waits for the listing waits for the next connection's
+            if tools is not None:
+                self._replace(tools)
+                self._current = 0 if stale.is_set() else connection.generation
+            if not stale.is_set():
+                self._done(connection)
+            await stale.wait()
+            options = REFRESH
+
+    def _done(self, connection: Connection) -> None:
+        """As much of the tools of `connection` is known as can be."""
+        self._generation = connection.generation
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let whoever waits for the list look again."""
+        news, self._news = self._news, anyio.Event()
+        news.set()
+
+    def changed(self) -> None:
+        """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
+        self._current = self._generation = 0
+        self._stale.set()
+
+    async def _refresh(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any] | None:
+        """List until it works; None when another try cannot help, or the connection is lost."""
+        tries = 0
+        while True:
+            self._asked_at = anyio.current_time()
+            self._tell()
+            try:
+                return await self._list(connection, timeout, options)
+            except AttemptError as failed:
+                failure = Failure("tools/list", None, failed.cause, failed.evidence)
+                verdict = self._classifier.judge(failure, now=time.time())
+                logger.debug("tools could not be listed: %s", verdict)
+                if verdict.reconnect and failed.evidence is not None:
+                    connection.lose(failed.evidence)
+                if connection.reason is not None or not verdict.retryable:
+                    return None
+            finally:
+                self._asked_at = None
+                self._tell()
+            await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
+            tries += 1
+
+    async def _list(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any]:
+        async def page_at(cursor: str | None) -> Any:
+            async def invoke(session: Session, _progress: Any) -> Any:
+                return await session.list("list_tools", cursor, None, options)
+
+            return await connection.call(invoke, timeout=timeout, deadline=math.inf)
+
+        tools: dict[str, Any] = {}
+        async with aclosing(pages(page_at)) as listing:
+            async for page in listing:
+                tools.update((tool.name, tool) for tool in page.tools)
+                if len(tools) > _MAX_TOOLS:
+                    break
+        return tools
+
+    def _replace(self, tools: dict[str, Any]) -> None:
+        old, self._tools = self._tools, tools
+        if old is None or old == tools:
+            return
+        self._validators.clear()
+        self._hub.emit(
+            CatalogChanged(
+                server=self._hub.server,
+                added=_names(name for name in tools if name not in old),
+                removed=_names(name for name in old if name not in tools),
+                changed=_names(name for name, tool in tools.items() if name in old and old[name] != tool),
+            )
+        )
+
+    # --- what is known ---
+
+    def is_repeatable(self, tool: str, connection: Connection, *, trust: bool | Literal["read_only"]) -> bool | None:
+        """Whether the listing of `connection` says that `tool` may be called twice.
+
+        Only that listing counts, and only until the server says that it has changed: the same name may stand for
+        another tool on the server that was there before.
+
+        Args:
+            tool: Its name.
+            connection: What the call would be sent on.
+            trust: `Policy.trust_annotations`.
+
+        Returns:
+            None when this connection has not listed it.
+        """
+        known = self._known(tool, connection)
+        if known is None:
+            return None
+        read_only, idempotent = tool_hints(known)
+        return read_only or (idempotent and trust is True)
+
+    def _known(self, tool: str, connection: Connection) -> Any:
+        """The tool as `connection` lists it, or None."""
+        return (self._tools or {}).get(tool) if self._current == connection.generation else None
+
+    async def listed(self, connection: Connection, deadline: float, patience: float = math.inf) -> None:
+        """Wait for the listing of `connection`.
+
+        Args:
+            connection: The connection.
+            deadline: When to give up in any case.
+            patience: Seconds that one request for the list may go unanswered. A server that is away is waited for.
+        """
+        while self._generation < connection.generation and not connection.lost.is_set():
+            late = math.inf if self._asked_at is None else self._asked_at + patience
+            news = self._news
+            with anyio.CancelScope(deadline=min(deadline, late)):
+                await news.wait()
+            if anyio.current_time() >= min(deadline, late) and not news.is_set():
+                return
+
+    def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
+        """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).
+
+        Nothing, when `connection` has not listed the tool or its schema cannot be used: the server will say what it
+        thinks. A schema is never fetched from elsewhere.
+        """
+        known = self._known(tool, connection)
+        if known is None:
+            return []
+        try:
+            if tool not in self._validators:
+                schema = input_schema(known)
+                kind = validator_for(schema, default=Draft202012Validator)
+                kind.check_schema(schema)
+                self._validators[tool] = kind(schema, registry=Registry())
+            errors = list(islice(self._validators[tool].iter_errors(arguments), _MAX_PROBLEMS))
+        except Exception as exc:
+            logger.debug("the inputSchema of %s cannot be used: %s", printable(tool, 100), printable(str(exc)))
+            return []
+        return [(printable(error.json_path, _REASON), printable(error.message, _REASON)) for error in errors]
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    return tuple(printable(name, 100) for name in names)

@@ -1,0 +1,583 @@
+"""The journey of one call: borrow a connection, try, judge, and try again only when that helps and is allowed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import tenacity
+
+from .._sdk.messages import UnencodableError
+from .._sdk.results import is_error_result, with_text_before
+from ..connection.generation import Connection
+from ..connection.supervisor import Supervisor
+from ..errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArguments,
+    RateLimitExceeded,
+    ResilienceError,
+    ServerFailed,
+    ServerUnavailable,
+    data_of,
+    hints,
+)
+from ..event_loop import clock
+from ..events import RetryScheduled
+from ..evidence import Delivery
+from ..observability.calls import Observer
+from ..observability.hub import Hub, current_call
+from ..policy import Policy, RetryPolicy
+from ..strategies.backoff import full_jitter
+from ..strategies.loop_guard import RefusalCounter
+from ..text.printable import add_note, printable
+from ..verdicts.classifier import Classifier
+from ..verdicts.verdict import AttemptError, Category, Failure, Verdict
+from .catalog import Catalog
+from .gate import Admission, Gate
+from .operation import History, Operation
+
+_FREE_CAP = 1.0
+"""The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
+
+_LISTING_PATIENCE = 5.0
+"""Seconds that a request for the list of tools, which says whether a call may be sent again, may go unanswered."""
+
+_TOOLS_KEPT = 1024
+"""Tools whose refusals in a row are counted; a model may invent any number of names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Miss:
+    """An attempt that failed, or was answered by an `isError` result that may be worth another."""
+
+    verdict: Verdict
+    failed: AttemptError
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """The decision to send a call again: after which delay in seconds, and whether that is free or paid for."""
+
+    delay: float
+    free: bool
+    paid: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """What one call has used up so far.
+
+    Attributes:
+        limited: Whether the user set the time limit of its attempts.
+        tries: Attempts that count against `RetryPolicy.attempts`.
+        free: Retries that did not.
+        own_errors: Attempts that ended in an error of the server's own that is mostly a bug in its tool.
+        ended: Attempts in whose course their connection ended.
+        denied: Whether a connection on which it may have run listed its tool as one that must run once.
+        absent_since: Since when there is no server for it, or None.
+        last: The last failure, or None.
+        answer: The last `isError` result, or None.
+        again: The retry under way, or None.
+    """
+
+    operation: Operation
+    retry: RetryPolicy
+    timeout: float
+    limited: bool
+    began: float
+    deadline: float
+    history: History = field(default_factory=History)
+    tries: int = 0
+    free: int = 0
+    own_errors: int = 0
+    ended: int = 0
+    denied: bool = False
+    absent_since: float | None = None
+    last: _Miss | None = None
+    answer: Any = None
+    again: _Again | None = None
+    operation_id: str | None = None
+
+    def meta(self) -> dict[str, object] | None:
+        """What the next attempt carries in its `_meta`, or None."""
+        if self.operation_id is None:
+            return None
+        return {"resilient-mcp/operation-id": self.operation_id, "resilient-mcp/attempt": self.history.sent + 1}
+
+
+class Executor:
+    """Runs operations for one server.
+
+    Args:
+        supervisor: Lends connections.
+        gate: Lets attempts through.
+        catalog: Knows the tools' annotations.
+        policy: The server's numbers.
+        hub: Where to report.
+        classifier: Judges failures.
+        observer: Watches the calls.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        gate: Gate,
+        *,
+        catalog: Catalog,
+        policy: Policy,
+        hub: Hub,
+        classifier: Classifier,
+        observer: Observer | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._gate = gate
+        self._catalog = catalog
+        self._policy = policy
+        self._hub = hub
+        self._classifier = classifier
+        self._observer = observer or Observer(hub)
+        self._guards_loops = bool(policy.loop_guard or any(tool.loop_guard for tool in policy.tools.values()))
+        self._refusals: OrderedDict[str, RefusalCounter] = OrderedDict()
+
+    async def run(self, operation: Operation) -> Any:
+        """Run one operation to its end.
+
+        Raises:
+            ResilienceError: It could not be had; the subclass says why, and whether it may have run.
+            MCPError: The server's own error, as the SDK raises it.
+        """
+        with self._observer.call(operation) as watch:
+            result = watch.answered(await self._run(self._begin(operation, watch.operation_id)))
+        if self._guards_loops and operation.tool is not None:
+            return self._guard(operation.tool, result)
+        return result
+
+    def _begin(self, operation: Operation, operation_id: str) -> _Call:
+        timeout = self._policy.timeout
+        retry = self._policy.retry
+        limit, name = (timeout.attempt, "attempt") if operation.method == "tools/call" else (timeout.request, "request")
+        own = operation.timeout
+        if operation.tool is not None and self._policy.tools:
+            tool = self._policy.tool(operation.tool)
+            retry = tool.retry or retry
+            own = tool.attempt_timeout if own is None else own
+        limited = own is not None or name in timeout.model_fields_set
+        deadline = operation.began + timeout.total
+        call = _Call(operation, retry, limit if own is None else own, limited, operation.began, deadline)
+        if self._policy.send_operation_id:
+            call.operation_id = operation_id
+        return call
+
+    async def _run(self, call: _Call) -> Any:
+        try:
+            outcome = await self._drive(call)
+        except ResilienceError:  # the next attempt was not let through, or found no server
+            if call.answer is not None:
+                return call.answer
+            if not call.history.may_have_run or call.history.repeatable:
+                raise
+            outcome = call.last  # what matters of a call that must not run twice is that it may have run
+        if not isinstance(outcome, _Miss):
+            return outcome
+        if call.answer is not None:
+            return call.answer  # is never raised, whatever became of the attempts after it
+        error, cause = self._final(call, outcome), outcome.failed.cause
+        if error is cause:
+            raise error  # with the cause that it came with
+        raise error from cause
+
+    async def _drive(self, call: _Call) -> Any:
+        """Attempt, decide, wait, and attempt again: until there is an answer, or no other attempt helps or is allowed.
+
+        Returns:
+            The answer, or the last `_Miss`.
+
+        Raises:
+            ResilienceError: An attempt was not let through, or found no server.
+        """
+        admission: Admission | None = None
+        try:
+            while True:
+                admission = await self._enter(call, admission)
+                outcome = await self._attempt(call, admission)
+                if not isinstance(outcome, _Miss) or outcome is call.last:
+                    return outcome
+                call.last = outcome
+                call.again = self._free_retry(call, outcome)
+                if call.again is None:
+                    self._count(call, admission, outcome)
+                    self._gate.leave(admission)
+                    admission = None
+                    call.again = await self._paid_retry(call, outcome)
+                if call.again is None:
+                    return outcome
+                self._report(call, outcome, call.again)
+                await clock.sleep(call.again.delay)
+        finally:
+            if admission is not None:
+                self._gate.leave(admission)
+
+    async def _enter(self, call: _Call, admission: Admission | None) -> Admission:
+        """Pass the gate. A free retry keeps its permit and its place, and takes only what every request takes."""
+        if admission is not None:
+            admission.deadline = call.deadline
+            await self._gate.again(admission)
+            return admission
+        if self._gate.is_open and self._supervisor.is_on_its_way:
+            await self._borrow(call)  # a new connection half-opens the circuit
+        now, deadline = anyio.current_time(), call.deadline
+        patience = 0.0 if call.last is None else self._ready_deadline(call) - now
+        if call.answer is not None:  # which is there already
+            deadline = min(deadline, now + call.retry.max_retry_after)
+        return await self._gate.enter(call.operation, deadline=deadline, history=call.history, patience=patience)
+
+    # --- one attempt ---
+
+    async def _attempt(self, call: _Call, admission: Admission) -> Any:
+        """Send once.
+
+        Returns:
+            The result, or a `_Miss`: `call.last` as it is when the call may not be sent again after all.
+
+        Raises:
+            ServerUnavailable: There is no server.
+        """
+        connection = await self._connection_for(call, admission)
+        if call.again is not None:
+            if connection is None or (call.again.paid and not self._gate.pay(admission)):
+                return call.last
+            self._observer.sent_again(transparent=call.again.free)
+        assert connection is not None
+        try:
+            result = await self._send(call, connection, admission)
+        except AttemptError as failed:
+            return self._missed(call, connection, failed)
+        self._supervisor.answered(connection)
+        self._gate.succeeded(admission)
+        if call.operation.tool is not None and is_error_result(result):
+            return self._read_error(call, result)
+        return result
+
+    async def _connection_for(self, call: _Call, admission: Admission | None = None) -> Connection | None:
+        """The connection to send it on; None when it may have run and this connection does not say that it may twice.
+
+        Raises:
+            ServerUnavailable: There is no server.
+        """
+        while True:
+            connection = self._supervisor.ready or await self._borrow(call, admission)
+            if not call.history.may_have_run or await self._is_repeatable(call, connection, wait=call.answer is None):
+                return connection
+            if not connection.lost.is_set():
+                return None
+
+    async def _send(self, call: _Call, connection: Connection, admission: Admission) -> Any:
+        """One request on one connection. What was taken for it counts as used as soon as it may have left."""
+        operation = call.operation
+        admission.used = True
+        try:
+            return await connection.call(
+                operation.invoke,
+                timeout=call.timeout,
+                deadline=call.deadline,
+                progress=operation.progress,
+                meta=call.meta(),
+            )
+        except BaseException as exc:
+            running = current_call.get()
+            attempt = running.attempt if running is not None else None
+            delivery = attempt.delivery if attempt is not None else Delivery.NOT_SENT
+            admission.used = (exc.delivery if isinstance(exc, AttemptError) else delivery) is not Delivery.NOT_SENT
+            call.deadline += attempt.paused if attempt is not None else 0.0  # what people took is not the server's
+            raise
+
+    def _missed(self, call: _Call, connection: Connection, failed: AttemptError) -> _Miss:
+        """The attempt failed: what that means is decided here, once."""
+        verdict = self._judge(call.operation, failed)
+        call.history.add(verdict)
+        trust, tool = self._policy.trust_annotations, call.operation.tool
+        if tool is not None and trust and not verdict.safe:
+            call.denied = call.denied or self._catalog.is_repeatable(tool, connection, trust=trust) is False
+        if verdict.reconnect and failed.evidence is not None:
+            call.ended += 1
+            self._supervisor.lost(connection, failed.evidence)
+        self._observer.attempt_failed(verdict, transparent=self._is_free(call, verdict), error=failed.cause)
+        return _Miss(verdict, failed)
+
+    def _judge(self, operation: Operation, failed: AttemptError, result: Any = None) -> Verdict:
+        failure = Failure(
+            operation.method,
+            operation.target,
+            failed.cause,
+            failed.evidence,
+            result,
+            delivery=failed.delivery,
+            earlier=failed.earlier,
+        )
+        return self._classifier.judge(failure, now=time.time())
+
+    def _read_error(self, call: _Call, result: Any) -> Any:
+        """An `isError` result is an answer; one that says that another try could help may get one."""
+        failed = AttemptError(None, None)
+        try:
+            verdict = self._judge(call.operation, failed, result)
+        except Exception as exc:  # an answer is not lost to whoever reads it
+            self._hub.log_exception("an isError result could not be judged", exc)
+            return result
+        if not verdict.retryable:
+            return result
+        call.history.add(verdict)
+        call.answer = result
+        self._observer.attempt_failed(verdict, transparent=False, result=result)
+        return _Miss(verdict, failed)
+
+    async def _borrow(self, call: _Call, admission: Admission | None = None) -> Connection:
+        """Wait for a connection, as long as a call may wait for a server that is not there."""
+        try:
+            return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)), call.deadline)
+        except ServerUnavailable as exc:
+            if admission is not None and self._supervisor.is_awaited:
+                self._gate.count(admission, str(exc))
+        history = call.history
+        raise self._supervisor.unavailable(str(history), operation=str(call.operation), **history.facts)
+
+    def _ready_deadline(self, call: _Call) -> float:
+        if call.absent_since is None:
+            call.absent_since = anyio.current_time()
+        return call.absent_since + self._policy.timeout.ready
+
+    # --- another attempt? ---
+
+    def _is_free(self, call: _Call, verdict: Verdict) -> bool:
+        """Whether sending it once more costs nothing: it never left, or the session that it named was gone.
+
+        A call in whose course two connections ended may be what ends them.
+        """
+        if call.ended > 1:
+            return False
+        if verdict.category is Category.SESSION_LOST:
+            return verdict.safe
+        return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
+
+    def _free_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+        """Wait for a server that is not there, until it is given up."""
+        if not self._is_free(call, miss.verdict):
+            return None
+        delay = 0.0
+        if not miss.verdict.reconnect:
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            delay = full_jitter(call.free, base=self._policy.retry.base, cap=_FREE_CAP, random=chance)
+        if anyio.current_time() + delay > min(call.deadline, self._ready_deadline(call)):
+            return None
+        call.free += 1
+        return _Again(delay, free=True)
+
+    async def _paid_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+        """Both questions: could another attempt help, and is it allowed?"""
+        verdict, gate = miss.verdict, self._gate
+        if self._is_free(call, verdict):
+            return None  # it came too late for a free one
+        call.tries += 1
+        call.absent_since = None
+        paid = not verdict.reconnect or call.ended > 1  # the first new connection is no load on the server
+        delay = self._delay(call, miss) if self._may_help(call, miss) else None
+        if paid and (gate.is_isolated or not gate.can_pay):
+            delay = None
+        # An answer that is there already, or a failure that is final, is not held back to learn more.
+        allowed = await self._may_repeat(call, wait=delay is not None and call.answer is None)
+        if delay is None or not allowed or anyio.current_time() + delay > call.deadline:
+            return None
+        return _Again(delay, free=False, paid=paid)
+
+    def _may_help(self, call: _Call, miss: _Miss) -> bool:
+        """Whether another attempt could help."""
+        verdict, failed = miss.verdict, miss.failed
+        if verdict.category is Category.TIMEOUT and failed.cause is None and not call.limited:
+            return False  # it would take as long again, and nobody asked for the limit
+        if verdict.once:
+            call.own_errors += 1
+            return call.own_errors == 1
+        evidence = failed.evidence
+        if evidence is not None and evidence.exit is not None and call.ended >= call.retry.crashes:
+            return False
+        return verdict.retryable
+
+    async def _may_repeat(self, call: _Call, *, wait: bool) -> bool:
+        """Whether sending it again is allowed, as far as is known now; `wait` for the connection that has to say so."""
+        repeatable = await self._is_repeatable(call, self._supervisor.ready, wait=False)
+        if repeatable or not call.history.may_have_run:
+            return True
+        return wait and repeatable is None and await self._connection_for(call) is not None
+
+    async def _is_repeatable(self, call: _Call, connection: Connection | None, *, wait: bool) -> bool | None:
+        """Whether sending it twice on `connection` does no more than sending it once; None when nothing says so.
+
+        Annotations count only as `connection` lists them, and not if it was called otherwise where it may have run. A
+        list that is asked for is waited for if `wait`.
+        """
+        operation = call.operation
+        call.history.repeatable = False
+        repeatable: bool | None
+        if operation.method != "tools/call":
+            repeatable = True
+        elif (chosen := self._policy.tool(operation.target or "").repeatable) is not None:
+            repeatable = chosen
+        elif not self._policy.trust_annotations or operation.target is None or call.denied:
+            repeatable = False
+        elif connection is None:
+            repeatable = None
+        else:
+            trust = self._policy.trust_annotations
+            repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
+            if repeatable is None and wait:
+                deadline = min(call.deadline, self._ready_deadline(call))
+                await self._catalog.listed(connection, deadline, _LISTING_PATIENCE)
+                repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
+        call.history.repeatable = bool(repeatable)
+        return repeatable
+
+    def _delay(self, call: _Call, miss: _Miss) -> float | None:
+        """Seconds until the next attempt; None when the policy stops here."""
+        verdict, retry = miss.verdict, call.retry
+        state: Any = None
+        if retry.wait is not None or retry.stop is not None:
+            state = _retry_state(call, miss)
+        if verdict.retry_after is not None:
+            if verdict.retry_after > retry.max_retry_after:
+                return None
+            delay = verdict.retry_after
+        elif verdict.reconnect and call.ended <= 1:
+            delay = 0.0  # the next generation is wait enough
+        elif retry.wait is not None:
+            delay = float(retry.wait(state))
+        else:
+            slow_down = verdict.category is Category.THROTTLED or miss.failed.is_shed
+            base = retry.throttled_base if slow_down else retry.base
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            delay = full_jitter(call.tries - 1, base=base, cap=retry.max_delay, random=chance)
+        if retry.stop is None:
+            return delay if call.tries < retry.attempts else None
+        state.upcoming_sleep = delay
+        return None if retry.stop(state) else delay
+
+    def _count(self, call: _Call, admission: Admission, miss: _Miss) -> None:
+        """Tell the circuit of a failure. An `isError` result is none: it was counted as an answer."""
+        if miss.verdict.delivery is not Delivery.ANSWERED:
+            self._gate.failed(admission, miss.verdict, miss.failed, max_retry_after=call.retry.max_retry_after)
+
+    def _report(self, call: _Call, miss: _Miss, again: _Again) -> None:
+        self._hub.emit(
+            RetryScheduled(
+                server=self._hub.server,
+                operation=str(call.operation),
+                attempt=call.history.sent,
+                delay=again.delay,
+                transparent=again.free,
+                reason=miss.verdict.reason,
+            )
+        )
+
+    # --- the end ---
+
+    def _guard(self, tool: str, result: Any) -> Any:
+        """Tell the model, in front of the answer, when a tool refuses every call."""
+        policy = self._policy.tool(tool).loop_guard or self._policy.loop_guard
+        if policy is None:
+            return result
+        if (counter := self._refusals.get(tool)) is None:
+            counter = self._refusals[tool] = RefusalCounter(policy)
+            if len(self._refusals) > _TOOLS_KEPT:
+                self._refusals.popitem(last=False)
+        count = counter.record(anyio.current_time(), refused=is_error_result(result))
+        if count is None:
+            return result
+        name = printable(tool, 100)
+        return with_text_before(
+            result,
+            f"The tool {name!r} is reachable, but it refused the last {count} calls: do not repeat the call as it is. "
+            "Read the answer below, then change the arguments or go another way.",
+        )
+
+    def _final(self, call: _Call, miss: _Miss) -> Exception:
+        """What the caller gets when the tries are spent, or another is not allowed."""
+        verdict, failed = miss.verdict, miss.failed
+        server, operation, history = self._hub.server, str(call.operation), call.history
+        cause = failed.cause
+        if isinstance(cause, UnencodableError):
+            return _unencodable(cause, server, operation, history)
+        refused = failed.evidence is not None and failed.evidence.own_error and verdict.category not in _OURS
+        if cause is not None and (failed.evidence is None or refused):
+            if history.sent > 1:
+                add_note(cause, f"{operation} was sent to the MCP server {server!r} {history.sent} times")
+            if said := hints(data_of(cause)):
+                add_note(cause, f"the server says: {said}")
+            return cause
+        return self._unavailable(call, verdict, data_of(cause))
+
+    def _unavailable(self, call: _Call, verdict: Verdict, data: Any) -> ResilienceError:
+        """The error of this library for a call that was not answered."""
+        server, operation, history = self._hub.server, str(call.operation), call.history
+        elapsed = anyio.current_time() - call.began
+        wait = verdict.retry_after
+        context: dict[str, Any] = {
+            "server": server,
+            "operation": operation,
+            "data": data,
+            **history.facts,
+        }
+        where = f"{operation} on MCP server {server!r}"
+        late = verdict.category is Category.TIMEOUT or (verdict.safe and call.deadline <= anyio.current_time())
+        if verdict.category is Category.AUTH and verdict.safe:
+            text = f"{where} was refused: {verdict.reason}. {history} Check {self._supervisor.wording.credentials}."
+            advice = (
+                f"The server {server!r} refused the credentials ({verdict.reason}). {history} Do not repeat the call: "
+                "it will not help until a person has changed them."
+            )
+            return ServerFailed(text, advice=advice, **context)
+        unrun = not history.may_have_run
+        if late:
+            how = ", before it was run" if unrun else ""
+            text = f"{where} was given up after {elapsed:.1f} s{how}: {verdict.reason}. {history}"
+            return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
+        if not verdict.safe or (history.may_have_run and not history.repeatable):
+            text = f"{where} got no answer: {verdict.reason}. {history}"
+            return ConnectionLost(text, advice=text, retry_in=wait, **context)
+        if verdict.category is Category.PERMANENT:
+            text = f"{where} was refused: {verdict.reason}. {history} Repeating it as it is will not help."
+            return ResilienceError(text, advice=text, **context)
+        when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it before."
+        reason, diagnosis = verdict.reason, self._supervisor.diagnosis
+        if verdict.category is Category.SESSION_LOST and diagnosis:
+            reason = f"{reason}; {diagnosis}"
+        text = f"{where} {'was not run' if unrun else 'got no answer'}: {reason}. {history} {when}"
+        error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
+        return error(text, advice=text, retry_in=wait, **context)
+
+
+def _unencodable(cause: UnencodableError, server: str, operation: str, history: History) -> InvalidArguments:
+    """What a model wrote and JSON cannot carry."""
+    path = cause.path.replace("$.params.arguments", "$", 1)
+    text = f"{operation} cannot be sent: {path}: {cause.reason}. {history}"
+    return InvalidArguments(
+        text, problems=[(path, cause.reason)], advice=text, server=server, operation=operation, **history.facts
+    )
+
+
+def _retry_state(call: _Call, miss: _Miss) -> Any:
+    """What tenacity's `wait` and `stop` are asked with."""
+    error = miss.failed.cause or RuntimeError(miss.verdict.reason)
+    state = tenacity.RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
+    state.attempt_number = call.tries
+    state.start_time -= anyio.current_time() - call.began
+    state.set_exception((type(error), error, error.__traceback__))
+    return state
+
+
+_OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
+
+_NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})

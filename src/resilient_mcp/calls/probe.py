@@ -1,0 +1,137 @@
+"""Looks after a connection: is anybody there while nobody calls, and while the circuit is open?
+
+An idle connection without a process is asked for a sign of life now and then; two misses in a row end it, so that the
+next generation is ready before the next call. While the circuit is open the server is asked more often, and any message
+of its own lets a trial call through. Any JSON-RPC reply is a sign of life, an error too; a gateway's status is none.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+import anyio
+
+from .._sdk.session import Session
+from ..connection.generation import Connection
+from ..evidence import Delivery, Evidence, FailureKind
+from ..observability.hub import logger
+from ..policy import HealthPolicy, Policy
+from ..strategies.backoff import half_jitter
+from ..verdicts.classifier import Classifier
+from ..verdicts.verdict import AttemptError, Category, Failure
+from .gate import Gate
+
+_BASE, _CAP = 0.5, 30.0
+"""The back-off before a probe while the circuit is open, in seconds; it grows with each opening in a row, too."""
+
+_AWAITED_CAP = 2.0
+"""The same while calls wait for the circuit: they are to be sent soon after the server is back."""
+
+
+class HealthCheck:
+    """Checks the connections of one server, one after the other.
+
+    Args:
+        policy: The server's numbers.
+        gate: Its circuit, which an answer may half-open.
+        classifier: Knows a lost session when it sees one.
+        idle: Whether idle connections are asked, too; a process speaks for itself.
+    """
+
+    def __init__(self, policy: Policy, gate: Gate, classifier: Classifier, *, idle: bool) -> None:
+        self._gate = gate
+        self._classifier = classifier
+        self._idle = policy.health if idle else None
+        self._timeout = (policy.health or HealthPolicy()).timeout
+
+    async def watch(self, connection: Connection) -> None:
+        """Check `connection` until it is lost."""
+        async with anyio.create_task_group() as tg:
+            if self._idle is not None:
+                tg.start_soon(self._while_idle, connection, self._idle)
+            if self._gate.circuit is not None:
+                tg.start_soon(self._while_open, connection)
+            await connection.lost.wait()
+            tg.cancel_scope.cancel()
+
+    async def _while_idle(self, connection: Connection, policy: HealthPolicy) -> None:
+        misses = 0
+        while misses < policy.misses:
+            now = anyio.current_time()
+            quiet = 0.0 if connection.is_busy else now - connection.answered_at
+            wait = policy.timeout if misses else _spread(policy.idle) - quiet
+            if wait > 0:
+                await anyio.sleep(wait)
+                if connection.is_busy or connection.answered_at > now:
+                    misses = 0
+                    continue
+            misses = 0 if await self._is_alive(connection) else misses + 1
+        text = f"{misses} health checks in a row went unanswered"
+        connection.lose(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
+
+    async def _while_open(self, connection: Connection) -> None:
+        """Half-open a circuit that is open, as soon as the server says anything."""
+        self._gate.probing = True
+        try:
+            while True:
+                await self._gate.wait_open()
+                connection.in_flight.on_message = self._heard
+                await self._probe(connection)
+                connection.in_flight.on_message = None
+        finally:
+            self._gate.probing = False
+
+    def _heard(self) -> None:
+        self._gate.hint("the server was heard")
+
+    async def _probe(self, connection: Connection) -> None:
+        """Ask the server for a sign of life until the circuit is closed.
+
+        Also while a call tries it: one that takes too long on a server that is heard meanwhile is only slow.
+        """
+        tries = max(0, self._gate.openings - 1)
+        while not self._gate.is_closed:
+            chance = random.random()  # noqa: S311 - jitter, no secret
+            soon, late = (half_jitter(tries, base=_BASE, cap=cap, random=chance) for cap in (_AWAITED_CAP, _CAP))
+            await anyio.sleep(soon)
+            with anyio.move_on_after(late - soon):
+                await self._gate.wait_asked()
+            tries += 1
+            if self._gate.is_closed:
+                return
+            if await self._is_alive(connection, answered=False):
+                self._gate.hint("the server answered a probe")
+            else:
+                self._gate.probed()
+
+    async def _is_alive(self, connection: Connection, *, answered: bool = True) -> bool:
+        """Whether the server replied; a session that turns out to be lost ends the connection.
+
+        Args:
+            connection: What to ask on.
+            answered: Whether a refusal of the credentials counts: somebody is there.
+        """
+        try:
+            await connection.call(_probe, timeout=self._timeout, deadline=math.inf)
+        except AttemptError as failed:
+            evidence = failed.evidence
+            if evidence is None:
+                return True
+            logger.debug("a health check failed: %s", evidence.detail)
+            verdict = self._classifier.judge(Failure("ping", None, failed.cause, evidence), now=time.time())
+            if verdict.reconnect:
+                connection.lose(evidence)
+                return False
+            return evidence.own_error or (answered and verdict.category is Category.AUTH)
+        return True
+
+
+def _spread(seconds: float) -> float:
+    """`seconds`, a tenth more or less: many clients are not to ask in the same moment."""
+    return seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter, no secret
+
+
+async def _probe(session: Session, _progress: object) -> None:
+    await session.probe()

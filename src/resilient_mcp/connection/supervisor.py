@@ -1,0 +1,483 @@
+"""Keeps one connection alive: its states, its restart policy, and one reconnect however many callers saw it fail.
+
+`idle → connecting → ready ⇄ reconnecting → suspended → … → closed`, and `failed` for what no restart can mend. Nothing
+gives up in silence: `suspended` tries again by itself, `failed` says what to change. The supervisor runs in a task of
+its own; each generation is opened, used and closed in one task below it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from ..errors import ServerFailed, ServerUnavailable
+from ..event_loop import Signal, clock
+from ..events import Connected, Disconnected, RestartScheduled, Starting, State, StateChanged
+from ..evidence import Delivery, Evidence, FailureKind
+from ..observability.hub import Hub
+from ..policy import Policy
+from ..strategies.backoff import exponential
+from ..strategies.restart_meter import RestartMeter
+from ..text.printable import describe
+from ..verdicts.classifier import Prospect, is_absent, is_session_lost, prospect_of
+from ..verdicts.remedies import Wording, reason_of, remedy_of
+from ..verdicts.verdict import AttemptError
+from .connector import Connector
+from .generation import Connection
+
+_WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
+"""States in which a call waits for the connection; in all others it fails at once."""
+
+
+CLIENT_CLOSED = "the client was closed"
+"""Why the last connection of a client ended."""
+
+_PING_PATIENCE = 5.0
+"""Seconds a process that seems to be frozen gets to answer a ping; calls wait for the outcome."""
+
+_SLOW_START = 5.0
+"""Seconds after which a server that is still starting is reported, and again each time that the time has doubled."""
+
+_REFUSED_BASE, _REFUSED_CAP = 30.0, 300.0
+"""The back-off between tries to connect to a server that refuses the client, in seconds: a person may be changing what
+is wrong, or whoever rotates tokens."""
+
+_SECOND_THOUGHT = 1.0
+"""Seconds after which a server whose answer is doubtful is asked once more."""
+
+_LOST_SESSIONS, _LOST_WITHIN = 3, 120.0
+"""So many sessions lost within so many seconds, of a server that was never away, are no coincidence."""
+
+_SCATTERED = (
+    "{} sessions were lost within {:.0f} s: are there several servers behind one address, without sticky sessions?"
+)
+
+_CLOSED_BY_CLIENT = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED, by_client=True)
+
+_RESTART_BY_CLIENT = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "a restart was asked for", by_client=True)
+
+_UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
+
+_NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
+
+
+class Supervisor:
+    """Owns the connections to one server.
+
+    Args:
+        connector: Opens them.
+        policy: The server's numbers.
+        hub: Where to report.
+        wording: What messages call what the user configured.
+        on_connected: Called when there is a new connection, before calls are let at it.
+        on_ready: Run beside the calls for each new connection; cancelled when that is lost.
+
+    Attributes:
+        state: Where the connection stands.
+        connection: The ready connection, or None.
+        generation: How many connections were tried or made.
+        last_failure: Why the connection was last lost or could not be made; stays after it came back.
+        wording: What messages call what the user configured.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        policy: Policy,
+        hub: Hub,
+        wording: Wording,
+        *,
+        on_connected: Callable[[], None] | None = None,
+        on_ready: Callable[[Connection], Any] | None = None,
+    ) -> None:
+        self._connector = connector
+        self._policy = policy
+        self._hub = hub
+        self.wording = wording
+        self._on_connected = on_connected
+        self._on_ready = on_ready
+        self._meter = RestartMeter(policy.restart)
+        self._changed = Signal()
+        self._hurry = anyio.Event()
+        self._closing = anyio.Event()
+        self._failure: AttemptError | None = None
+        self.last_failure: AttemptError | None = None
+        self._next_try = math.inf
+        self._unproven = False
+        self._is_opening = False
+        self._failed_tries = 0
+        self._refusals = 0
+        self._doubts = 0
+        self._was_connected = False
+        self._sessions_lost: deque[float] = deque(maxlen=_LOST_SESSIONS)
+        self._closed = anyio.Event()
+        self.state = State.IDLE
+        self.connection: Connection | None = None
+        self.generation = 0
+
+    # --- its own task ---
+
+    def begin(self) -> None:
+        """Calls may wait from now on; `run` follows."""
+        self._enter(State.CONNECTING)
+
+    async def run(self) -> None:
+        """Connect, and reconnect, until `close` is called. Never raises."""
+        try:
+            async with self._connector, anyio.create_task_group() as tg:
+                tg.start_soon(self._cycle, tg)
+                await self._closing.wait()
+                if self.connection is not None:
+                    self.connection.end(_CLOSED_BY_CLIENT)
+                    with anyio.move_on_after(self._policy.timeout.shutdown):
+                        await self._closed.wait()
+                tg.cancel_scope.cancel()
+        except Exception as exc:
+            self._failure = self.last_failure = AttemptError(exc, None)
+            self._hub.log_exception("the supervisor ended", exc)
+        finally:
+            self.connection = None
+            self._next_try = math.inf
+            self._enter(State.CLOSED)
+
+    async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
+        while not self._closing.is_set():
+            self.generation += 1
+            began = anyio.current_time()
+            outcome = await self._open(tg)
+            self._failed_tries = 0 if isinstance(outcome, Connection) else self._failed_tries + 1
+            if isinstance(outcome, Connection):
+                await self._ready(outcome, anyio.current_time() - began)
+                failure = AttemptError(None, outcome.reason)
+            else:
+                failure = outcome
+                self._sessions_lost.clear()
+            if self._closing.is_set():
+                return
+            self._failure = failure
+            if failure.evidence is not _RESTART_BY_CLIENT:
+                self.last_failure = failure
+            await self._pause(failure, was_ready=isinstance(outcome, Connection))
+
+    async def _open(self, tg: anyio.abc.TaskGroup) -> Connection | AttemptError:
+        """Open the next generation, however long it takes to start."""
+        self._is_opening = True
+        try:
+            async with anyio.create_task_group() as beside:
+                beside.start_soon(self._report_slow_start)
+                while True:
+                    self._closed = anyio.Event()
+                    outcome: Connection | AttemptError = await tg.start(self._live, self.generation)
+                    if isinstance(outcome, Connection) or not outcome.premature:
+                        break
+                beside.cancel_scope.cancel()
+            return outcome
+        finally:
+            self._is_opening = False
+
+    async def _report_slow_start(self) -> None:
+        wait = elapsed = _SLOW_START
+        while True:
+            await anyio.sleep(wait)
+            self._hub.emit(Starting(server=self._hub.server, elapsed=elapsed, stderr=self.last_line))
+            wait = elapsed
+            elapsed *= 2
+
+    async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | AttemptError]) -> None:
+        """One generation, from opening to closing, in this one task."""
+        closed = self._closed
+        connection: Connection | None = None
+        try:
+            async with self._connector.open(generation) as connection:
+                task_status.started(connection)
+                await connection.lost.wait()
+                await connection.drain(self._policy.timeout.shutdown)
+        except AttemptError as failed:
+            if connection is None:
+                task_status.started(failed)
+            else:
+                text = describe(failed.cause) if failed.cause is not None else "the connection broke"
+                connection.end(failed.evidence or Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, text))
+        finally:
+            if connection is not None:
+                connection.end(
+                    connection.reason or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the connection closed")
+                )
+            closed.set()
+
+    async def _ready(self, connection: Connection, elapsed: float) -> None:
+        """Lend the connection out until it is lost."""
+        self.connection = connection
+        self._was_connected = self._unproven = True
+        self._failure = None
+        self._hurry = anyio.Event()
+        version = connection.session.protocol_version
+        name = self._hub.server
+        self._hub.emit(
+            Connected(server=name, generation=connection.generation, protocol_version=version, elapsed=elapsed)
+        )
+        if self._on_connected is not None:
+            self._on_connected()
+        self._enter(State.READY)
+        if not connection.lost.is_set():
+            connection.at_rest = anyio.Event()
+            try:
+                await self._beside(connection)
+            finally:
+                connection.at_rest.set()
+        self.connection = None
+        reason = connection.reason
+        text = reason.detail if reason else "the connection was lost"
+        if reason is not None and is_session_lost(reason):
+            self._sessions_lost.append(clock.now())
+            text = f"{text}; {self.diagnosis}" if self.diagnosis else text
+        expected = reason is not None and reason.by_client
+        lost = Disconnected(
+            server=name, generation=connection.generation, reason=text, evidence=reason, expected=expected
+        )
+        self._hub.emit(lost)
+        if not self._closing.is_set():
+            self._enter(State.RECONNECTING, text)
+            if self._connector.is_process:
+                await self._closed.wait()  # two processes of one server must not meet
+
+    async def _beside(self, connection: Connection) -> None:
+        """What runs beside the calls of a connection, until it is lost."""
+        async with anyio.create_task_group() as beside:
+            if connection.is_process:
+                beside.start_soon(self._check, connection)
+            if self._on_ready is not None:
+                beside.start_soon(self._run_on_ready, self._on_ready, connection)
+            with anyio.move_on_after(self._policy.restart.proven_after) as young:
+                await connection.lost.wait()
+            if young.cancelled_caught:
+                self.answered(connection)
+                await connection.lost.wait()
+            beside.cancel_scope.cancel()
+
+    async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
+        try:
+            await on_ready(connection)
+        except Exception as exc:  # what runs beside the calls must not end them
+            self._hub.log_exception("what follows a connection failed", exc)
+
+    async def _check(self, connection: Connection) -> None:
+        """Replace a process that is frozen: one that is suspected and shows no sign of life."""
+        while not connection.lost.is_set():
+            await connection.watch_for_freezing()
+            connection.suspected.set()
+            await connection.prove_alive(_PING_PATIENCE)
+            self._enter(self.state)  # who waits may look again
+
+    async def _pause(self, failure: AttemptError, *, was_ready: bool) -> None:
+        """Wait as long as the policy says before the next try."""
+        evidence = failure.evidence
+        prospect = Prospect.OPEN
+        if not was_ready:
+            prospect = prospect_of(failure.cause, evidence, self._policy, known=self._was_connected)
+        self._doubts = self._doubts + 1 if prospect is Prospect.DOUBTFUL else 0
+        hopeless = prospect is Prospect.NONE or self._doubts > 1
+        self._refusals = self._refusals + 1 if hopeless else 0
+        if self._doubts == 1:
+            self._next_try = clock.now() + _SECOND_THOUGHT
+            self._enter(State.RECONNECTING, reason_of(failure))
+            await clock.wait(self._hurry, _SECOND_THOUGHT)
+        elif hopeless and evidence is not None and evidence.exit is None:
+            delay = exponential(self._refusals - 1, base=_REFUSED_BASE, cap=_REFUSED_CAP)
+            self._next_try = clock.now() + delay
+            self._enter(State.FAILED, reason_of(failure))
+            await clock.wait(self._hurry, delay)
+        elif hopeless:
+            self._enter(State.FAILED, reason_of(failure))
+            await self._hurry.wait()
+        elif failure.evidence is _RESTART_BY_CLIENT:
+            self._enter(State.RECONNECTING, reason_of(failure))
+        else:
+            unreachable = not self._connector.is_process and evidence is not None and not was_ready
+            now = clock.now()
+            step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
+            self._next_try = now + step.delay
+            if step.delay:
+                text = reason_of(failure)
+                name = self._hub.server
+                self._hub.emit(RestartScheduled(server=name, delay=step.delay, suspended=step.suspended, reason=text))
+            self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING, reason_of(failure))
+            await clock.wait(self._hurry, step.delay)
+        self._next_try = math.inf
+        if self._hurry.is_set():
+            self._hurry = anyio.Event()
+        self._enter(State.RECONNECTING)
+
+    # --- its callers ---
+
+    @property
+    def ready(self) -> Connection | None:
+        """The connection, if it takes calls."""
+        connection = self.connection
+        return None if connection is None or connection.suspected.is_set() else connection
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a call waits for the connection; else it fails at once."""
+        return self.state in _WAITING
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether a connection is being made, and nothing says yet that it cannot be."""
+        return self.ready is None and self.is_awaited and not self._failed_tries
+
+    async def lend(self, deadline: float, longest: float | None = None, reach: float = math.inf) -> Connection:
+        """The ready connection; waits for it.
+
+        Args:
+            deadline: Until when a server that is not there is waited for.
+            longest: Until when one that is starting is: it is there, and has `timeout.connect` of its own.
+            reach: Until when one that was never reached is: at that address, or by that command, there may be none.
+
+        Raises:
+            ServerFailed: No restart will help.
+            ServerUnavailable: There is none and none is expected soon, or the deadline passed.
+        """
+        while (connection := self.ready) is None:
+            until = deadline if longest is None or not self._is_opening else max(deadline, longest)
+            until = min(until, reach) if self._is_unreached else until
+            if not self.is_awaited or anyio.current_time() >= until:
+                raise self.unavailable(is_first=not math.isinf(reach))
+            with anyio.CancelScope(deadline=until):
+                await self._changed.wait()
+        return connection
+
+    @property
+    def _is_unreached(self) -> bool:
+        """Whether the tries so far found no server at all, and there has never been a connection."""
+        failure = self._failure
+        return failure is not None and not self._was_connected and is_absent(failure.cause, failure.evidence)
+
+    @property
+    def diagnosis(self) -> str:
+        """What the sessions that were lost lately have in common; empty as long as that is nothing."""
+        lost, now = self._sessions_lost, clock.now()
+        if len(lost) < _LOST_SESSIONS or now - lost[0] > _LOST_WITHIN:
+            return ""
+        return _SCATTERED.format(len(lost), max(1.0, now - lost[0]))
+
+    async def wait_tried(self) -> None:
+        """Wait until the first try to connect ended, well or not."""
+        while self.state in {State.IDLE, State.CONNECTING}:
+            await self._changed.wait()
+
+    def lost(self, connection: Connection, evidence: Evidence) -> None:
+        """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""
+        connection.lose(evidence)
+
+    def answered(self, connection: Connection) -> None:
+        """`connection` answered a call, or lived long: it is proven."""
+        if self._unproven and connection is self.connection:
+            self._unproven = False
+            self._meter.proven()
+
+    def restart(self) -> None:
+        """Replace the connection now; also wakes `suspended` and `failed`."""
+        if self.connection is not None:
+            self.connection.lose(_RESTART_BY_CLIENT)
+            self.connection = None
+            self._enter(State.RECONNECTING, _RESTART_BY_CLIENT.detail)
+        elif self.state in {State.SUSPENDED, State.FAILED, State.RECONNECTING}:
+            self._enter(State.RECONNECTING)
+            self._hurry.set()
+
+    def close(self) -> None:
+        """End `run`."""
+        self._closing.set()
+
+    def unavailable(
+        self, sent: str = "Nothing was sent.", *, is_first: bool = False, **context: Any
+    ) -> ServerUnavailable:
+        """The error that says why there is no connection and when the next try is due.
+
+        Args:
+            sent: What became of the call so far.
+            is_first: Whether the client is closed if this is raised, so that there is no next try.
+            **context: Further attributes of the error.
+        """
+        failure, name = self._failure, self._hub.server
+        if self.state is State.CLOSED or self._closing.is_set():
+            text = f"MCP server {name!r}: the client is closed. {sent}"
+            return ServerUnavailable(text, advice=text, server=name, **context)
+        reason = self._reason()
+        exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
+        facts: dict[str, Any] = {"server": name, "reason": reason, **context}
+        if exit_status is not None:
+            code = exit_status.code
+            facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
+            facts["stderr"] = exit_status.stderr
+        due = facts["retry_in"] = self.retry_in
+        remedy = ""
+        if failure is not None and (self.state is State.FAILED or self._is_unreached):
+            facts["remedy"] = remedy_of(failure, self.wording)
+            remedy = f" {facts['remedy']}"
+        elif self.diagnosis:
+            reason = f"{reason}; {self.diagnosis}"
+        text = f"MCP server {name!r} is not available ({self.state.value}): {reason}.{remedy}"
+        if self.state is State.FAILED:
+            restart = "" if is_first else self.wording.restart
+            plan = f" Then call {restart}." if restart else ""
+            if (again := None if is_first else due) is not None:
+                plan = f" It is tried again in {again:.0f} s{f', and at once by {restart}' if restart else ''}."
+            text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
+            back = f"is tried again in {again:.0f} s" if again is not None else "will not come back by itself"
+            advice = (
+                f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
+                "to change its configuration first."
+            )
+            return ServerFailed(text, advice=advice, **facts)
+        if not is_first:
+            plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
+            text = f"{text}{plan}"
+        back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
+        if context.get("attempts"):
+            text = f"{text} {sent}"
+        advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
+        return ServerUnavailable(text, advice=advice, **facts)
+
+    def _reason(self) -> str:
+        """Why there is no connection, as part of a sentence."""
+        failure = self._failure
+        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        if (started := self.starting_for) is not None and self._connector.is_process:
+            said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
+            starting = f"it has been starting for {started:.0f} s{said}"
+            if failure is None:
+                reason = starting
+            elif started >= 1:  # a try that began this moment says less than the one before it
+                reason = f"{reason}; now {starting}"
+        return reason.rstrip(".")
+
+    @property
+    def starting_for(self) -> float | None:
+        """Seconds for which the server has been starting; None while no connection is being opened."""
+        opening = self._connector.opening
+        return anyio.current_time() - opening.began if self._is_opening and opening is not None else None
+
+    @property
+    def last_line(self) -> str:
+        """The last line that a starting process wrote to stderr, printable; else empty."""
+        opening = self._connector.opening
+        return opening.last_line if self._is_opening and opening is not None else ""
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until the next try to connect, or None when none is planned."""
+        return None if math.isinf(self._next_try) else max(0.0, self._next_try - clock.now())
+
+    def _enter(self, state: State, reason: str = "") -> None:
+        old, self.state = self.state, state
+        self._changed.tell()
+        if old is not state:
+            self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state, reason=reason))

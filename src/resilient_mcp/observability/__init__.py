@@ -1,0 +1,1 @@
+"""What a client reports: events, logs, statistics, metrics and traces."""

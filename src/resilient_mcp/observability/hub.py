@@ -1,0 +1,263 @@
+"""Hands each event to the log, to listeners and to `client.events()`, in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import logging
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from ..events import Event, State, StateChanged
+from ..evidence import Evidence
+from ..in_flight import Attempt
+from ..text.printable import printable
+from ..text.redact import Redactor
+
+
+class EventStream:
+    """An async iterator over a client's events, from where it was made; ends when the client is closed.
+
+    A reader that falls behind loses the oldest events, and nobody else anything.
+
+    Attributes:
+        dropped: How many events were lost so far because the buffer was full.
+    """
+
+    def __init__(self, buffer: int) -> None:
+        if buffer < 1:
+            raise ValueError(f"buffer is {buffer}: write how many events to keep for a slow reader, at least 1")
+        self.dropped = 0
+        self._buffer: deque[Event] = deque(maxlen=buffer)
+        self._news: anyio.Event | None = None
+        self._closed = False
+
+    def put(self, event: Event) -> None:
+        """Keep one event for the reader."""
+        self.dropped += len(self._buffer) == self._buffer.maxlen
+        self._buffer.append(event)
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        await anyio.lowlevel.checkpoint()
+        while not self._buffer:
+            if self._closed:
+                raise StopAsyncIteration
+            if self._news is None:
+                self._news = anyio.Event()
+            await self._news.wait()
+        return self._buffer.popleft()
+
+
+logger = logging.getLogger("resilient_mcp")
+
+
+logger.addHandler(logging.NullHandler())  # a library is quiet where nobody configured logging
+
+
+Listener: TypeAlias = Callable[[Event], None]
+
+
+@dataclass(slots=True, eq=False)
+class RunningCall:
+    """The call on whose behalf the running task works.
+
+    Attributes:
+        hub: The hub of its client.
+        operation_id: Its own, whatever it takes to answer it.
+        attempt: Its latest try on a connection, or None.
+    """
+
+    hub: Hub
+    operation_id: str
+    attempt: Attempt | None = None
+
+
+current_call: ContextVar[RunningCall | None] = ContextVar("resilient_mcp_call", default=None)
+
+
+_SLOW = 0.1
+"""Seconds after which a listener is told to be slow: it runs where the calls run, and holds them up."""
+
+
+_ITEMS = 50
+
+
+_DEBUG_TEXT = 10_000
+"""Characters of a server's text, an argument or a result in one record of debug mode."""
+
+
+class Hub:
+    """Hands each event to the log and to every listener, in order.
+
+    Args:
+        server: The name of the server.
+        listener: The user's function, or None.
+        redactor: What takes secrets out of events.
+        debug: Whether the log gets arguments, results and what servers say in full; None asks `RESILIENT_MCP_DEBUG`.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        listener: Listener | None = None,
+        *,
+        redactor: Redactor | None = None,
+        debug: bool | None = None,
+    ) -> None:
+        self.server = server
+        self.redactor = redactor or Redactor()
+        self.debug = os.environ.get("RESILIENT_MCP_DEBUG", "") not in {"", "0"} if debug is None else debug
+        self._listener = listener
+        self._slow = False
+        self._own: list[Listener] = []
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+        self._closed = False
+        self._queue: deque[Event] = deque()
+        self._emitting = False
+
+    def add(self, listener: Listener) -> None:
+        """Hand every event to a listener of this library's own, before the user's."""
+        self._own.append(listener)
+
+    def stream(self, buffer: int) -> EventStream:
+        """A new iterator over the events from now on."""
+        stream = EventStream(buffer)
+        if self._closed:
+            stream.close()
+        else:
+            self._streams.add(stream)
+        return stream
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether anybody would see an event of this kind: one that nobody sees need not be made."""
+        return self._listener is not None or len(self._streams) > 0 or logger.isEnabledFor(kind.level)
+
+    def emit(self, event: Event) -> None:
+        """Tell everyone; never raises. An event that a listener causes comes after the one that it listens to."""
+        call = current_call.get()
+        if call is not None and call.hub is self and event.operation_id is None:
+            event = dataclasses.replace(event, operation_id=call.operation_id)
+        self._queue.append(event)
+        if self._emitting:
+            return
+        self._emitting = True
+        try:
+            while self._queue:
+                self._hand_out(self.redactor.cleaned(self._queue.popleft()))
+        finally:
+            self._emitting = False
+
+    def _hand_out(self, event: Event) -> None:
+        self._log(event)
+        for listener in self._own:
+            self._tell(listener, event)
+        for stream in list(self._streams):
+            stream.put(event)
+        if self._listener is not None:
+            began = time.perf_counter()
+            self._tell(self._listener, event)
+            took = time.perf_counter() - began
+            if took > _SLOW and not self._slow:
+                self._slow = True
+                name = type(event).__name__
+                logger.warning("on_event of %s took %.1f s for %s: use client.events()", self.server, took, name)
+        if isinstance(event, StateChanged) and event.new is State.CLOSED:
+            self._closed = True
+            for stream in list(self._streams):
+                stream.close()
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        try:
+            listener(event)
+        except Exception as exc:
+            self.log_exception(f"a listener raised on {type(event).__name__}", exc)
+
+    # --- the log ---
+
+    def _log(self, event: Event) -> None:
+        level = logging.DEBUG if getattr(event, "transparent", False) else event.level
+        if logger.isEnabledFor(level):
+            facts = {f.name: _plain(getattr(event, f.name)) for f in dataclasses.fields(event)}
+            facts = {name: value for name, value in facts.items() if value is not None and value != ""}
+            name = type(event).__name__
+            text = " ".join(f"{key}={value}" for key, value in facts.items() if key != "evidence")
+            extra = {f"mcp_{key}": value for key, value in facts.items()}
+            logger.log(level, "%s %s", name, printable(text, _DEBUG_TEXT), extra={"mcp_event": name, **extra})
+        evidence = getattr(event, "evidence", None)
+        if self.debug and isinstance(evidence, Evidence) and evidence.exit is not None:
+            self.log_detail("stderr", evidence.exit.stderr[-_DEBUG_TEXT:])
+
+    def log_detail(self, what: str, text: str) -> None:
+        """One record of what production must not log, in debug mode only: cleaned, capped, one line."""
+        if self.debug and logger.isEnabledFor(logging.DEBUG):
+            extra = {"mcp_event": what, "mcp_server": self.server}
+            logger.debug("%s server=%s: %s", what, self.server, self.redactor.line(text, _DEBUG_TEXT), extra=extra)
+
+    def log_exception(self, what: str, exc: BaseException) -> None:
+        """A fault in somebody's code, with its traceback."""
+        exc = self.redactor.clean_error(exc)
+        logger.error("%s: %s", self.server, what, exc_info=exc, extra={"mcp_server": self.server})
+
+
+def check_listener(listener: object) -> None:
+    """Refuse what cannot be an `on_event=`.
+
+    Raises:
+        TypeError: It cannot be called, or must be awaited.
+    """
+    if listener is not None and not callable(listener):
+        raise TypeError(f"on_event is {listener!r}: pass a function that takes an Event")
+    if inspect.iscoroutinefunction(listener):
+        raise TypeError("on_event is a coroutine function: iterate over client.events() instead")
+
+
+def _plain(value: object) -> Any:
+    """A fact as structured handlers take it: numbers, printable strings, and bounded lists and dicts of them."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Evidence):
+        value = {f.name: fact for f in dataclasses.fields(value) if (fact := getattr(value, f.name)) is not None}
+    if isinstance(value, Mapping):
+        return {printable(str(key)): _plain(item) for key, item in list(value.items())[:_ITEMS]}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in list(value)[:_ITEMS]]
+    return printable(str(value))
+
+
+class _Stamp(logging.Filter):
+    """Every record of a call carries its operation id, whoever writes it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        call = current_call.get()
+        if call is not None and not hasattr(record, "mcp_operation_id"):
+            record.mcp_operation_id = call.operation_id
+        return True
+
+
+logger.addFilter(_Stamp())

@@ -1,0 +1,275 @@
+"""What a client has done so far, and how it is: counters and latencies in bounded memory, read as frozen snapshots.
+
+Latencies are kept in histograms whose buckets grow by 5 %, so that a percentile is at most 2.5 % off, from 10 µs to
+three hours. A histogram is 3 KiB; the tools beyond the first 256 share one (sans-I/O).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..events import AttemptFailed, BreakerChanged, Connected, Disconnected, Event, Outcome, State
+from ..evidence import ExitStatus
+from ..text.redact import Redactor
+
+MAX_TOOLS = 256
+"""Tools with a name of their own; a hostile server or caller may invent any number."""
+
+OTHER = "other"
+
+_NAME_LENGTH = 100
+
+_RESULT, _TOOL_ERROR, _ERROR, _CANCELLED = Outcome  # to find a member in its class takes longer than to count it
+
+_SHORTEST = 1e-5
+
+_GROWTH = math.log(1.05)
+
+_BUCKETS = 1 + math.ceil(math.log(1e4 / _SHORTEST) / _GROWTH)
+
+_MIDDLE = math.exp(-_GROWTH / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long calls took, in seconds, waits and retries included; at most 2.5 % off.
+
+    Attributes:
+        count: Of how many calls: those that reached the server.
+        p50: Half of them took no longer; None when there was none.
+        p95: 95 % of them took no longer.
+        p99: 99 % of them took no longer.
+    """
+
+    count: int = 0
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolStats:
+    """What became of the calls of one tool.
+
+    Attributes:
+        calls: How many ended.
+        errors: How many were answered by a result with `isError`.
+        failed: How many ended in an exception.
+        retries: How often one was sent again after it had been sent.
+        latency: How long they took.
+    """
+
+    calls: int
+    errors: int
+    failed: int
+    retries: int
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """What a client has done since it was made.
+
+    Attributes:
+        calls: Calls that ended, of any method.
+        running: Calls under way.
+        outcomes: Of those that ended: how many ended how.
+        retries: How often a call was sent again after it had been sent.
+        transparent_retries: How often one was sent again that had never left, or was turned away unread.
+        failures: Failed attempts by the classifier's category.
+        connections: Connections that became ready.
+        reconnects: Those of them that replaced one.
+        disconnects: Connections that were lost; closing the client and `restart()` are no loss.
+        breaker: The state of the circuit breaker; None while there was none.
+        latency: How long calls took, all methods together.
+        tools: The same per tool; at most 256, the rest together as `other`.
+    """
+
+    calls: int
+    running: int
+    outcomes: Mapping[Outcome, int]
+    retries: int
+    transparent_retries: int
+    failures: Mapping[str, int]
+    connections: int
+    reconnects: int
+    disconnects: int
+    breaker: str | None
+    latency: Latency
+    tools: Mapping[str, ToolStats]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How the connection to a server is now.
+
+    Attributes:
+        server: Its name.
+        state: Where the connection stands.
+        generation: How many connections were tried or made.
+        protocol_version: What the newest connection negotiated, or None before the first.
+        last_error: Why the connection was last lost or could not be made, in one line; stays after it came back.
+        retry_in: Seconds until the next try to connect, or None when none is planned.
+        exit_status: How the server's process last ended, with the last of its stderr; None for a URL, or if it lives.
+        starting_for: Seconds for which the server has been starting, or None.
+        last_line: The last line that a starting process wrote to stderr, printable; else empty.
+    """
+
+    server: str
+    state: State
+    generation: int
+    protocol_version: str | None
+    last_error: str | None
+    retry_in: float | None
+    exit_status: ExitStatus | None
+    starting_for: float | None = None
+    last_line: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a call would be sent at once."""
+        return self.state is State.READY
+
+
+class Histogram:
+    """Durations in buckets that grow by 5 %."""
+
+    __slots__ = ("_buckets", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buckets = array("Q", bytes(8 * _BUCKETS))
+
+    @staticmethod
+    def bucket(seconds: float) -> int:
+        """The number of the bucket of one duration."""
+        return 0 if seconds <= _SHORTEST else min(_BUCKETS - 1, math.ceil(math.log(seconds / _SHORTEST) / _GROWTH))
+
+    def add(self, bucket: int) -> None:
+        """Count one duration."""
+        self.count += 1
+        self._buckets[bucket] += 1
+
+    def percentile(self, share: float) -> float | None:
+        """The duration that `share` (0 to 1) of them did not exceed, or None when there is none."""
+        rank = max(1, math.ceil(share * self.count))
+        seen = 0
+        for bucket, count in enumerate(self._buckets):
+            seen += count
+            if seen >= rank:
+                return _SHORTEST * math.exp(bucket * _GROWTH) * _MIDDLE
+        return None
+
+    def latency(self) -> Latency:
+        """The snapshot."""
+        return Latency(self.count, self.percentile(0.5), self.percentile(0.95), self.percentile(0.99))
+
+
+class _Tally:
+    """The counters of one tool."""
+
+    __slots__ = ("calls", "errors", "failed", "histogram", "label", "retries")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.calls = self.errors = self.failed = self.retries = 0
+        self.histogram = Histogram()
+
+    def snapshot(self) -> ToolStats:
+        return ToolStats(
+            calls=self.calls,
+            errors=self.errors,
+            failed=self.failed,
+            retries=self.retries,
+            latency=self.histogram.latency(),
+        )
+
+
+class Recorder:
+    """Counts what happens in one client; one of its hub's listeners.
+
+    Args:
+        redactor: What takes secrets out of names.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._tools: dict[str, _Tally] = {}
+        self._other = _Tally(OTHER)
+        self._histogram = Histogram()
+        self._outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._failures: Counter[str] = Counter()
+        self._retries = self._transparent = 0
+        self._connections = self._disconnects = 0
+        self._breaker: str | None = None
+        self.running = 0
+
+    def label(self, tool: str | None) -> str | None:
+        """The tool's name where the number of names must be bounded: printable, `other` beyond the first 256."""
+        return None if tool is None else self._tally(tool).label
+
+    def _tally(self, tool: str) -> _Tally:
+        tally = self._tools.get(tool)
+        if tally is not None:
+            return tally
+        if len(self._tools) >= MAX_TOOLS or len(tool) > _NAME_LENGTH or tool == OTHER:
+            return self._other
+        tally = self._tools[tool] = _Tally(self._redactor.line(tool, _NAME_LENGTH))
+        return tally
+
+    def finished(self, tool: str | None, outcome: Outcome, attempts: int, elapsed: float) -> None:
+        """A call ended."""
+        self._outcomes[outcome] += 1
+        is_sent = attempts > 0 and outcome is not _CANCELLED
+        bucket = Histogram.bucket(elapsed)
+        if is_sent:
+            self._histogram.add(bucket)
+        if tool is None:
+            return
+        tally = self._tally(tool)
+        tally.calls += 1
+        if outcome is not _RESULT:
+            tally.errors += outcome is _TOOL_ERROR
+            tally.failed += outcome is _ERROR
+        if attempts > 1:
+            tally.retries += attempts - 1
+        if is_sent:
+            tally.histogram.add(bucket)
+
+    def retried(self, *, transparent: bool) -> None:
+        """A call was sent again, `transparent` if that costs no attempt."""
+        self._retries += not transparent
+        self._transparent += transparent
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, AttemptFailed):
+            self._failures[event.category] += 1
+        elif isinstance(event, Connected):
+            self._connections += 1
+        elif isinstance(event, Disconnected):
+            self._disconnects += not event.expected
+        elif isinstance(event, BreakerChanged):
+            self._breaker = event.new.value
+
+    def snapshot(self) -> Stats:
+        """What was counted so far."""
+        tallies = [*self._tools.values(), *([self._other] if self._other.calls else [])]
+        return Stats(
+            calls=sum(self._outcomes.values()),
+            running=self.running,
+            outcomes=MappingProxyType(dict(self._outcomes)),
+            retries=self._retries,
+            transparent_retries=self._transparent,
+            failures=MappingProxyType(dict(self._failures)),
+            connections=self._connections,
+            reconnects=max(0, self._connections - 1),
+            disconnects=self._disconnects,
+            breaker=self._breaker,
+            latency=self._histogram.latency(),
+            tools=MappingProxyType({tally.label: tally.snapshot() for tally in tallies}),
+        )

@@ -1,0 +1,1 @@
+"""What is restored after a reconnect: resource subscriptions, listen streams, the log level."""

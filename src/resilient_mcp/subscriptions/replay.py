@@ -1,0 +1,374 @@
+"""Makes the server of one connection have what the ledger wants, beside the calls, and keeps it so.
+
+What fails is tried again with back-off, as long as the connection lives; what came back, and where something may have
+been missed, is told. A replay dies with its connection: the next one has its own.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from .._sdk.installed import METHOD_NOT_FOUND, MCPError, is_connection_closed
+from .._sdk.results import change_of_event, resource_updated
+from .._sdk.session import Session, open_listen
+from ..connection.generation import Connection
+from ..event_loop import clock
+from ..events import Restored
+from ..evidence import Delivery, Evidence, FailureKind
+from ..in_flight import Attempt, current_attempt
+from ..observability.hub import Hub, logger
+from ..text.printable import printable
+from ..verdicts.classifier import Classifier
+from ..verdicts.verdict import AttemptError, Failure
+from .ledger import Key, Ledger, Listen, Resource, Value
+from .watcher import Watcher
+
+AT_ONCE = 32
+"""Requests of one replay on the wire at one time: calls must get through beside them."""
+
+HEARING = 2.0
+"""Seconds to wait for the stream of notifications before subscribing all the same."""
+
+USER = "user"
+"""The holder of what was asked for by `subscribe_resource` and `set_logging_level`."""
+
+
+class SubscriptionState:
+    """What the replay of each connection and the user's own calls share.
+
+    Attributes:
+        ledger: What is wanted and in force.
+        watchers: Who is told of changes, in order.
+        failures: Why what is not in force is not, on the newest connection.
+        carried: What was wanted before the newest connection was there.
+        opened: The SDK's newest stream of each filter.
+        proven: Capabilities that a server has shown by its answer, whatever it declares.
+        work: Set, and replaced, when there may be something to do.
+        done: Set, and replaced, when something was done.
+    """
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.watchers: dict[Watcher, None] = {}
+        self.failures: dict[Key, AttemptError] = {}
+        self.carried: set[Key] = set()
+        self.opened: dict[Key, Any] = {}
+        self.proven: set[str] = set()
+        self.work = anyio.Event()
+        self.done = anyio.Event()
+        self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
+
+    def tell(self) -> None:
+        """Let the replay look whether there is something to do."""
+        work, self.work = self.work, anyio.Event()
+        work.set()
+
+    def tell_done(self) -> None:
+        """Let everyone look who waits for something to be in force."""
+        done, self.done = self.done, anyio.Event()
+        done.set()
+
+    def is_busy(self, key: Key) -> bool:
+        """Whether a request about `key` is under way."""
+        return key in self._locks
+
+    @asynccontextmanager
+    async def alone(self, key: Key) -> AsyncIterator[None]:
+        """One request about `key` at a time: two on the wire could overtake each other."""
+        lock, users = self._locks.get(key) or (anyio.Lock(), 0)
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+            if self.ledger.differs(key):  # only then: with hundreds of keys the look costs more than the rest
+                self.tell()
+            self.tell_done()
+
+    def missed(self, key: Key) -> None:
+        """Changes of what `key` is for may have been missed."""
+        for watcher in list(self.watchers):
+            if isinstance(key, Resource) or watcher.filter == key:
+                watcher.missed(key)
+
+    def failed(self, generation: int, key: Key, failure: AttemptError | None, *, gone: bool) -> None:
+        """A request about `key` failed, or the server ended what was in force."""
+        chance = random.random()  # noqa: S311 - jitter, no secret
+        unknown = failure is not None and _is_unknown(failure)
+        self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
+        if failure is not None and generation == self.ledger.generation:
+            self.failures[key] = failure
+        self.tell()
+        self.tell_done()
+
+
+class Replay:
+    """The replay of one connection.
+
+    Args:
+        desk: What is shared.
+        connection: The connection.
+        timeout: Seconds that one request may take.
+        classifier: Says whether a failure is the whole connection's.
+        hub: Where to report.
+        handler: Gets an update of each resource that the user subscribed to, where one may have been missed.
+    """
+
+    def __init__(
+        self,
+        desk: SubscriptionState,
+        connection: Connection,
+        timeout: float,
+        classifier: Classifier,
+        hub: Hub,
+        *,
+        handler: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        self._desk = desk
+        self._ledger = desk.ledger
+        self._connection = connection
+        self._generation = connection.generation
+        self._timeout = timeout
+        self._classifier = classifier
+        self._hub = hub
+        self._handler = handler
+        self._handler_turn = anyio.Lock()
+        self._turns = anyio.Semaphore(AT_ONCE)
+        self._working: set[Key] = set()
+        self._watchers = list(desk.watchers)
+        self._first: set[Key] | None = None
+        self._restored: list[Key] = []
+        self._streams: dict[Key, anyio.CancelScope] = {}
+
+    async def run(self, tg: anyio.abc.TaskGroup) -> None:
+        """Work until cancelled, in tasks of `tg`."""
+        connection, ledger, desk = self._connection, self._ledger, self._desk
+        connection.on_gap = lambda: self._after_gap(tg)
+        with anyio.move_on_after(HEARING):
+            await connection.hearing.wait()
+        if connection.session.is_legacy:
+            for watcher in self._watchers:
+                if not watcher.internal:  # the catalog is listed for each connection anyway
+                    watcher.missed_lists()
+        self._first = desk.carried.intersection(ledger.due(clock.now()))
+        self._report_first()
+        while True:
+            work, now = desk.work, clock.now()
+            for key in ledger.due(now):
+                if key not in self._working and not desk.is_busy(key):
+                    self._working.add(key)
+                    tg.start_soon(self._settle, key, tg)
+            await clock.wait(work, ledger.next_due(now) - now)
+
+    # --- one part ---
+
+    async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        """Make the server have `key` as it is wanted, or find out that it will not."""
+        try:
+            async with self._desk.alone(key), self._turns:
+                if self._ledger.differs(key):
+                    await self._try(key, tg)
+        finally:
+            self._working.discard(key)
+        if self._first is not None:
+            self._first.discard(key)
+            self._report_first()
+        if self._ledger.differs(key):
+            self._desk.tell()
+
+    async def _try(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        desk, ledger = self._desk, self._ledger
+        value = ledger.wanted(key)
+        ledger.sending(self._generation, key, value)
+        try:
+            await self._ask(key, value, tg)
+        except AttemptError as failed:
+            gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
+            desk.failed(self._generation, key, failed, gone=gone)
+            self._judge(key, failed)
+        else:
+            came = ledger.settled(self._generation, key, value, clock.now())
+            self._came(key, tg) if came else desk.failures.pop(key, None)
+
+    async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
+        """Send what makes `key` be `value`.
+
+        Raises:
+            Failed: It did not work.
+        """
+        if isinstance(key, Listen):
+            if value is None:
+                if (stream := self._streams.pop(key, None)) is not None:
+                    stream.cancel()
+            else:
+                failed: AttemptError | None = await tg.start(self._listen, key)
+                if failed is not None:
+                    raise failed
+            return
+
+        async def invoke(session: Session, _progress: Any) -> Any:
+            if isinstance(key, Resource):
+                return await session.set_subscribed(key.uri, subscribed=value is not None, options={})
+            return await session.invoke("set_logging_level", value)
+
+        await self._connection.call(invoke, timeout=self._timeout, deadline=math.inf)
+
+    def _judge(self, key: Key, failed: AttemptError) -> None:
+        """A failure may say that the connection is of no more use; who watches what it was for must look itself."""
+        failure = Failure(str(key).partition(" ")[0], None, failed.cause, failed.evidence)
+        verdict = self._classifier.judge(failure, now=time.time())
+        logger.debug("%s could not be restored: %s", printable(str(key), 200), verdict)
+        if verdict.reconnect and failed.evidence is not None:
+            self._connection.lose(failed.evidence)
+        elif self._is_first(key):
+            self._desk.missed(key)
+
+    def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        """`key` is in force: what changed before that may have been missed."""
+        had_failed = self._desk.failures.pop(key, None) is not None
+        if had_failed or self._is_shown(key):
+            self._desk.missed(key)
+        self._tell_handler([key], tg)
+        if self._is_first(key):
+            self._restored.append(key)
+        elif had_failed and self._is_shown(key):
+            self._emit([key], [])
+
+    def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
+        """The stream of notifications was away: nobody knows what it would have carried."""
+        if self._connection.reason is None and self._connection.session.is_legacy:
+            for watcher in list(self._desk.watchers):
+                watcher.missed()
+            self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
+
+    # --- telling ---
+
+    def _tell_handler(self, keys: list[Key], tg: anyio.abc.TaskGroup) -> None:
+        """Let the user's `message_handler` have an update of each resource that the user subscribed to."""
+        for key in keys:
+            if isinstance(key, Resource) and USER in self._ledger.holders(key):
+                tg.start_soon(self._update_handler, key.uri)
+
+    async def _update_handler(self, uri: str) -> None:
+        async with self._handler_turn:  # the SDK of 1.x hands it one message at a time
+            try:
+                await self._handler(resource_updated(uri))
+            except Exception:
+                logger.exception("message_handler raised on an update of %s", printable(uri, 200))
+
+    def _is_first(self, key: Key) -> bool:
+        return self._first is not None and key in self._first
+
+    def _report_first(self) -> None:
+        """Tell what became of the first round, when the last of it is done."""
+        if self._first or self._connection.reason is not None:
+            return
+        self._first = None
+        failed = [*self._desk.failures, *self._ledger.lacking()]
+        restored = [key for key in self._restored if self._is_shown(key)]
+        failed = [key for key in failed if key in self._desk.carried and self._is_shown(key)]
+        if restored or failed:
+            self._emit(restored, failed)
+
+    def _is_shown(self, key: Key) -> bool:
+        return any(not (isinstance(holder, Watcher) and holder.internal) for holder in self._ledger.holders(key))
+
+    def _emit(self, restored: list[Key], failed: list[Key]) -> None:
+        self._hub.emit(
+            Restored(
+                server=self._hub.server,
+                generation=self._generation,
+                restored=tuple(printable(str(key), 200) for key in restored),
+                failed=tuple(printable(str(key), 200) for key in failed),
+            )
+        )
+
+    # --- a listen stream ---
+
+    async def _listen(self, key: Listen, *, task_status: anyio.abc.TaskStatus[AttemptError | None]) -> None:
+        """Hold one `subscriptions/listen` stream, from its acknowledgement to its end."""
+        attempt = Attempt(anyio.CancelScope())
+        manager = open_listen(
+            self._connection.session,
+            resource_subscriptions=key.resources,
+            tools_list_changed=key.tools,
+            prompts_list_changed=key.prompts,
+            resources_list_changed=key.resource_list,
+        )
+        token = current_attempt.set(attempt)  # the edges write down what becomes of the request
+        try:
+            with anyio.fail_after(self._timeout):
+                stream = await manager.__aenter__()
+        except Exception as exc:
+            failed = AttemptError(exc, await self._seen(exc, attempt))
+            self._leave(attempt)
+            task_status.started(failed)
+            return
+        finally:
+            current_attempt.reset(token)
+        ended: Exception | None = None
+        with anyio.CancelScope() as scope:
+            self._streams[key] = scope
+            self._desk.opened[key] = stream
+            for watcher in self._desk.watchers:
+                if watcher.filter == key:
+                    watcher.opened(stream)
+            task_status.started(None)
+            try:
+                async for event in stream:
+                    for watcher in list(self._desk.watchers):
+                        if watcher.filter == key:
+                            watcher.notify(*change_of_event(event))
+            except Exception as exc:
+                ended = exc
+            finally:
+                await manager.__aexit__(None, None, None)
+                self._leave(attempt)
+            if self._desk.opened.get(key) is stream:
+                del self._desk.opened[key]
+        if self._streams.get(key) is scope:  # the server ended it, or the network
+            del self._streams[key]
+            evidence = attempt.evidence or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
+            self._desk.failed(self._generation, key, AttemptError(ended, evidence), gone=True)
+
+    async def _seen(self, exc: Exception, attempt: Attempt) -> Evidence | None:
+        """What is known of a stream that was not acknowledged; None when the server refused it."""
+        if attempt.evidence is not None:
+            return attempt.evidence
+        if attempt.answered or not isinstance(exc, MCPError | TimeoutError | RuntimeError):
+            return None
+        if is_connection_closed(exc):
+            return await self._connection.why_closed()
+        if not self._connection.wired and isinstance(exc, MCPError):
+            return None  # no edge sees what a server in this process answers
+        kind = FailureKind.TIMEOUT if isinstance(exc, TimeoutError) else FailureKind.CLOSED
+        return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The stream is over, and the SDK itself has told the server."""
+        attempt.answered = True
+        self._connection.in_flight.forget(attempt)
+
+
+def _is_unknown(failed: AttemptError) -> bool:
+    """Whether the server itself said that it knows no such request."""
+    cause = failed.cause
+    return is_refusal(failed) and isinstance(cause, MCPError) and cause.error.code == METHOD_NOT_FOUND
+
+
+def is_refusal(failed: AttemptError) -> bool:
+    """Whether the server itself said no, and not the network."""
+    if failed.evidence is None:
+        return isinstance(failed.cause, MCPError)
+    return failed.evidence.own_error

@@ -1,0 +1,190 @@
+"""What a watcher sees: changes, collapsed until they are read, and a mark where some may have been missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from .._sdk.results import event_of_change, uri_text
+from .ledger import Key, Listen, Resource
+
+Kind: TypeAlias = Literal["resource", "tools", "prompts", "resource_list"]
+
+_MAX_PENDING = 1024
+"""Changes that wait to be read, beyond one for each thing watched: a server may name any number of sub-resources."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that is watched changed: read it again.
+
+    Attributes:
+        kind: `resource`, or the list that changed: `tools`, `prompts`, `resource_list`.
+        uri: The resource, None for a list. The server may name a sub-resource of the one watched.
+        missed: Nothing is known to have changed, but the connection was away and changes may have been missed.
+    """
+
+    kind: Kind
+    uri: str | None = None
+    missed: bool = False
+
+
+class Watcher:
+    """An async iterator of changes. It ends when its client is closed, or its `async with` is left.
+
+    What changes more than once before it is read is told once: the backlog never grows beyond what is watched.
+
+    Args:
+        resources: URIs of resources to watch.
+        tools: Whether to watch the list of tools.
+        prompts: Whether to watch the list of prompts.
+        resource_list: Whether to watch the list of resources.
+    """
+
+    internal = False
+    may_be_empty = False
+
+    def __init__(
+        self, resources: Iterable[Any] = (), *, tools: bool = False, prompts: bool = False, resource_list: bool = False
+    ) -> None:
+        if isinstance(resources, str):
+            raise TypeError(f"resources is the string {resources!r}: write a list of URIs, [{resources!r}]")
+        self._spelling = {uri_text(uri): str(uri) for uri in resources}
+        self.filter = Listen(tuple(sorted(self._spelling)), tools, prompts, resource_list)
+        self._lists: list[Kind] = []
+        if tools:
+            self._lists.append("tools")
+        if prompts:
+            self._lists.append("prompts")
+        if resource_list:
+            self._lists.append("resource_list")
+        if not self._spelling and not self._lists and not self.may_be_empty:
+            raise ValueError("nothing to watch: name resources, or set tools, prompts or resource_list")
+        self._pending: dict[tuple[Kind, str | None], bool] = {}
+        self._more = anyio.Event()
+        self.entered = False
+        self.ended = False
+
+    def keys(self, *, legacy: bool) -> list[Key]:
+        """What the server must be asked for: up to 2025-11-25 lists change unasked."""
+        return [Resource(uri) for uri in self.filter.resources] if legacy else [self.filter]
+
+    def capabilities(self) -> list[str]:
+        """What the server must declare."""
+        return self.filter.capabilities()
+
+    def notify(self, kind: Kind, uri: str | None) -> None:
+        """Something changed; nothing happens when it is not watched."""
+        if uri is None:
+            if kind in self._lists:
+                self._add((kind, None), missed=False)
+            return
+        if uri in self._spelling:
+            self._add((kind, self._spelling[uri]), missed=False)
+            return
+        watched = next((known for known in self._spelling if _is_below(uri, known)), None)
+        if watched is not None:
+            full = len(self._pending) >= _MAX_PENDING + len(self._spelling) + len(self._lists)
+            self._add((kind, self._spelling[watched] if full else uri), missed=False)
+
+    def missed(self, key: Key | None = None) -> None:
+        """Changes may have been missed: of one resource, or of all that is watched."""
+        if isinstance(key, Resource):
+            if key.uri in self._spelling:
+                self._add(("resource", self._spelling[key.uri]), missed=True)
+            return
+        self.missed_lists()
+        for given in self._spelling.values():
+            self._add(("resource", given), missed=True)
+
+    def missed_lists(self) -> None:
+        """Changes of the lists may have been missed."""
+        for kind in self._lists:
+            self._add((kind, None), missed=True)
+
+    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:
+        if missed and not self.entered:
+            return  # nobody has looked yet
+        self._pending[change] = self._pending.get(change, False) or missed
+        self._wake()
+
+    def opened(self, stream: Any) -> None:
+        """The SDK opened a stream for this (2026-07-28)."""
+
+    def end(self) -> None:
+        """There is no more to come."""
+        self.ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        more, self._more = self._more, anyio.Event()
+        more.set()
+
+    def __aiter__(self) -> Watcher:
+        return self
+
+    async def __anext__(self) -> Change:
+        while not self._pending and not self.ended:
+            await self._more.wait()
+        if self.ended:
+            raise StopAsyncIteration
+        kind, uri = next(iter(self._pending))
+        return Change(kind, uri, self._pending.pop((kind, uri)))
+
+
+class ListenWatcher(Watcher):
+    """The same as on `mcp.Client.listen()` of 2.x: an async iterator of the SDK's events.
+
+    Attributes:
+        honored: What the server agreed to deliver, on the newest stream.
+        subscription_id: The newest stream's id.
+    """
+
+    may_be_empty = True
+    honored: Any = None
+    subscription_id: Any = None
+
+    @classmethod
+    def from_filters(
+        cls,
+        *,
+        tools_list_changed: bool = False,
+        prompts_list_changed: bool = False,
+        resources_list_changed: bool = False,
+        resource_subscriptions: Iterable[str] = (),
+    ) -> ListenWatcher:
+        """From the arguments of the SDK's `listen()`."""
+        return cls(
+            resource_subscriptions,
+            tools=tools_list_changed,
+            prompts=prompts_list_changed,
+            resource_list=resources_list_changed,
+        )
+
+    def opened(self, stream: Any) -> None:
+        self.honored, self.subscription_id = stream.honored, stream.subscription_id
+
+    async def __anext__(self) -> Any:
+        change = await super().__anext__()
+        return event_of_change(change.kind, change.uri)
+
+
+def _is_below(uri: str, watched: str) -> bool:
+    """Whether `uri` is a sub-resource of `watched`, as an update may name it."""
+    return uri.startswith(watched) and (watched.endswith("/") or uri[len(watched)] in "/?#")
+
+
+class Feed(Watcher):
+    """A watcher of our own: a function that is called at each change of the list of tools."""
+
+    internal = True
+
+    def __init__(self, on_change: Callable[[], object]) -> None:
+        super().__init__(tools=True)
+        self._on_change = on_change
+
+    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:  # noqa: ARG002 - all changes are one
+        self._on_change()

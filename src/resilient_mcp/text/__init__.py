@@ -1,0 +1,1 @@
+"""Text that leaves the process: printable, bounded, and without secrets."""

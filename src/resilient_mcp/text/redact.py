@@ -1,0 +1,252 @@
+"""Keeps secrets out of everything that leaves: messages, events, log records, spans, statistics.
+
+A `Redactor` knows the values that a client was given to keep (environment, headers, URLs, arguments that look like
+credentials, the `Authorization` of each request) in the forms in which servers echo them, and how secrets look that it
+was never told of. What it finds becomes `***`. Text is cleaned *before* it is cut, for half a secret is not recognized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from mcp import StdioServerParameters
+from mcp.client.stdio import get_default_environment
+from mcp.types import ErrorData
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from .._sdk.installed import SseServerParameters, StreamableHttpParameters
+from .configured import in_arguments, in_header, in_pairs, in_url
+from .credentials import MASK, is_credential_header, is_random, is_worth_keeping
+from .patterns import masked
+from .printable import MAX_DETAIL, printable
+from .spellings import Spelling, without_runs
+
+_LEARNED_KEPT = 64
+# Characters that the patterns look at: a hostile error of 10 MB must not hold up everybody for seconds. Nothing that
+# long reaches an event, a log or an advice.
+_PATTERNS_READ = 64 * 1024
+# From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line.
+_LINE_OF_KEY = 16
+# Of secrets of this length, servers quote the beginning, so that people know which one is meant.
+_LONG, _BEGINNING = 24, 8
+
+_MAX_DEPTH = 32
+# Values within one value that are looked at: more is no error that a server means.
+_MAX_VALUES = 10_000
+
+_MAX_CHAIN = 64
+
+T = TypeVar("T")
+
+
+class Redactor:
+    """Takes secrets out of text.
+
+    Args:
+        secrets: Values to keep, as they are.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._given = _spellings(secrets)
+        self._learned: dict[str, set[Spelling]] = {}
+        self._sort()
+
+    @classmethod
+    def of(cls, server: Any, http_client: Any = None) -> Redactor:
+        """The redactor of a client: it knows what `server` and `http_client` were configured with."""
+        return cls(_configured(server, http_client))
+
+    def _sort(self) -> None:
+        known = self._given.union(*self._learned.values())
+        self._known = sorted(known, key=lambda one: one.length, reverse=True)  # a secret may be part of a longer one
+        self._cores = {core for one in known for core in one.cores}
+        self._escaped = [form for one in self._known for form in one.escaped]
+        self._margin = max([MAX_DETAIL, *(one.length for one in known)])
+
+    def learn(self, secret: str) -> None:
+        """Keep one more value, such as an OAuth token; of these only the latest are known."""
+        self._learn(secret, "token")
+
+    def learn_headers(self, headers: Any) -> None:
+        """Keep what the headers of a request, an HTTP library's `Headers`, carry as credentials."""
+        for name, value in headers.raw:
+            if _carries_credentials(name):
+                self._learn(value.decode("latin-1"), name.decode("latin-1"))
+
+    def _learn(self, value: str, name: str) -> None:
+        if (known := self._learned.pop(value, None)) is not None:
+            self._learned[value] = known
+            return
+        self._learned[value] = _spellings(in_header(name, value))
+        if len(self._learned) > _LEARNED_KEPT:
+            del self._learned[next(iter(self._learned))]
+        self._sort()
+
+    # --- text ---
+
+    def clean(self, text: str) -> str:
+        """`text` without secrets; of those that it was never told of, only the first 64 KiB."""
+        for one in self._known:
+            if one.anchor in text:
+                text = one.pattern.sub(MASK, text) if one.pattern else text.replace(one.anchor, MASK)
+        text = without_runs(text, self._cores, MASK)
+        if "\\u00" in text:
+            for form in self._escaped:
+                text = text.replace(form, MASK)
+        begin, rest = text[:_PATTERNS_READ], text[_PATTERNS_READ:]
+        begin = masked(begin)
+        return begin + rest if rest else begin
+
+    def line(self, text: str, limit: int = MAX_DETAIL) -> str:
+        """One printable line of untrusted text without secrets, at most `limit` characters; cleaned, then cut."""
+        return printable(self.head(text, 4 * limit), limit)
+
+    def head(self, text: str, limit: int) -> str:
+        """The first `limit` characters or so, without secrets. However long the text, no more is looked at."""
+        if len(text) <= limit + self._margin:
+            return self.clean(text)
+        # A secret that the cut went through is whole when more is read, and masked: there the two differ.
+        cut, more = self.clean(text[:limit]), self.clean(text[: limit + self._margin])
+        if more.startswith(cut):
+            return cut
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(cut, more, strict=False))
+        return "".join(character for character, _ in same)
+
+    def clean_tail(self, text: str, limit: int) -> str:
+        """The end of a text without secrets. From `limit` characters on it may begin in the middle of one."""
+        return self.clean(text)[self._margin :] if len(text) >= limit else self.clean(text)
+
+    # --- whatever holds text ---
+
+    def cleaned(self, value: T) -> T:
+        """`value` without secrets: a string, or containers and dataclasses of them; itself when there are none.
+
+        Of what is too deep or too much to look at, nothing is left.
+        """
+        return self._cleaned(value, 0, itertools.count())  # type: ignore[no-any-return]
+
+    def _cleaned(self, value: Any, depth: int, seen: Iterator[int]) -> Any:
+        if value is None or isinstance(value, int | float):
+            return value
+        if depth > _MAX_DEPTH or next(seen) > _MAX_VALUES:
+            return MASK
+        new = value
+        if type(value) is str:
+            new = self.clean(value)
+        elif isinstance(value, Mapping):
+            pairs = value.items()
+            new = {self._cleaned(key, depth + 1, seen): self._cleaned(item, depth + 1, seen) for key, item in pairs}
+        elif type(value) in {list, tuple, set, frozenset}:
+            new = type(value)(self._cleaned(item, depth + 1, seen) for item in value)
+        elif isinstance(value, ErrorData):
+            said = {"message": self.clean(value.message), "data": self._cleaned(value.data, depth + 1, seen)}
+            new = value.model_copy(update=said)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return self._cleaned_fields(value, depth, seen)
+        return value if new == value else new
+
+    def _cleaned_fields(self, value: Any, depth: int, seen: Iterator[int]) -> Any:
+        changed = {}
+        for field in dataclasses.fields(value):
+            if field.init and field.metadata.get("redact", True):
+                old = getattr(value, field.name)
+                if (new := self._cleaned(old, depth + 1, seen)) is not old and new != old:
+                    changed[field.name] = new
+        return dataclasses.replace(value, **changed) if changed else value
+
+    def clean_error(self, error: T) -> T:
+        """`error`, and all that it came from, without secrets: changed in place where that is possible.
+
+        Returns:
+            The same error; another one of its type if its text cannot be changed.
+        """
+        result: Any = self._rebuilt(error)
+        todo, seen = [result], set[int]()
+        while todo and len(seen) < _MAX_CHAIN:
+            one = todo.pop()
+            if one is None or id(one) in seen:
+                continue
+            seen.add(id(one))
+            self._clean_in_place(one)
+            for link in ("__cause__", "__context__"):
+                linked = getattr(one, link)
+                if (rebuilt := self._rebuilt(linked)) is not linked:
+                    setattr(one, link, rebuilt)
+                todo.append(rebuilt)
+            todo.extend(getattr(one, "exceptions", ()))
+        return result  # type: ignore[no-any-return]
+
+    def _clean_in_place(self, error: BaseException) -> None:
+        args = self.cleaned(error.args)
+        if args is not error.args:
+            error.args = args
+        facts = vars(error)  # written directly: some exceptions refuse `setattr`
+        for name, value in list(facts.items()):
+            if (new := self.cleaned(value)) is not value:
+                facts[name] = new
+        if isinstance(error, OSError):
+            error.strerror, error.filename = self.cleaned((error.strerror, error.filename))
+
+    def _rebuilt(self, error: Any) -> Any:
+        """Pydantic's errors quote what they refuse, cut in the middle, and cannot be changed."""
+        if not isinstance(error, ValidationError):
+            return error
+        faults = error.errors(include_url=False, include_context=False)
+        quoted = [(fault["msg"], fault["loc"], fault["input"]) for fault in faults]
+        if (cleaned := self.cleaned(quoted)) is quoted:
+            return error
+        details = [
+            InitErrorDetails(type=PydanticCustomError(fault["type"], "{said}", {"said": said}), loc=loc, input=value)
+            for fault, (said, loc, value) in zip(faults, cleaned, strict=True)
+        ]
+        rebuilt = ValidationError.from_exception_data(error.title, details)
+        rebuilt.__cause__, rebuilt.__context__ = error.__cause__, error.__context__
+        return rebuilt.with_traceback(error.__traceback__)
+
+
+def _spellings(secrets: Iterable[str]) -> set[Spelling]:
+    return {Spelling.of(secret) for secret in set(_worth_keeping(secrets))}
+
+
+def _worth_keeping(secrets: Iterable[str]) -> Iterator[str]:
+    """The secrets that are long enough to be masked, and what text may quote of them: a line, or the beginning."""
+    for secret in map(str.strip, secrets):
+        if is_worth_keeping(secret):
+            yield secret
+        if len(secret) >= _LONG and is_random(secret[:_BEGINNING]):
+            yield secret[:_BEGINNING]
+        if "\n" in secret:
+            yield from (line for line in map(str.strip, secret.splitlines()) if len(line) >= _LINE_OF_KEY)
+
+
+def _configured(server: Any, http_client: Any) -> Iterator[str]:
+    """The secrets in the configuration of a server and of an HTTP client."""
+    if isinstance(server, StdioServerParameters):
+        harmless = get_default_environment()  # HOME, PATH and the like, which the SDK gives to every server
+        own = {name: value for name, value in (server.env or {}).items() if harmless.get(name) != value}
+        yield from in_pairs(own.items())
+        yield from in_arguments(server.args)
+    elif isinstance(server, StreamableHttpParameters | SseServerParameters):
+        yield from in_url(server.url)
+        yield from _in_headers(server.headers or {})
+    if http_client is not None:
+        yield from _in_headers(http_client.headers)
+        yield from in_url(str(http_client.base_url))
+        yield from in_pairs(http_client.params.multi_items())
+        for cookie in http_client.cookies.jar:
+            yield from in_header("cookie", f"{cookie.name}={cookie.value}")
+
+
+def _in_headers(headers: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in headers.items():
+        yield from in_header(name, str(value))
+
+
+@lru_cache(maxsize=256)
+def _carries_credentials(header: bytes) -> bool:
+    return is_credential_header(header.decode("latin-1"))

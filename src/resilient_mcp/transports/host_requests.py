@@ -1,0 +1,141 @@
+"""Streams with another client behind them: it answers what the server asks, in the place of the session's callbacks.
+
+Requests of the server and their answers pass as they are on the wire, so that what the session does not know comes
+through, and one that takes long holds up nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from typing import Any, Protocol
+
+import anyio
+from mcp.shared.message import SessionMessage
+from typing_extensions import Self
+
+from .._sdk.messages import cancelled_id, declare_capabilities, message_as_json, message_from_json, method_and_id
+from .._sdk.transports import Streams
+
+
+class Link(Protocol):
+    """What stands in front of a session and answers what its server asks, in the place of callbacks.
+
+    Attributes:
+        capabilities: Declared to the server as they are, at `initialize`.
+    """
+
+    capabilities: dict[str, Any]
+
+    def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
+        """Answer a request of the server in the background; what is returned gives it up."""
+        ...
+
+
+@asynccontextmanager
+async def linked(
+    streams: Any, link: Link, waiting_for_us: Callable[[], AbstractContextManager[None]]
+) -> AsyncIterator[Streams]:
+    """`streams`, a context manager of (read, write), with `link` behind them.
+
+    Args:
+        streams: The streams.
+        link: Answers the server.
+        waiting_for_us: A context while the server waits for such an answer.
+    """
+    async with streams as (read, write):
+        yield LinkedReader(read, link, write, waiting_for_us), LinkedWriter(write, link)
+
+
+class LinkedReader:
+    """A read stream that hands the server's requests to a link; a `ping` stays with the session."""
+
+    def __init__(
+        self, inner: Any, link: Link, write: Any, waiting_for_us: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._inner = inner
+        self._link = link
+        self._write = write
+        self._waiting_for_us = waiting_for_us
+        self._open: dict[Any, Callable[[], object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            while True:
+                item = await self._inner.__anext__()
+                if isinstance(item, Exception) or not self._took(item):
+                    return item
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _took(self, item: SessionMessage) -> bool:
+        method, request_id = method_and_id(item)
+        if method == "notifications/cancelled":
+            give_up = self._open.pop(cancelled_id(item), None)
+            if give_up is not None:
+                give_up()
+            return give_up is not None
+        if method is None or request_id is None or method == "ping":
+            return False
+
+        waiting = ExitStack()
+        waiting.enter_context(self._waiting_for_us())
+
+        async def reply(answer: dict[str, Any]) -> None:
+            self._open.pop(request_id, None)
+            waiting.close()
+            try:
+                await self._write.send(message_from_json(answer))
+            except (ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                return  # the host answered rubbish, or the server is gone
+
+        give_up = self._link.take(message_as_json(item), reply)
+
+        def end() -> None:
+            waiting.close()
+            give_up()
+
+        self._open[request_id] = end
+        return True
+
+    def _give_up(self) -> None:
+        while self._open:
+            self._open.popitem()[1]()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> Any:
+        self._give_up()
+        return await self._inner.__aexit__(*exc_info)
+
+
+class LinkedWriter:
+    """A write stream whose `initialize` declares a link's capabilities."""
+
+    def __init__(self, inner: Any, link: Link) -> None:
+        self._inner = inner
+        self._link = link
+
+    async def send(self, item: SessionMessage) -> None:
+        if method_and_id(item)[0] == "initialize":
+            declare_capabilities(item, self._link.capabilities)
+        await self._inner.send(item)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> Any:
+        return await self._inner.__aexit__(*exc_info)

@@ -1,0 +1,128 @@
+"""Streams of a transport that is not ours, watched: which request belongs to which attempt, and when it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from mcp.shared.message import SessionMessage
+
+from .._sdk.messages import add_meta, clean_error_response, encode, method_and_id, response_id
+from ..evidence import Delivery, Evidence, FailureKind
+from ..in_flight import InFlight, current_attempt
+from ..text.redact import Redactor
+
+_ARRIVAL = 1.0
+"""Seconds for a request to get from the SDK's stream to the HTTP client; far more than it takes."""
+
+
+class WatchedWriter:
+    """A write stream that binds each request to the attempt that writes it.
+
+    Args:
+        inner: The transport's own stream.
+        in_flight: The connection's requests.
+        sends: Whether a request counts as sent once `inner` has it; False where an edge below knows better.
+        one_by_one: Hand over a request only when the one before has arrived at the edge below.
+    """
+
+    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool, one_by_one: bool) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._sends = sends
+        self._turn = anyio.Lock() if one_by_one else None
+        self._awaited: tuple[object, anyio.Event] | None = None
+        in_flight.arrived = self._arrived
+
+    async def send(self, item: SessionMessage) -> None:
+        """Write one message.
+
+        Raises:
+            UnencodableError: It has no JSON; nothing was sent.
+        """
+        method, request_id = method_and_id(item)
+        is_request = method is not None and request_id is not None
+        if (attempt := current_attempt.get()) is not None and attempt.login is not None:
+            await attempt.login_over()
+        if method is not None and request_id is not None:
+            add_meta(item, self._in_flight.sending(method, request_id))
+        encode(item)  # fails here, in its caller's task: a transport that finds out later ends with it
+        if is_request and self._sends:
+            self._in_flight.sent(request_id)
+        if self._turn is None:
+            await self._inner.send(item)
+        elif is_request:
+            await self._send_in_turn(self._turn, item, request_id)
+        else:
+            async with self._turn:  # else it may be sent in the place of a request that has not arrived yet
+                await self._inner.send(item)
+
+    async def _send_in_turn(self, turn: anyio.Lock, item: SessionMessage, request_id: object) -> None:
+        """See `_sdk.POSTS_ONE_BY_ONE`."""
+        async with turn:
+            arrived = anyio.Event()
+            self._awaited = request_id, arrived
+            await self._inner.send(item)
+            with anyio.move_on_after(_ARRIVAL, shield=True):
+                await arrived.wait()
+
+    def _arrived(self, request_id: object) -> None:
+        if self._awaited is not None and self._awaited[0] == request_id:
+            self._awaited[1].set()
+
+    async def aclose(self) -> None:
+        """The session is over. The stream is closed when its transport is."""
+
+    async def __aenter__(self) -> WatchedWriter:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+class WatchedReader:
+    """A read stream that notes the answers that pass, and its end.
+
+    Args:
+        inner: The transport's own stream.
+        in_flight: The connection's requests.
+        redactor: Takes secrets out of the server's errors, before the SDK makes exceptions and spans of them.
+        on_end: Told that nothing more will come.
+    """
+
+    def __init__(self, inner: Any, in_flight: InFlight, redactor: Redactor, on_end: Callable[[Evidence], None]) -> None:
+        self._inner = inner
+        self._in_flight = in_flight
+        self._redactor = redactor
+        self._on_end = on_end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __aiter__(self) -> WatchedReader:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            item = await self._inner.__anext__()
+        except StopAsyncIteration:
+            self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
+            raise
+        if isinstance(item, Exception):
+            return item
+        if (answered := response_id(item)) is not None:
+            self._in_flight.answered(answered)
+            clean_error_response(item, self._redactor.cleaned)
+        else:
+            self._in_flight.hear_message()
+        return item
+
+    async def aclose(self) -> None:
+        """The session is over. The stream is closed when its transport is."""
+
+    async def __aenter__(self) -> WatchedReader:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None

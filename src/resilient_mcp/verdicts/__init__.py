@@ -1,0 +1,1 @@
+"""How failures are judged: the verdict, the classifier and its tables."""

@@ -1,0 +1,116 @@
+"""Why a server cannot be reached, and what a person can do about it: the words of `ServerFailed` and its kind.
+
+A remedy names what the user wrote: Python code, a file of servers, or a command line. Sans-I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mcp import StdioServerParameters
+
+from .._sdk.installed import SseServerParameters, StreamableHttpParameters
+from .._sdk.transports import is_in_process_server
+from ..evidence import Evidence, FailureKind
+from ..text.last_words import last_words
+from ..text.printable import describe, printable
+from .classifier import is_version_conflict
+from .verdict import AttemptError
+
+_STDERR_LINES = 3
+
+_REDIRECTS = range(300, 400)
+
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _NOT_ALLOWED, _MISDIRECTED = 400, 401, 403, 404, 405, 421
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What a user's own words for things are, where the user configured a server.
+
+    Attributes:
+        server: What says where the server is, or how it is started.
+        credentials: What says with which credentials.
+        restart: How to have a change taken up; empty where that cannot be done while the client runs.
+    """
+
+    server: str
+    credentials: str
+    restart: str = ""
+
+
+def in_python(server: Any) -> Wording:
+    """The words for what was given to `ResilientClient`."""
+    where = "the function that returns the transport"
+    if isinstance(server, StdioServerParameters):
+        where = "command, args, env and cwd in StdioServerParameters"
+    elif isinstance(server, StreamableHttpParameters | SseServerParameters):
+        where = "the server's URL"
+    elif is_in_process_server(server):
+        where = "the server object"
+    return Wording(where, "the credentials given to the HTTP client", "restart()")
+
+
+def reason_of(failure: AttemptError) -> str:
+    """Why there is no connection, in one line."""
+    evidence, cause = failure.evidence, failure.cause
+    if evidence is not None:
+        words = [] if evidence.exit is None else last_words(evidence.exit.stderr, _STDERR_LINES)
+        return f"{evidence.detail}; its last words on stderr: {'; '.join(words)}" if words else evidence.detail
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return f"cannot start: {cause.strerror}: {printable(str(cause.filename))}"
+    return describe(cause) if cause is not None else "the connection was lost"
+
+
+def remedy_of(failure: AttemptError, wording: Wording) -> str:
+    """What a person can do about a failed try to connect: the likely cause as a question, and where to look."""
+    evidence, where = failure.evidence, wording.server
+    if is_version_conflict(failure.cause):
+        question, where = (
+            "Is there a version of MCP that both sides know?",
+            "both, and mode= of the client (mcp 2.x)",
+        )
+    elif evidence is None:
+        question = _ask_about_error(failure.cause)
+    elif evidence.kind is FailureKind.AUTH or evidence.http_status in {_UNAUTHORIZED, _FORBIDDEN}:
+        question, where = "Are the credentials right, and still valid?", wording.credentials
+    elif evidence.http_status is not None:
+        question = _ask_about_status(evidence.http_status, evidence)
+    else:
+        question = _ask_about_connection(evidence)
+    return f"{question} Check {where}."
+
+
+def _ask_about_error(cause: Exception | None) -> str:
+    if isinstance(cause, FileNotFoundError | NotADirectoryError):
+        return "Is it installed, and on PATH?"
+    if isinstance(cause, OSError):
+        return "Can it be run from a terminal?"
+    return "Do client and server fit together?"
+
+
+def _ask_about_status(status: int, evidence: Evidence) -> str:
+    if "HTTPS" in evidence.body:  # so nginx and Go answer plain HTTP at a port for TLS
+        return "Must the URL begin with https://?"
+    if status in _REDIRECTS:
+        return "Is that the server's new address?"
+    if status == _NOT_ALLOWED:
+        return "Is the path right? A server that speaks HTTP+SSE (2024-11-05) needs SseServerParameters."
+    if status == _MISDIRECTED:
+        return "Does the server allow this host name? Servers of the SDK have a list, allowed_hosts."
+    if status == _NOT_FOUND:
+        return "Is the path right? Most servers are at /mcp."
+    return "Is the path right, and is an MCP server there?"
+
+
+def _ask_about_connection(evidence: Evidence) -> str:
+    if evidence.kind is FailureKind.PROCESS:
+        return "Does it run in a terminal?"
+    if evidence.kind is FailureKind.PROTOCOL:
+        return "Is an MCP server there?"
+    if evidence.kind is FailureKind.TLS and "CERTIFICATE_VERIFY_FAILED" in evidence.detail:
+        return "Who signed its certificate? SSL_CERT_FILE names a file with the authorities to trust."
+    if evidence.kind is FailureKind.TLS:
+        return "Do client and server agree on http:// or https://?"
+    return "Is the server running, and are scheme, host and port right?"
