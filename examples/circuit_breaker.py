@@ -1,8 +1,8 @@
-"""A server that is away: calls are refused instead of waiting each for itself, until a probe finds the server again.
+"""A server that is away: the circuit opens and refuses calls until a probe finds the server again.
 
-Three calls wait in vain, as long as the policy lets them. Then the circuit opens: a call is not sent, and is refused
-when the server has been away for as long as one may wait for it. The client looks for the server by itself, and lets
-calls through when it is back.
+Three calls wait as long as the policy allows, and fail. Then the circuit opens: a call is not sent, and is refused once
+the server has been away for longer than a call may wait. The client probes the server by itself, and admits calls
+again when it is back.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""One JSON object per log record, with the facts of each event as fields: what a log pipeline wants.
+"""One JSON object per log record, with the details of each event as fields, for a log pipeline.
 
-The library logs under `resilient_mcp` and puts its facts into the record's `extra`, each name with `mcp_` in front.
-Every record of one call has the same `mcp_operation_id`. (With structlog, `structlog.stdlib.ExtraAdder` does the same.)
+The library logs under `resilient_mcp` and passes details in the record's `extra`, with names that start with `mcp_`.
+All records of one call have the same `mcp_operation_id`. (With structlog, `structlog.stdlib.ExtraAdder` does the same.)
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from resilient_mcp.demo import stdio_server
 
 
 class JsonFormatter(logging.Formatter):
-    """The facts of a record, and nothing for people."""
+    """Formats a record's fields as JSON, without its message."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {name: value for name, value in vars(record).items() if name.startswith("mcp_")}
@@ -26,7 +26,7 @@ def configure() -> None:
     handler.setFormatter(JsonFormatter())
     logger = logging.getLogger("resilient_mcp")
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)  # INFO in production: changes of state and retries, and nothing while all is well
+    logger.setLevel(logging.DEBUG)  # INFO in production: state changes and retries, silent while all is well
 
 
 async def main() -> None:
@@ -34,7 +34,7 @@ async def main() -> None:
     async with ResilientClient(stdio_server(), name="shop") as client:
         await client.call_tool("forecast", {"city": "Bergen"})
         try:
-            await client.call_tool("place_order", {"item": "umbrella"})  # its server dies before it answers
+            await client.call_tool("place_order", {"item": "umbrella"})  # the server dies before it answers
         except ConnectionLost:
             await client.call_tool("forecast", {"city": "Oslo"})
 

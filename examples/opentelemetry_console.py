@@ -1,7 +1,7 @@
-"""Traces and metrics on the console: `pip install opentelemetry-sdk`, configure it as ever, and they are there.
+"""Traces and metrics on the console: `pip install opentelemetry-sdk` and the usual configuration are enough.
 
-A retried call is one CLIENT span: its events tell of the failed attempt, of the retry and of the new connection. With
-mcp 2.x the SDK's own span of each attempt hangs below it, and the server gets the trace context.
+A retried call is one CLIENT span; its events record the failed attempt, the retry and the new connection. With mcp 2.x
+the SDK's own span of each attempt is its child, and the server receives the trace context.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ async def main() -> None:
     async with ResilientClient(stdio_server(), name="shop") as client:
         await client.call_tool("forecast", {"city": "Bergen"})
         try:
-            await client.call_tool("place_order", {"item": "umbrella"})  # its server dies before it answers
+            await client.call_tool("place_order", {"item": "umbrella"})  # the server dies before it answers
         except ResilienceError as error:
             print(f"lost: {error.advice}")
         await client.call_tool("forecast", {"city": "Oslo"})

@@ -1,7 +1,7 @@
-"""Code that was written against the SDK's `ClientSession` runs on `ResilientClient` as it is.
+"""Code written for the SDK's `ClientSession` runs on `ResilientClient` unchanged.
 
-`tour` does not know which of the two it got. Only the construction differs: one line instead of a transport, a session
-and a handshake. The server is killed during the second tour, which does not notice.
+`tour` does not know which of the two it gets. Only the construction differs: one line instead of a transport, a session
+and a handshake. The server is killed during the second tour, which is not affected.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""One `Policy` per server: how long, how often, and which tools may run twice.
+"""One `Policy` per server: time limits, number of attempts, and which tools may run twice.
 
-A tool whose name matches `forecast*` gets half a second and is tried three times in all: it only reads. One that
-matches `place_*` is never sent twice, whatever the server says of it, so its failure says that it may have run.
+Tools that match `forecast*` only read: they get three attempts of half a second each. Tools that match `place_*` are
+never sent twice, whatever their annotations say, so an error reports that the call may have run.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ POLICY = Policy(
 
 def show_retries(event: Event) -> None:
     if isinstance(event, RetryScheduled):
-        print(f"  {event.reason}: will be sent again")
+        print(f"  {event.reason}: retrying")
 
 
 async def attempt(client: ResilientClient, tool: str, arguments: dict) -> None:
@@ -34,8 +34,8 @@ async def attempt(client: ResilientClient, tool: str, arguments: dict) -> None:
 
 async def main() -> None:
     async with ResilientClient(stdio_server(), name="shop", policy=POLICY, on_event=show_retries) as client:
-        await attempt(client, "forecast", {"city": "Bergen", "seconds": 5})  # too slow for its limit, each time
-        await attempt(client, "place_order", {"item": "umbrella"})  # dies before it answers
+        await attempt(client, "forecast", {"city": "Bergen", "seconds": 5})  # exceeds its time limit on every attempt
+        await attempt(client, "place_order", {"item": "umbrella"})  # the server dies before it answers
         await attempt(client, "forecast", {"city": "Bergen"})  # the restarted server
 
 

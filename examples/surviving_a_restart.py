@@ -1,7 +1,7 @@
 """A Streamable HTTP server is restarted on the same port while a client is in use.
 
-The new process has never heard of the client's session. `ResilientClient` negotiates a new one, if it needs one at all,
-and sends the call again; code that uses it sees nothing but the answer.
+The new process does not know the client's session. `ResilientClient` negotiates a new one, if the protocol version has
+sessions, and sends the call again; its caller only sees the answer.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ def show(event: Event) -> None:
     if isinstance(event, Connected):
         print(f"  connected, speaking MCP {event.protocol_version}")
     elif isinstance(event, RetryScheduled):
-        print(f"  {event.reason}: sent again")
+        print(f"  {event.reason}: retrying")
 
 
 async def ask(client: ResilientClient, city: str) -> None:

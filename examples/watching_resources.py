@@ -1,7 +1,7 @@
-"""An agent's loop that watches two notes while their server is killed.
+"""An agent loop that watches two notes while their server is killed.
 
-Nothing in the loop knows of the crash: `watch()` subscribes again on the new process, and says of each note that it may
-have changed meanwhile. Reading what a change names is all there is to do.
+The loop does not handle the crash: `watch()` subscribes again on the new process and reports that each note may have
+changed meanwhile. The loop only reads the resource that a change names.
 """
 
 import asyncio
@@ -12,8 +12,7 @@ import signal
 from resilient_mcp import Event, ResilientClient, Restored, StateChanged
 from resilient_mcp.demo import NOTES, notes_server
 
-KILL_AFTER, END_AFTER = 3, 8
-"""Changes that the loop sees."""
+KILL_AFTER, END_AFTER = 3, 8  # changes seen
 
 
 def show(event: Event) -> None:

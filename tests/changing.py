@@ -1,4 +1,4 @@
-"""`tests.servers.changing_server` over each transport and protocol era, killed at will."""
+"""`tests.servers.changing_server` over each transport and protocol era, killed on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = [f"{transport} {era}" for transport in ("stdio", "http") for era in ("l
 
 
 class Place:
-    """A server, a client of it, and what is known of both."""
+    """A server, its client, and the client's events."""
 
     def __init__(self, client: ResilientClient, server: HttpServer | None, events: Recorder, legacy: bool) -> None:
         self.client = client
@@ -34,7 +34,7 @@ class Place:
         return text_of(await self.client.call_tool(tool, arguments))
 
     async def kill(self) -> None:
-        """The next server is another process."""
+        """Replace the server by a new process."""
         if self.server is not None:
             self.server.kill()
             self.server.start()
@@ -44,7 +44,7 @@ class Place:
             await self.events.wait_for(Connected, generation=generation + 1)
 
     async def subscribed(self, *uris: str) -> None:
-        """Wait until the server has these subscriptions and no others."""
+        """Wait until the server has exactly these subscriptions."""
         expected = " ".join(sorted(uris))
         with anyio.fail_after(10):
             while await self.ask("subscribed") != expected:

@@ -1,4 +1,4 @@
-"""Every asynchronous test runs on asyncio and on trio."""
+"""Runs every asynchronous test on asyncio and on trio."""
 
 from __future__ import annotations
 

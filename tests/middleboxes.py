@@ -1,10 +1,10 @@
-"""Real gateways between a client and its servers: nginx and HAProxy, each on a free port of the loopback.
+"""Real gateways between a client and its servers: nginx and HAProxy, each on a free loopback port.
 
     async with nginx(server.port, location="proxy_read_timeout 1s;") as gateway:
         async with ResilientClient(gateway.url) as client:
             ...
 
-A test writes the lines that matter in the product's own language; the rest of the configuration is here. The process
+A test gives the lines that matter in the product's own syntax; the rest of the configuration is here. The process
 keeps its files in a temporary folder and ends with its test.
 """
 
@@ -52,7 +52,7 @@ class Middlebox:
         url: Where an MCP client connects.
         port: The port of `url`.
         process: The process in the foreground; nginx reloads its configuration on SIGHUP.
-        folder: Its configuration (`config`) and what it logs (`log`).
+        folder: Holds its configuration (`config`) and its log (`log`).
     """
 
     url: str
@@ -73,9 +73,9 @@ async def nginx(
     """Run nginx in front of `upstreams`.
 
     Args:
-        upstreams: Ports on the loopback, each with the parameters of nginx's `server` if it has any: `"8001 backup"`.
+        upstreams: Loopback ports, each optionally with parameters of nginx's `server`: `"8001 backup"`.
         location: Lines for `location /`, which forwards to `upstreams`. One with `proxy_set_header` must set `Host`
-            too: nginx then drops the one that is set here, and the SDK's servers refuse what they do not know.
+            too: nginx then drops the one that is set here, and the SDK's servers refuse unknown hosts.
         server: Lines for `server`, such as `error_page` and more locations.
         http: Lines for `http`, such as `limit_req_zone`.
         upstream: Lines for `upstream`, such as `keepalive`.
@@ -123,7 +123,7 @@ async def haproxy(
     """Run HAProxy in front of `upstreams`.
 
     Args:
-        upstreams: Ports on the loopback, each with the options of HAProxy's `server` if it has any:
+        upstreams: Loopback ports, each optionally with options of HAProxy's `server`:
             `"8001 check inter 100ms cookie a"`. The servers are called `server1`, `server2` and so on.
         backend: Lines for `backend`, such as `retries`, `cookie` or `option httpchk`.
         frontend: Lines for `frontend`, such as `http-request deny`.
@@ -151,7 +151,7 @@ async def haproxy(
 
 @asynccontextmanager
 async def _running(program: str, *arguments: str, port: int, config: str, tls: bool) -> AsyncIterator[Middlebox]:
-    """Run `program` with `arguments` and the path of its configuration, until it listens and as long as the body."""
+    """Run `program` with `arguments` and its configuration; enter the body once it listens, and end it afterwards."""
     with tempfile.TemporaryDirectory(prefix=f"{program}-") as name:
         folder = Path(name)
         (folder / "config").write_text(config + "\n")
@@ -173,7 +173,7 @@ async def _running(program: str, *arguments: str, port: int, config: str, tls: b
 
 
 def _end_with_parent() -> None:
-    """Have this process get SIGTERM when its parent dies: a test run that is killed cannot clean up."""
+    """Have the kernel send this process SIGTERM when its parent dies: a killed test run cannot clean up."""
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
@@ -189,9 +189,9 @@ async def _listening(process: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the process; kill its whole group, if that takes too long or left a worker behind.
+    """Terminate the process; kill its whole group if that takes too long or leaves a worker behind.
 
-    It blocks, which no cancellation interrupts.
+    Blocks, so that a cancellation cannot interrupt it.
     """
     process.terminate()
     with suppress(subprocess.TimeoutExpired):

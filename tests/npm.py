@@ -1,4 +1,4 @@
-"""What the tests take from npm, installed once per run."""
+"""The npm packages that the tests use, installed once per run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 needs_npm = pytest.mark.skipif(
-    shutil.which("npm") is None and "CI" not in os.environ, reason="needs npm, which this machine has not"
+    shutil.which("npm") is None and "CI" not in os.environ, reason="needs npm, which is not installed"
 )
 NODE = shutil.which("node") or "node"
 PACKAGES = ("@modelcontextprotocol/server-everything@2026.8.31", "@modelcontextprotocol/sdk@1.32.2")
 LOOPBACK_ONLY = """
-process.stdin.resume().on("end", () => process.exit());  // it ends with its test, however that ends
+process.stdin.resume().on("end", () => process.exit());  // exits with its test, however that ends
 const net = require("net");
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (port, ...rest) {
@@ -26,7 +26,7 @@ net.Server.prototype.listen = function (port, ...rest) {
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the packages, and a script that keeps their servers to the loopback."""
+    """The folder with the packages, and a script that makes their servers listen on the loopback only."""
     folder = tmp_path_factory.mktemp("everything")
     command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
     subprocess.run(command, check=True, capture_output=True, timeout=180)

@@ -1,16 +1,16 @@
-"""What a caller was told of a call, and whether that is true, by what its server wrote down.
+"""Checks the outcome that a caller got against the server's journal.
 
-A call is named by its key, which begins with its tool: `REPEATABLE` or `ONCE`. Its server counts how often it took the
-key (received it, and did not provably refuse it) and how often it executed it. True is:
+A call is identified by its key, which begins with its tool: `REPEATABLE` or `ONCE`. Its server counts how often it took
+the key (received it and did not provably refuse it) and how often it executed it. An outcome is true if:
 
-    told                                  executed (a call of ONCE)    executed (a repeatable call)
+    outcome                               executed (a call of ONCE)    executed (a repeatable call)
     answered, with its own key            once                         at least once
     a tool's error (`isError`)            once                         at least once: on a connection whose list of
-                                                                       tools is not there yet it is not repeated
-    an error that the server sent         at most once                 never told: it is repeated
-    not run (never sent, or refused)      never                        never told: it is waited for and repeated
-    unknown: it may have run              at most once                 never told: it is repeated
-    nothing: its caller cancelled it      at most once                 any number of times
+                                                                       tools has not arrived it is not repeated
+    an error that the server sent         at most once                 never true: it is repeated
+    not run (never sent, or refused)      never                        never true: it is waited for and repeated
+    unknown: it may have run              at most once                 never true: it is repeated
+    none: its caller cancelled it         at most once                 any number of times
     no outcome within its deadline        never true                   never true
     another exception, another answer     never true                   never true
 
@@ -30,12 +30,12 @@ from resilient_mcp._sdk.results import is_error_result
 from .servers.counting_server import BUSY, REPEATABLE
 from .support import text_of
 
+# The JSON-RPC errors that the servers send: any other error that a caller gets must be one of the library's.
 SERVERS_OWN = (-32603, -32602)
-"""The JSON-RPC errors that the servers send: any other that a caller gets must be one of the library's."""
 
 
 class Kind(str, enum.Enum):
-    """What sort of thing a caller was told."""
+    """The kind of outcome that a caller got."""
 
     ANSWER = "answered"
     TOOL_ERROR = "a tool's error"
@@ -49,14 +49,14 @@ class Kind(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Told:
-    """What one caller was told, and in which words."""
+    """The outcome that one caller got, with its text."""
 
     kind: Kind
     text: str = ""
 
     @classmethod
     def of(cls, outcome: Any) -> Told:
-        """From a result, an exception, or None when there was neither."""
+        """Build from a result, an exception, or None if there was neither."""
         if outcome is None:
             return cls(Kind.NOTHING)
         if not isinstance(outcome, BaseException):
@@ -71,11 +71,11 @@ class Told:
 
 
 def broken_promise(key: str, told: Told, ran: int, taken: int) -> str | None:
-    """What is wrong with what the caller of `key` was told, or None.
+    """What is wrong with the outcome that the caller of `key` got, or None.
 
     Args:
-        key: The call.
-        told: What its caller was told.
+        key: Identifies the call.
+        told: The outcome that its caller got.
         ran: How often its server executed it.
         taken: How often its server took it.
     """

@@ -1,4 +1,4 @@
-"""The README's reference table, made from the code that decides: `python -m tests.reference` prints it."""
+"""The README's reference table, generated from the code that decides: `python -m tests.reference` prints it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What is slow and well: measured with the plain SDK and with ours, with defaults, in virtual time.
+"""Slow but healthy servers: what the plain SDK and `ResilientClient` make of them, with defaults, in virtual time.
 
     python -m tests.situations
 
-prints the table of the README. A test holds the README to what ours does.
+prints the README's table. A test compares the README with what `ResilientClient` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mcp.shared.memory import create_client_server_memory_streams
 from resilient_mcp import ResilientClient
 from resilient_mcp._sdk.installed import MAJOR, http
 
-from .servers import lean  # noqa: F401 - before the SDK's servers
+from .servers import lean  # noqa: F401 - must precede the SDK's servers
 from .support import LEGACY, text_of
 
 # isort: split
@@ -41,14 +41,14 @@ READ_ONLY = types.ToolAnnotations.model_validate({"readOnlyHint": True})
 
 
 class World:
-    """An SDK server in memory, whose transport a client takes as it takes any other.
+    """An SDK server in memory, with a transport that clients accept like any other.
 
     Args:
-        starts_in: Seconds until the server reads.
+        starts_in: Seconds until the server starts to read.
 
     Attributes:
-        runs: How often each tool ran.
-        started: How often the server was started.
+        runs: How many times each tool ran.
+        started: How many times the server was started.
     """
 
     def __init__(self, starts_in: float = 0) -> None:
@@ -102,7 +102,7 @@ class World:
 
 
 class Login(http.Auth):  # type: ignore[misc]
-    """An auth flow in which a person takes a minute, as the browser's page of an OAuth flow does."""
+    """An auth flow in which a person takes a minute, as on the browser page of an OAuth flow."""
 
     def __init__(self) -> None:
         self.opened = 0
@@ -121,14 +121,14 @@ class Login(http.Auth):  # type: ignore[misc]
 
 
 class Refused:
-    """Whether a server refuses everybody's credentials."""
+    """Whether a server currently refuses all credentials."""
 
     now = False
 
 
 @asynccontextmanager
 async def guarded(world: World, login: Any, refused: Refused | None = None) -> AsyncIterator[Any]:
-    """An HTTP client with the auth flow `login`, of a server that wants "Bearer t" where there is one."""
+    """An HTTP client with the auth flow `login`; its server requires "Bearer t" if there is one."""
     if MAJOR == 1:
         world.server.settings.stateless_http = world.server.settings.json_response = True
         app = world.server.streamable_http_app()
@@ -159,7 +159,7 @@ def ours(target: Any, **options: Any) -> Any:
 
 @asynccontextmanager
 async def plain(target: Any, *, mode: str | None = None, **options: Any) -> AsyncIterator[Any]:
-    """`ClientSession` on 1.x and for servers up to 2025-11-25, `mcp.Client` for the others."""
+    """`ClientSession` with mcp 1.x, `mcp.Client` with 2.x."""
     if isinstance(target, http.AsyncClient):
         streams = streamable_http_client(f"{URL}/mcp", http_client=target)
     else:
@@ -244,7 +244,7 @@ HEAD = "| what takes long | plain SDK | ours |\n| --- | --- | --- |\n"
 
 
 def outcome(situation: Callable[[Any], Awaitable[str]], connect: Any) -> str:
-    """What came of it, within an hour of virtual time."""
+    """The result of a situation, within an hour of virtual time."""
 
     async def body() -> str:
         with anyio.move_on_after(3600):
@@ -252,7 +252,7 @@ def outcome(situation: Callable[[Any], Awaitable[str]], connect: Any) -> str:
                 return await situation(connect)
             except Exception as error:
                 found: Any = error
-                while inner := getattr(found, "exceptions", ()):  # of a group
+                while inner := getattr(found, "exceptions", ()):  # an exception group
                     found = inner[0]
                 return f"`{type(found).__name__}`"
         return "HUNG"
@@ -261,7 +261,7 @@ def outcome(situation: Callable[[Any], Awaitable[str]], connect: Any) -> str:
 
 
 def in_virtual_time(body: Callable[[], Awaitable[Any]]) -> Any:
-    """Run it under a clock that jumps to the next event whenever all tasks wait."""
+    """Run `body` on a clock that jumps to the next deadline whenever all tasks wait."""
     return trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0.01))
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: servers as real processes, a scripted HTTP server on a real socket, a count of leftovers."""
+"""Shared by the tests: servers as real processes, a scripted HTTP server on a real socket, a check for leftovers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from resilient_mcp import Event, Policy, ResilientClient, RestartPolicy, RetryPo
 from resilient_mcp._sdk.installed import MAJOR
 
 ROOT = Path(__file__).parent.parent
+# Session options for a server up to 2025-11-25.
 LEGACY: dict[str, Any] = {} if MAJOR == 1 else {"mode": "legacy"}
-"""Session options for a server up to 2025-11-25."""
 
 QUICK = Policy(
     retry=RetryPolicy(base=0.01),
@@ -43,15 +43,15 @@ LIBRARIES = ("asyncio", "trio")
 def every_pair(name: str, values: list[Any]) -> pytest.MarkDecorator:
     """Run a test with each of `values` as its argument `name`, half of them on asyncio and half on trio.
 
-    With the other major of mcp the halves change sides: of value, library and major every two meet, at half the servers
-    to start. For what is slow.
+    With the other major of mcp the halves swap: every pair of value, library and major is covered by half the servers
+    that all combinations would start. For slow tests.
     """
     sides = [(LIBRARIES[(n + n // 2 + MAJOR) % 2], value) for n, value in enumerate(values)]
     return pytest.mark.parametrize(("anyio_backend", name), sides, ids=[f"{side}-{value}" for side, value in sides])
 
 
+# Runs a slow test on asyncio with one major of mcp, and on trio with the other.
 in_turn = pytest.mark.parametrize("anyio_backend", [LIBRARIES[MAJOR % 2]])
-"""Run a slow test on asyncio with one major of mcp, and on trio with the other."""
 
 
 def raw_server(*arguments: str, env: dict[str, str] | None = None) -> StdioServerParameters:
@@ -67,14 +67,14 @@ def _stdio(module: str, arguments: tuple[str, ...], env: dict[str, str] | None) 
 
 
 async def listed(client: ResilientClient) -> None:
-    """Wait until the client knows the tools of its connection: until then no annotation makes a call repeatable."""
+    """Wait until the client has its connection's list of tools: before that, annotations make no call repeatable."""
     connection = client._supervisor.ready
     assert connection is not None
     await client._catalog.listed(connection, anyio.current_time() + 5)
 
 
 def is_repeatable(client: ResilientClient, tool: str) -> bool | None:
-    """What the list of tools of the client's connection says."""
+    """Whether the tool list of the client's connection allows a repeat; None if that is unknown."""
     connection = client._supervisor.ready
     assert connection is not None
     return client._catalog.is_repeatable(tool, connection, trust=True)
@@ -91,7 +91,7 @@ def free_port() -> int:
 
 
 class HttpServer:
-    """A server process on a fixed port of the loopback, killed and started again at will."""
+    """A server process on a fixed loopback port that can be killed and started again."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class HttpServer:
         self._command = command or [
             sys.executable, "-m", "tests.servers.sdk_server", transport, str(self.port), *notes, *arguments,
         ]  # fmt: skip
-        # A server is not what is measured, and starts half as fast where it is.
+        # Coverage is not measured in servers: it would halve their start-up speed.
         unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         self._env = {**unmeasured, "PORT": str(self.port), **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
@@ -158,7 +158,7 @@ async def http_server(*arguments: str, **options: Any) -> AsyncIterator[HttpServ
 
 
 class Recorder:
-    """Keeps a client's events, and waits for the next of a kind."""
+    """Records a client's events, and waits for events of a kind."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -195,7 +195,7 @@ def _descriptors() -> list[str]:
 def children() -> list[int]:
     found = []
     for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # a thread that ended meanwhile
+        with suppress(OSError):  # a thread that has just ended
             found += [int(pid) for pid in (task / "children").read_text().split()]
     return found
 
@@ -210,7 +210,7 @@ def _tasks() -> int:
 
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
-    """Whatever the body opens, it closes: no child, task or file descriptor more than before."""
+    """Check that the body leaves no child process, task or file descriptor behind."""
     if not Path("/proc/self/fd").exists():
         yield
         return
@@ -219,7 +219,7 @@ async def nothing_left() -> AsyncIterator[None]:
     before = (sorted(children()), _tasks(), len(_descriptors()))
     yield
     after = None
-    with anyio.move_on_after(3):  # a closed socket leaves the loop a moment later
+    with anyio.move_on_after(3):  # a closed socket leaves the event loop a moment later
         while after != before:
             await anyio.sleep(0.01)
             after = (sorted(children()), _tasks(), len(_descriptors()))
@@ -252,9 +252,9 @@ def measured() -> Iterator[list[float]]:
 
 
 class ScriptedHttp:
-    """An MCP server up to 2025-11-25 on a real socket, whose answers to `tools/call` a test writes itself.
+    """An MCP server up to 2025-11-25 on a real socket, whose answers to `tools/call` are written by the test.
 
-    `faults` are taken one per `tools/call`; when none is left it echoes. `calls` lists the text of each call received.
+    Each `tools/call` consumes one of `faults`; when none is left it echoes. `calls` has the text of each call received.
     """
 
     def __init__(self, *, sessions: bool = True, sse: bool = False) -> None:
@@ -383,13 +383,13 @@ async def reply(stream: Any, status: int, body: bytes = b"", headers: dict[str, 
 
 
 def reset(stream: Any) -> None:
-    """Close so that the peer gets a RST and not a FIN."""
+    """Make closing the socket send a RST instead of a FIN."""
     sock = stream.extra(anyio.abc.SocketAttribute.raw_socket)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Faults:
-    """One fault each, as a coroutine function that takes the stream and the request's id; False ends the connection."""
+    """Makes faults: coroutine functions of stream and request id that return False to end the connection."""
 
     @staticmethod
     def status(status: int, body: bytes = b"", **headers: str) -> Any:

@@ -1,4 +1,4 @@
-"""The circuit breaker under a clock of our own."""
+"""The circuit breaker, driven by an explicit clock."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def opened(now: float = 0, **numbers: float) -> Breaker:
     return breaker
 
 
-def test_failures_in_a_row_open_it():
-    """The fifth opens it; a success in between starts the count anew."""
+def test_consecutive_failures_open_the_circuit():
+    """The fifth consecutive failure opens the circuit; a success resets the count."""
     breaker = Breaker(BreakerPolicy(min_calls=100))
     fail(breaker, 0, 4)
     succeed(breaker, 0)
@@ -52,8 +52,8 @@ def test_failures_in_a_row_open_it():
     assert breaker.retry_in(0) == 60
 
 
-def test_a_share_of_failures_opens_it():
-    """Half of ten calls, at the failure that makes it so and at no success."""
+def test_the_failure_rate_opens_the_circuit():
+    """Half of at least ten calls opens the circuit, on the failure that reaches the rate, never on a success."""
     breaker = Breaker(BreakerPolicy(failures=100))
     fail(breaker, 0, 5)
     succeed(breaker, 0, 5)
@@ -62,8 +62,8 @@ def test_a_share_of_failures_opens_it():
     assert breaker.state is OPEN
 
 
-def test_few_calls_have_no_share():
-    """Nine failures of nine calls are no share of ten."""
+def test_the_failure_rate_needs_a_minimum_of_calls():
+    """Nine failures in nine calls do not open the circuit when `min_calls` is ten."""
     breaker = Breaker(BreakerPolicy(failures=100))
     fail(breaker, 0, 9)
     assert breaker.state is CLOSED
@@ -72,8 +72,8 @@ def test_few_calls_have_no_share():
 
 
 @pytest.mark.parametrize("percent", range(1, 101))
-def test_a_share_is_reached_exactly(percent: int):
-    """n of 100 calls reach a rate of n/100, whatever floats make of it."""
+def test_the_failure_rate_is_exact(percent: int):
+    """n failures in 100 calls reach a rate of n/100, despite floating-point rounding."""
     breaker = Breaker(BreakerPolicy(failures=1000, min_calls=100, rate=percent / 100))
     succeed(breaker, 0, 100 - percent)
     fail(breaker, 0, percent - 1)
@@ -82,8 +82,8 @@ def test_a_share_is_reached_exactly(percent: int):
     assert breaker.state is OPEN
 
 
-def test_what_is_older_than_the_window_is_forgotten():
-    """Failures of half a minute ago have no share in what is now."""
+def test_failures_older_than_the_window_are_forgotten():
+    """Failures from half a minute ago do not count towards the rate."""
     breaker = Breaker(BreakerPolicy(failures=100))
     fail(breaker, 0, 9)
     fail(breaker, 30)
@@ -94,8 +94,8 @@ def test_what_is_older_than_the_window_is_forgotten():
     assert breaker.state is OPEN
 
 
-def test_the_window_takes_no_more_memory_for_more_calls():
-    """Twenty thousand calls leave a handful of numbers."""
+def test_the_window_uses_constant_memory():
+    """After twenty thousand calls the window still holds at most eleven buckets."""
     breaker = Breaker(BreakerPolicy())
     for n in range(20_000):
         succeed(breaker, n / 200)
@@ -103,8 +103,8 @@ def test_the_window_takes_no_more_memory_for_more_calls():
     assert 5_400 <= breaker._window.calls <= 6_000
 
 
-def test_an_open_circuit_refuses_until_its_time_is_over():
-    """Then exactly one trial goes out, and its success closes the circuit."""
+def test_an_open_circuit_refuses_calls_until_its_open_time_has_passed():
+    """Then exactly one trial is admitted, and its success closes the circuit."""
     breaker = opened()
     assert [breaker.admit(now) for now in (0, 30, 59.9)] == [None] * 3
     assert breaker.retry_in(59) == 1
@@ -118,13 +118,13 @@ def test_an_open_circuit_refuses_until_its_time_is_over():
 
 
 def test_an_open_circuit_refuses_a_thousand_callers():
-    """However many ask."""
+    """None of a thousand callers is admitted."""
     breaker = opened()
     assert not any(breaker.admit(1) for _ in range(1000))
 
 
 def test_the_open_time_doubles_with_each_reopening_in_a_row():
-    """60, 120, 240, 300, 300; after a success, 60 again."""
+    """It grows 60, 120, 240, 300, 300 s, and is 60 s again after a success."""
     breaker = opened()
     now = 0.0
     waits = []
@@ -141,8 +141,8 @@ def test_the_open_time_doubles_with_each_reopening_in_a_row():
     assert breaker.retry_in(now) == 60
 
 
-def test_a_trial_that_takes_too_long_keeps_nobody_out():
-    """After its time limit the next one goes, and decides alone."""
+def test_a_slow_trial_does_not_block_the_next_one():
+    """After its time limit the next trial is admitted, and only that one decides."""
     breaker = opened()
     slow = admitted(breaker, 60)
     assert breaker.admit(89.9) is None
@@ -154,8 +154,8 @@ def test_a_trial_that_takes_too_long_keeps_nobody_out():
     assert breaker.state is CLOSED
 
 
-def test_a_slow_trial_that_nobody_replaced_still_decides():
-    """Its permit lapsed, but its answer is the latest news."""
+def test_a_slow_trial_that_was_not_replaced_still_decides():
+    """Its permit has lapsed, but its outcome is the most recent one."""
     breaker = opened()
     slow = admitted(breaker, 60)
     breaker.succeeded(slow, 200)
@@ -163,7 +163,7 @@ def test_a_slow_trial_that_nobody_replaced_still_decides():
 
 
 def test_a_cancelled_trial_gives_its_permit_back():
-    """It says nothing, and the next caller has its place."""
+    """Its outcome is not counted, and the next caller becomes the trial."""
     breaker = opened()
     breaker.released(admitted(breaker, 60))
     assert breaker.state is HALF_OPEN
@@ -171,8 +171,8 @@ def test_a_cancelled_trial_gives_its_permit_back():
     assert admitted(breaker, 60).trial
 
 
-def test_cancelled_calls_count_for_nothing():
-    """Neither as failures nor as successes."""
+def test_cancelled_calls_are_not_counted():
+    """A hundred cancelled calls neither count as failures nor reset the failure count."""
     breaker = Breaker(BreakerPolicy())
     fail(breaker, 0, 4)
     for _ in range(100):
@@ -190,8 +190,8 @@ SETTLE: list[Callable[[Breaker, Permit], None]] = [
 
 
 @pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "release"])
-def test_late_outcomes_say_nothing(settle: Callable[[Breaker, Permit], None]):
-    """A call from before the circuit opened does not close it, end the trial, or count once it is closed again."""
+def test_late_outcomes_are_not_counted(settle: Callable[[Breaker, Permit], None]):
+    """A call admitted before the circuit opened does not close it, end its trial, or count after it has closed."""
     breaker = Breaker(BreakerPolicy())
     late = [admitted(breaker, 0) for _ in range(30)]
     fail(breaker, 0, 5)
@@ -209,7 +209,7 @@ def test_late_outcomes_say_nothing(settle: Callable[[Breaker, Permit], None]):
 
 @pytest.mark.parametrize("settle", SETTLE, ids=["success", "failure", "release"])
 def test_a_permit_is_settled_once(settle: Callable[[Breaker, Permit], None]):
-    """Settling it again is ignored."""
+    """Settling a permit a second time has no effect."""
     breaker = Breaker(BreakerPolicy(failures=2))
     permit = admitted(breaker, 60)
     breaker.failed(permit, 60)
@@ -220,8 +220,8 @@ def test_a_permit_is_settled_once(settle: Callable[[Breaker, Permit], None]):
     assert breaker.state is OPEN
 
 
-def test_news_counts_once():
-    """Fifty calls hit by one 502, or by one lost connection, are one failure; a call that began after it is news."""
+def test_simultaneous_failures_count_once():
+    """Fifty calls hit by the same 502 or lost connection count as one failure; a call that began later counts again."""
     breaker = Breaker(BreakerPolicy())
     for n in range(4):
         permits = [admitted(breaker, 10 * n + 1) for _ in range(50)]
@@ -232,16 +232,16 @@ def test_news_counts_once():
     assert breaker.state is OPEN
 
 
-def test_a_trial_that_loses_its_connection_reopens_at_once():
-    """Even when the clock has not moved since the failure before."""
+def test_a_failed_trial_reopens_the_circuit_immediately():
+    """It does so even when the clock has not advanced since the previous failure."""
     breaker = opened()
     breaker.hint(0)
     breaker.failed(admitted(breaker, 0), 0)
     assert (breaker.state, breaker.retry_in(0)) == (OPEN, 120)
 
 
-def test_a_sign_of_life_lets_the_trial_go_early():
-    """An open circuit turns half-open at once; the others stay what they are."""
+def test_a_sign_of_life_admits_the_trial_early():
+    """An open circuit becomes half-open immediately; other states do not change."""
     breaker = opened()
     breaker.hint(1)
     assert (breaker.state, breaker.retry_in(1)) == (HALF_OPEN, 0)
@@ -253,8 +253,8 @@ def test_a_sign_of_life_lets_the_trial_go_early():
     assert breaker.state is CLOSED
 
 
-def test_isolated_by_hand():
-    """Only `reset` ends it: no time, no sign of life, no late answer."""
+def test_an_isolated_circuit_stays_open_until_reset():
+    """Neither time, nor a sign of life, nor a late answer closes it; only `reset` does."""
     breaker = Breaker(BreakerPolicy())
     late = admitted(breaker, 0)
     breaker.isolate(0)
@@ -266,8 +266,8 @@ def test_isolated_by_hand():
     assert breaker.admit(1e9)
 
 
-def test_reset_forgets():
-    """The count, the window and the open time start anew."""
+def test_reset_clears_the_history():
+    """The failure count, the window and the open time start over."""
     breaker = opened()
     fail(breaker, 60)
     breaker.reset()
@@ -277,8 +277,8 @@ def test_reset_forgets():
     assert breaker.retry_in(60) == 60
 
 
-def test_a_closed_circuit_forgets_why_it_was_open():
-    """A trial soon after the failures succeeds: they have no share in what comes then."""
+def test_closing_the_circuit_clears_earlier_failures():
+    """After a successful trial, the failures that opened the circuit no longer count towards the rate."""
     breaker = Breaker(BreakerPolicy(failures=100))
     fail(breaker, 0, 10)
     assert breaker.state is OPEN
@@ -289,13 +289,13 @@ def test_a_closed_circuit_forgets_why_it_was_open():
 
 
 def test_permits_are_equal_only_to_themselves():
-    """Two of the same moment are two."""
+    """Two permits issued at the same time are distinct."""
     breaker = Breaker(BreakerPolicy())
     assert admitted(breaker, 0) != admitted(breaker, 0)
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Any order of events, under a clock that may stand still."""
+    """Runs events in any order, on a clock that may stand still."""
 
     @initialize(failures=st.integers(1, 4), rate=st.floats(0.01, 1), min_calls=st.integers(1, 6), cap=st.floats(5, 50))
     def start(self, failures: int, rate: float, min_calls: int, cap: float):

@@ -1,4 +1,4 @@
-"""A server in front of a client: the host and the real server see what they would see without it."""
+"""`as_transport()`: the host and the real server see what they would see without the client between them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONCE = Policy(retry=RetryPolicy(attempts=1), restart=QUICK.restart, timeout=QUIC
 
 
 class Host:
-    """A host that speaks plain JSON-RPC."""
+    """A host that speaks raw JSON-RPC."""
 
     def __init__(self, read: Any, write: Any) -> None:
         self._read = read
@@ -51,7 +51,7 @@ class Host:
             return message_as_json(await self._read.receive())
 
     async def ask(self, method: str, params: Any = None, *, answers: list[dict[str, Any]] | None = None) -> Any:
-        """The whole answer; on the way, the server's own questions get `answers`."""
+        """Return the whole response; requests that the server makes meanwhile get `answers`."""
         self._number += 1
         number = self._number
         await self.send(id=number, method=method, **({} if params is None else {"params": params}))
@@ -83,8 +83,8 @@ async def host_of(server: Any, policy: Policy = QUICK) -> AsyncIterator[Host]:
         yield host
 
 
-async def test_initialize_is_the_real_servers():
-    """Name, version, capabilities, instructions; the version is the host's; and the server sees the host."""
+async def test_initialize_returns_the_real_servers_result():
+    """The host sees the server's info, capabilities and instructions at its own version; the server sees the host's."""
     async with nothing_left():
         client = ResilientClient(raw_server(), policy=QUICK)
         async with client.as_transport() as (read, write):
@@ -103,8 +103,8 @@ async def test_initialize_is_the_real_servers():
         assert client.state is State.CLOSED
 
 
-async def test_results_and_errors_come_through_unchanged():
-    """Unknown fields, `_meta`, nulls, content that does not conform, and errors with their data."""
+async def test_results_and_errors_are_forwarded_unchanged():
+    """Unknown fields, `_meta`, nulls, non-conforming content, and errors with their data reach the host unchanged."""
     results = [
         {"content": [{"type": "text", "text": "é", "x": None}], "_meta": {"a": {"b": None}}, "vendor": [1.0, None]},
         {"content": [], "structuredContent": {"n": None, "big": 2**53}, "isError": False},
@@ -127,8 +127,8 @@ async def test_results_and_errors_come_through_unchanged():
         assert (await host.ask("logging/setLevel", {"level": "vendor"}))["result"] == {}
 
 
-async def test_the_servers_questions_and_the_hosts_answers_come_through_unchanged():
-    """Any request of the server, known or not, with what is unknown in it; answers and errors alike."""
+async def test_server_requests_and_the_hosts_answers_are_forwarded_unchanged():
+    """Any server request, known or not, keeps its unknown fields; results and errors are returned as they are."""
     question = {"method": "vendor/ask", "params": {"x": None, "_meta": {"y": 1}}, "jsonrpc": "2.0"}
     async with host_of(raw_server()) as host:
         for answer in ({"result": {"z": [None]}}, {"error": {"code": 5, "message": "no", "data": None}}):
@@ -142,8 +142,8 @@ async def test_the_servers_questions_and_the_hosts_answers_come_through_unchange
         assert [{key: asked[key] for key in question} for asked in host.questions] == [question, question]
 
 
-async def test_a_question_that_the_server_takes_back():
-    """The host is told that it need not answer; an answer that comes all the same does no harm."""
+async def test_a_server_request_that_the_server_cancels():
+    """The cancellation reaches the host, and an answer sent after it does no harm."""
     asked = {"jsonrpc": "2.0", "id": "q", "method": "sampling/createMessage", "params": {"messages": []}}
     taken_back = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "q"}}
     async with host_of(raw_server()) as host:
@@ -163,8 +163,8 @@ async def test_a_question_that_the_server_takes_back():
         assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
 
 
-async def test_notifications():
-    """The server's go to the host, and none before it says that it is initialized; the host's go to the server."""
+async def test_notifications_are_forwarded_both_ways():
+    """The host gets the server's notifications only after it has sent `initialized`; the server gets the host's."""
     changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
     log = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": {"a": 1}}}
     async with ResilientClient(raw_server(), policy=QUICK).as_transport() as (read, write):
@@ -175,15 +175,15 @@ async def test_notifications():
         await host.send(method="notifications/initialized")
         assert await host.receive() == changed
         await host.call("send", messages=[log])
-        while not host.notifications:  # on trio tasks run in any order
+        while not host.notifications:  # trio runs tasks in any order
             host.notifications.append(await host.receive())
         assert host.notifications == [log]
         await host.send(method="notifications/roots/list_changed")
         assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
 
 
-async def test_progress_goes_under_the_hosts_own_token():
-    """As often as the server reports it."""
+async def test_progress_is_reported_with_the_hosts_own_token():
+    """Each progress notification of the server reaches the host with the token that the host chose."""
     async with host_of(sdk_server()) as host:
         params = {"name": "steps", "arguments": {"count": 3, "pause": 0}, "_meta": {"progressToken": "mine"}}
         assert "result" in await host.ask("tools/call", params)
@@ -196,7 +196,7 @@ async def test_progress_goes_under_the_hosts_own_token():
 
 
 async def test_a_cancelled_call(tmp_path: Path):
-    """The server is told, nobody answers, and the next call works."""
+    """The cancellation reaches the server, no response is sent, and the next call works."""
     journal = tmp_path / "journal"
     async with host_of(raw_server("--journal", str(journal))) as host:
         await host.send(id="a", method="tools/call", params={"name": "no_answer"})
@@ -209,8 +209,8 @@ async def test_a_cancelled_call(tmp_path: Path):
         assert json.loads(journal.read_text().splitlines()[0])["params"]["requestId"] is not None
 
 
-async def test_the_real_server_killed():
-    """The next call waits for the new process; one that may have run comes back as advice for the model."""
+async def test_the_real_server_is_killed():
+    """The next call waits for the new process; a call that may have run returns advice for the model."""
     async with nothing_left(), host_of(raw_server()) as host:
         first = int((await host.call("pid"))["result"]["content"][0]["text"])
         os.kill(first, signal.SIGKILL)
@@ -221,8 +221,8 @@ async def test_the_real_server_killed():
         assert (await host.ask("tools/list"))["result"]["tools"]
 
 
-async def test_what_the_host_asked_for_comes_back():
-    """Subscriptions and log level: after a kill the host gets an update for what it missed, then the next real one."""
+async def test_subscriptions_and_log_level_are_restored_after_a_crash():
+    """After a kill the host gets an update for what it may have missed, then the next real one, at its log level."""
     server = _stdio("tests.servers.changing_server", ("stdio",), None)
     async with nothing_left(), host_of(server) as host:
         await host.ask("resources/subscribe", {"uri": "test://a"})
@@ -241,7 +241,7 @@ async def test_what_the_host_asked_for_comes_back():
 
 
 async def test_a_server_that_cannot_be_started():
-    """`initialize` is answered with what is wrong, and a call with advice."""
+    """`initialize` fails with the reason, and a call returns advice for the model."""
     server = StdioServerParameters(command="no-such-command-here")
     async with ResilientClient(server, policy=QUICK).as_transport() as (read, write):
         host = Host(read, write)
@@ -255,7 +255,7 @@ async def test_a_server_that_cannot_be_started():
 
 
 async def test_a_client_with_callbacks_of_its_own():
-    """They answer what the server asks; the host is not bothered."""
+    """The client's own callbacks answer server requests, which never reach the host."""
 
     async def list_roots(_: Any) -> Any:
         return types.ListRootsResult.model_validate({"roots": [{"uri": "file:///a"}, {"uri": "file:///b"}]})
@@ -268,8 +268,8 @@ async def test_a_client_with_callbacks_of_its_own():
         assert host.questions == []
 
 
-async def test_a_server_in_this_process():
-    """An SDK server object is served as any other."""
+async def test_an_in_process_server_is_served():
+    """An SDK server object is served like any other server."""
     server = HighLevelServer("inner")
 
     @server.tool()
@@ -281,8 +281,8 @@ async def test_a_server_in_this_process():
 
 
 @pytest.mark.skipif(MAJOR == 1, reason="2026-07-28 is spoken by mcp 2.x")
-async def test_a_server_that_asks_by_its_result():
-    """In front of a session at 2026-07-28 the client's callbacks give what a result asks for, round by round."""
+async def test_a_server_that_requires_input():
+    """At 2026-07-28 the client's callbacks answer the input requests in a result, round by round."""
     server = HighLevelServer("inner")
     schema = {"type": "object", "properties": {"name": {"type": "string"}}}
     wanted = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": schema}}
@@ -315,8 +315,8 @@ async def test_a_server_that_asks_by_its_result():
             assert (await host.call("greet"))["error"]["message"] == "nobody is here"
 
 
-async def test_a_client_that_runs_already():
-    """It serves several hosts at the same time, stays open, and its server sees the client, not the hosts."""
+async def test_a_client_that_is_already_running():
+    """It serves several hosts at the same time and stays open, and its server sees the client, not the hosts."""
     async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
         async with client.as_transport() as one, client.as_transport() as two:
             for read, write in (one, two):
@@ -328,14 +328,14 @@ async def test_a_client_that_runs_already():
         transport = client.as_transport()
         async with transport:
             pass
-        with pytest.raises(RuntimeError, match="used before"):
+        with pytest.raises(RuntimeError, match="already used"):
             await transport.__aenter__()
 
 
-@pytest.mark.timeout(60)  # it starts and kills servers of the SDK, and the machine may be busy
+@pytest.mark.timeout(60)  # starts and kills SDK servers, perhaps on a busy machine
 @every_pair("started", [False, True])
 async def test_under_the_sdks_own_session(started: bool):
-    """`ClientSession` and, on mcp 2.x, `mcp.Client`: through a crash they notice nothing but a pause."""
+    """`ClientSession` and, on mcp 2.x, `mcp.Client` see a crash of the server as nothing but a pause."""
     for connect in [session_of] if MAJOR == 1 else [session_of, mcp.Client]:
         async with nothing_left():
             client = ResilientClient(sdk_server(), policy=QUICK)
@@ -366,8 +366,8 @@ async def session_of(transport: Any) -> AsyncIterator[Any]:
 
 
 @needs_npm
-async def test_server_everything_under_a_client_of_ours(everything: Path):
-    """All of it through the bridge, and again after the server was killed."""
+async def test_server_everything_behind_two_clients(everything: Path):
+    """Every operation works through the bridge, and again after the server was killed."""
     before = set(children())
     server = ResilientClient(StdioServerParameters(command=NODE, args=[program(everything), "stdio"]), policy=QUICK)
     async with ResilientClient(server.as_transport, policy=QUICK, **LEGACY) as host:

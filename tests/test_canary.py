@@ -1,4 +1,4 @@
-"""Secrets do not leave, and servers do not get at the log: canaries and a hostile server, through every failure."""
+"""Secrets do not leak, and servers cannot forge log records: canaries and a hostile server, through every failure."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ CANARIES = {
         *("matrix", "code"),
     )
 }
-# With what is quoted in URLs, JSON and HTML.
+# Has characters that are escaped in URLs, JSON and HTML.
 CANARIES["password"] = "k4n4ry/password+0&\"1'"
 SECRET = CANARIES["password"]
-# Nothing but their looks says that these are secrets.
+# Recognizable as secrets only by their format.
 LOOKS = {name: f"k4n4ry{name}Q7x9Zt2B" for name in ("Path", "Value", "Header", "Argument", "Cookie")}
 UNTOLD = [
     "sk-ant-k4n4ry0123456789",
@@ -66,7 +66,7 @@ QUICKER = QUICK.model_copy(
         "retry": RetryPolicy(attempts=2, base=0.001, throttled_base=0.001, max_retry_after=0.01),
         "restart": RestartPolicy(base=0.001, intensity=100),
         "timeout": TimeoutPolicy(attempt=5, ready=5, connect=5, shutdown=1),
-        "breaker": None,  # an open circuit would keep the next faults from being met
+        "breaker": None,  # an open circuit would hide the faults that follow
     }
 )
 # What `k4n4ry` becomes in base64, wherever it begins, and in hex.
@@ -74,7 +74,7 @@ NEEDLES = ("k4n4ry", "azRuNHJ5", "s0bjRye", "rNG40cn", "6b346e347279")
 
 
 class Net:
-    """Catches all that leaves a client, and looks for canaries in it."""
+    """Collects everything that leaves a client, and searches it for canaries."""
 
     def __init__(self, log: Records) -> None:
         self.log = log
@@ -116,7 +116,7 @@ class Net:
 
 @pytest.fixture
 def net(records: Records) -> Iterator[Net]:  # noqa: F811
-    """A net that also catches what the HTTP library and the SDK log at DEBUG."""
+    """A net that also collects what the HTTP library and the SDK log at DEBUG."""
     loggers = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "httpcore2", "mcp.client", "client")]
     for logger in loggers:
         logger.addHandler(records)
@@ -134,8 +134,8 @@ async def call(net: Net, client: ResilientClient, tool: str, **arguments: Any) -
         net.error(exc)
 
 
-async def test_what_a_process_says(net: Net):
-    """Environment and arguments in stderr, errors, their data, results, garbage: none leaves but in a tool's result."""
+async def test_a_process_leaks_no_secrets(net: Net):
+    """Secrets from environment and arguments that the server repeats show up in nothing but a tool's result."""
     server = StdioServerParameters(
         command=sys.executable,
         args=[
@@ -156,7 +156,7 @@ async def test_what_a_process_says(net: Net):
         for code in (-32603, -32000, 408):
             await call(net, client, "error", code=code)
         result = await call(net, client, "unsafe", do="refuse", pad=480)
-        assert "k4n4ry-env" in result.content[0].text  # the tool's answer is the caller's
+        assert "k4n4ry-env" in result.content[0].text  # a tool's result is not redacted
         await call(net, client, "unsafe", do="misshapen")
         await call(net, client, "unsafe", do="garbage", pad=1990)
         await call(net, client, "unsafe", do="unusable")
@@ -168,8 +168,8 @@ async def test_what_a_process_says(net: Net):
     net.holds_no_canary()
 
 
-async def test_a_process_that_does_not_start(net: Net):
-    """What it wrote before it died is in the error, without the secrets."""
+async def test_a_process_that_fails_to_start_leaks_no_secrets(net: Net):
+    """The error has what the process wrote before it exited, without the secrets."""
     policy = QUICKER.model_copy(update={"restart": RestartPolicy(base=0.001, intensity=1)})
     server = StdioServerParameters(
         command=sys.executable,
@@ -191,7 +191,7 @@ ENDS = ("@[bad", "/mcp", "@h:abc/", "\n")
 
 
 def spelled(secret: str) -> list[str]:
-    """A secret as servers quote and encode it, alone and behind a user's name."""
+    """The secret as servers quote and encode it, alone and after a user name."""
     pair = f"{CANARIES['user']}:{secret}".encode()
     return [
         *(secret, json.dumps(json.dumps(secret)), secret.replace("/", "\\/"), html.escape(secret)),
@@ -214,7 +214,7 @@ DATA = {"issues": [{"path": ["a"], "message": LEAK}], "retryAfter": LEAK}
 
 
 def faults(server: ScriptedHttp) -> list[Any]:
-    """Each kind of failure over HTTP, with the secrets in it."""
+    """Every kind of failure over HTTP, with the secrets in it."""
     text = json.dumps({"error": LEAK}).encode()
     plain = [Faults.status(status, text) for status in (400, 401, 403, 405, 408, 429, 500, 502, 503, 418)]
     padded = [Faults.status(500, b"x" * pad + text) for pad in (150, 180, 790)]
@@ -239,7 +239,7 @@ def faults(server: ScriptedHttp) -> list[Any]:
 
 
 class TokenAuth(http.Auth):  # type: ignore[misc]
-    """Puts a token on each request, as an OAuth provider does: below what the client was told."""
+    """Adds a token to each request, as an OAuth provider does: one that the client was not given."""
 
     def auth_flow(self, request: Any) -> Iterator[Any]:
         request.headers["Authorization"] = f"Bearer {CANARIES['oauth']}"
@@ -247,7 +247,7 @@ class TokenAuth(http.Auth):  # type: ignore[misc]
 
 
 def secret_url(server: ScriptedHttp) -> str:
-    """The URL of `server` with a login, a token in its path, a parameter of a segment, and a query."""
+    """The URL of `server` with a login, a token in its path, a path parameter, and a query."""
     login = f"{CANARIES['user']}:{quote(SECRET, safe='')}"
     path = f"/s/{LOOKS['Path']}/mcp;tok={CANARIES['matrix']}?key={CANARIES['query']}"
     return server.url.replace("://", f"://{login}@").removesuffix("/mcp") + path
@@ -257,7 +257,7 @@ def secret_url(server: ScriptedHttp) -> str:
 async def http_client_of(
     server: ScriptedHttp, net: Net, *, own: bool, policy: Policy = QUICKER
 ) -> AsyncIterator[ResilientClient]:
-    """A client that was given its secrets in URL and headers, and a token by the HTTP client's auth flow."""
+    """A client with secrets in its URL and headers, and with `own` a token from the HTTP client's auth flow."""
     url = secret_url(server)
     headers = {"X-Api-Key": CANARIES["header"], "X-Any": LOOKS["Header"], "Cookie": f"sid={LOOKS['Cookie']}; a=b"}
     headers |= {"X-Value": LOOKS["Value"], "X-Argument": LOOKS["Argument"]}
@@ -276,8 +276,8 @@ async def http_client_of(
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["http_client", "headers"])
-async def test_what_an_http_server_says(net: Net, own: bool):
-    """URL, headers and an OAuth token in bodies, errors, redirects and headers of answers: none leaves."""
+async def test_an_http_server_leaks_no_secrets(net: Net, own: bool):
+    """URL, headers and OAuth token do not leak when a server repeats them in bodies, errors, redirects or headers."""
     server = ScriptedHttp()
     async with server.serve(), http_client_of(server, net, own=own) as client:
         for fault in faults(server):
@@ -296,8 +296,8 @@ async def test_what_an_http_server_says(net: Net, own: bool):
     net.holds_no_canary()
 
 
-async def test_what_an_open_circuit_says(net: Net):
-    """The failure that opened it is in events, statistics and the health report, without the secrets."""
+async def test_an_open_circuit_leaks_no_secrets(net: Net):
+    """Events, statistics and the health report show the failure that opened the circuit, without the secrets."""
     server = ScriptedHttp()
     policy = QUICKER.model_copy(update={"breaker": BreakerPolicy(failures=1)})
     async with server.serve(), http_client_of(server, net, own=False, policy=policy) as client:
@@ -309,8 +309,8 @@ async def test_what_an_open_circuit_says(net: Net):
 
 
 @pytest.mark.parametrize("status", [401, 500])
-async def test_a_handshake_that_fails(net: Net, status: int):
-    """What the server says before there is a session, and that nobody listens there."""
+async def test_a_failed_handshake_leaks_no_secrets(net: Net, status: int):
+    """What the server says before there is a session is reported without the secrets."""
     policy = QUICKER.model_copy(update={"timeout": TimeoutPolicy(ready=0.5, connect=2, shutdown=1)})
     server = ScriptedHttp()
     async with server.serve():
@@ -336,8 +336,8 @@ REFUSED: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("make", REFUSED)
-async def test_what_a_mistake_says(net: Net, make: Callable[[], Any]):
-    """A malformed URL and a policy with a secret in the wrong place: neither error shows it."""
+async def test_a_rejected_url_or_policy_leaks_no_secrets(net: Net, make: Callable[[], Any]):
+    """The error for a malformed URL, or for a policy with a secret in the wrong place, does not show the secret."""
     with pytest.raises(ValueError, match=".") as caught:
         make()
     net.error(caught.value)
@@ -346,8 +346,8 @@ async def test_what_a_mistake_says(net: Net, make: Callable[[], Any]):
     net.holds_no_canary()
 
 
-async def test_records_of_others_stay_as_they_are(net: Net):
-    """Who uses the HTTP library beside a client finds its own requests in the log as it sent them."""
+async def test_log_records_of_other_code_are_not_redacted(net: Net):
+    """Code that uses the HTTP library alongside a client finds its own requests logged as it sent them."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, QUICKER), http.AsyncClient() as other:
         await other.get(f"{server.url}/s/{LOOKS['Path']}")
@@ -359,8 +359,8 @@ async def test_records_of_others_stay_as_they_are(net: Net):
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\nINFO:resilient_mcp:forged\u2028\x85\x00"
 
 
-async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
-    """Escapes and line breaks in errors, data, results and HTTP bodies: one printable line a record, all the same."""
+async def test_a_hostile_server_cannot_forge_log_records(records: Records):  # noqa: F811
+    """Escapes and line breaks in errors, data, results and HTTP bodies leave each record one printable line."""
     server = ScriptedHttp()
     events: list[Event] = []
     async with server.serve(), client_of(server.url, QUICKER, on_event=events.append, debug=True) as client:
@@ -389,8 +389,8 @@ async def test_a_hostile_server_writes_no_log(records: Records):  # noqa: F811
         assert getattr(event, "reason", "x").isprintable()
 
 
-async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
-    """The caller gets it; events, log and advice get a line of bounded length, and nothing else of it stays."""
+async def test_an_error_of_ten_megabytes(records: Records):  # noqa: F811
+    """The caller gets all of it; events, log and advice get a line of bounded length."""
     server = ScriptedHttp()
     patient = QUICKER.model_copy(update={"timeout": TimeoutPolicy(attempt=15)})  # four times ten megabytes of JSON
     huge = "x\n" * 5_000_000
@@ -405,10 +405,10 @@ async def test_ten_megabytes_of_error(records: Records):  # noqa: F811
     assert all(len(repr(event)) < 3000 for event in events)
 
 
-@pytest.mark.timeout(60)  # memory is traced, which coverage makes slower still
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # nothing in it depends on the event loop
-async def test_thousands_of_tools():
-    """However many names are called, the memory of statistics and metrics is bounded."""
+@pytest.mark.timeout(60)  # tracing memory is slow, and slower under coverage
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # nothing here depends on the event loop
+async def test_statistics_of_thousands_of_tools_are_bounded():
+    """Statistics and metrics use bounded memory, however many tool names are called."""
     from resilient_mcp.calls.operation import Operation
 
     exported = Telemetered()
@@ -431,7 +431,7 @@ async def test_thousands_of_tools():
     exported.exporter.clear()
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert grown < 300_000  # of 3000 names, 100 bytes each
+    assert grown < 300_000  # 3000 names, 100 bytes each
     assert len(client.stats().tools) == 257
     points = exported.points()["mcp.client.operation.duration"]
     assert len(points) == 257
@@ -439,8 +439,8 @@ async def test_thousands_of_tools():
     await anyio.lowlevel.checkpoint()
 
 
-async def test_ten_thousand_events_for_nobody():
-    """A reader that never reads holds its buffer and no more."""
+async def test_an_event_stream_that_is_never_read_is_bounded():
+    """A stream whose reader never reads holds its buffer and no more."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         stream = client.events(buffer=10)

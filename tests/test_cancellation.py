@@ -1,9 +1,9 @@
-"""A call can be interrupted at any moment: nothing stays taken, and its caller learns what really happened.
+"""A call can be interrupted at any moment: it gives back what it took, and its caller learns what really happened.
 
-Each test makes the same call again and again, through rate limit, concurrency limit, circuit and retry budget. It lets
-the event loop take 0, 1, 2, ... steps, interrupts the call, waits until nothing moves any more, and compares what the
-client holds and what the caller was told with what the server saw. It is done when the call ends before its
-interruption. `CANCELLATION_STEPS=all pytest tests/test_cancellation.py` tries every number of steps.
+Each test makes the same call repeatedly, through rate limit, concurrency limit, circuit and retry budget. It lets
+the event loop run 0, 1, 2, ... steps, interrupts the call, waits until the loop is idle, and compares what the
+client holds and what the caller got with what the server saw. It is done when the call ends before its
+interruption. `CANCELLATION_STEPS=all pytest tests/test_cancellation.py` runs every number of steps.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from .support import LEGACY, Faults, ScriptedHttp, nothing_left, reply, text_of
 
 ALL = os.environ.get("CANCELLATION_STEPS") == "all"
 REPEATABLE, ONCE = "echo", "unsafe"
+# Tokens are not refilled while a test runs, so that the missing ones can be counted.
 LIMIT = RateLimit(rate=1e-6, burst=20)
-"""Tokens do not come back by themselves while a test runs, so that those that are missing can be counted."""
 BUDGET = BudgetPolicy(tokens=20, refund=0)
 POLICY = Policy(
     retry=RetryPolicy(base=0.002, throttled_base=0.002),
@@ -66,22 +66,22 @@ POLICY = Policy(
     timeout=TimeoutPolicy(attempt=10, ready=10, connect=10, total=30, shutdown=2),
     tools={"*": ToolPolicy(rate_limit=LIMIT)},
 )
+# Seconds that a call waits for its token, in the rate-limit scenarios.
 TOKEN_WAIT = 0.0025
-"""Seconds that a call waits for its token, in the scenarios about that."""
+# Seconds within which a call ends after it was cancelled or its client was closed.
 PROMPTLY = 1.0
-"""Seconds in which a call ends after it was cancelled, or its client closed."""
+# Every number of steps is run up to this one, then every third.
 EACH = 20
-"""Every number of steps is tried up to this one, then every third."""
+# A test stops after this many faults.
 ENOUGH = 20
-"""After so many faults a test stops looking for more."""
 CANCELLED = "cancelled"
 TRY_AGAIN = "temporarily unavailable: try again"
 
 
 # --- the event loop ---
 
+# This many idle turns of the event loop count as one step.
 _IDLE = 50
-"""So many turns of the event loop in which nothing happens count as one step."""
 
 
 class _Asyncio:
@@ -98,9 +98,9 @@ class _Asyncio:
         await asyncio.sleep(0)
 
     async def rest(self) -> None:
-        """Wait until all tasks wait for a timer or for another process."""
+        """Wait until every task waits for a timer or for another process."""
         idle = 0
-        while idle < 3:  # what is written to a socket wakes its reader, in the same process, in the next turn
+        while idle < 3:  # a write to a socket wakes a reader in this process one turn later
             idle = 0 if self._ready else idle + 1
             await asyncio.sleep(0)
 
@@ -138,7 +138,7 @@ def event_loop() -> Any:
 
 
 class HttpServer(ScriptedHttp):
-    """Counts the calls that it receives and executes, and the POSTs that it sees begin and end."""
+    """Counts the calls that it receives and executes, and the POSTs that begin and end."""
 
     def __init__(self, *, sse: bool = False) -> None:
         super().__init__(sse=sse)
@@ -164,7 +164,7 @@ class HttpServer(ScriptedHttp):
         self._tasks.start_soon(self._listen, listener, self.listening)
 
     def come_up(self) -> None:
-        """`up`, in the background."""
+        """Run `up` in the background."""
         self._tasks.start_soon(self.up)
 
     def down(self) -> None:
@@ -193,7 +193,7 @@ class HttpServer(ScriptedHttp):
 
 
 class _Tap:
-    """A stream that counts the requests that begin on it."""
+    """A stream that counts the requests begun on it."""
 
     def __init__(self, inner: Any, server: HttpServer) -> None:
         self._inner = inner
@@ -213,13 +213,13 @@ class _Tap:
 
 
 def refusal(fault: Any) -> Any:
-    """Mark a fault as the answer to a call that is not executed."""
+    """Mark a fault as one that answers a call without executing it."""
     fault.refuses = True
     return fault
 
 
 def answered_by(text: str, *, is_error: bool = False, when: anyio.Event | None = None) -> Any:
-    """The result `text`, as soon as `when` is set."""
+    """A fault that answers with the result `text`, once `when` is set."""
 
     async def fault(stream: Any, request_id: Any) -> bool:
         if when is not None:
@@ -256,9 +256,9 @@ for line in sys.stdin.buffer:
 
 
 class StdioServer:
-    """A process that writes down each call that it receives, and executes it at once."""
+    """A process that records each call that it receives, and executes it immediately."""
 
-    begun = whole = 0  # it counts whole requests only
+    begun = whole = 0  # counts whole requests only
     faults: ClassVar[list[Any]] = []
 
     def __init__(self, journal: Path) -> None:
@@ -280,13 +280,13 @@ class StdioServer:
 
 
 class Run:
-    """One call that is interrupted, and the others that are made at the same time.
+    """One call that is interrupted, and the calls made at the same time.
 
     Attributes:
-        ended: Set when the caller of that name is done.
-        told: What it got: a result, an exception, or `CANCELLED`.
-        begun: How many POSTs the server had seen begin before.
-        whole: How many of them it had seen end.
+        ended: By caller name: set when that caller is done.
+        told: By caller name: what it got: a result, an exception, or `CANCELLED`.
+        begun: How many POSTs had begun on the server before this run.
+        whole: How many of them the server had received completely.
     """
 
     def __init__(self, client: ResilientClient, server: Any, loop: Any, number: int, scenario: Scenario) -> None:
@@ -306,7 +306,7 @@ class Run:
         client.circuit.reset()
 
     def refill(self) -> None:
-        """Fill the rate limits' buckets."""
+        """Refill the token buckets."""
         self.client._gate._bucket = TokenBucket(LIMIT.rate, LIMIT.burst)
         self.client._gate._tool_buckets.clear()
 
@@ -327,19 +327,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the call runs into.
+    """What the call meets.
 
     Attributes:
         tool: The tool that is called.
         arrange: Run before the call.
         later: Run `when` steps after the call began, or just before it is interrupted.
-        when: See `later`.
-        most: How many steps to try at most, where the call never ends by itself.
+        when: The step at which `later` runs.
+        most: The largest number of steps to run, where the call never ends by itself.
         shutdown: `TimeoutPolicy.shutdown`: how long a restart waits for calls in flight.
-        sse: Whether the answer comes as an event stream.
+        sse: Whether the response is an event stream.
         stdio: Whether the server is a process.
         beside: Other calls: "holder" starts before this one, "behind" after it, "another" when it is interrupted.
-        limit: How many calls may run at once.
+        limit: How many calls may run concurrently.
     """
 
     tool: str = ONCE
@@ -357,7 +357,7 @@ class Scenario:
 async def _token_falls_due_later(run: Run, _tg: Any) -> None:
     run.client._gate._bucket = bucket = TokenBucket(LIMIT.rate, 1)
     due = run.began + TOKEN_WAIT
-    assert bucket.reserve(due - 1 / LIMIT.rate, 0) == 0  # taken so long ago that the next one falls due in a moment
+    assert bucket.reserve(due - 1 / LIMIT.rate, 0) == 0  # taken so long ago that the next token is due in a moment
 
 
 async def _server_pushed_back(run: Run, _tg: Any) -> None:
@@ -444,7 +444,7 @@ async def launch(run: Run, tool: str, interrupt: str, tg: Any) -> Callable[[], o
     """Start the call.
 
     Returns:
-        What cancels it.
+        A function that cancels it.
     """
     if interrupt == NATIVE and sniffio.current_async_library() == "asyncio":
         task = asyncio.get_running_loop().create_task(run.call("call", tool))
@@ -482,11 +482,11 @@ async def _a_moment_later(run: Run) -> None:
 
 
 class Bench:
-    """Makes the call of one scenario again and again, and interrupts it in one way.
+    """Makes the call of one scenario repeatedly, and interrupts it in one way.
 
     Attributes:
         wrong: The faults that were found.
-        runs: How often the call was made.
+        runs: How many times the call was made.
     """
 
     def __init__(self, scenario: str, interrupt: str, server: Any) -> None:
@@ -534,7 +534,7 @@ class Bench:
         """Make the call and interrupt it after `steps` steps.
 
         Returns:
-            Whether it ended before, and what is wrong.
+            Whether it ended before that, and the faults found.
         """
         connections = [await self._connected()]
         assert self.client is not None
@@ -547,7 +547,7 @@ class Bench:
         closed = self.interrupt == ACLOSE and not over
         if not closed:
             connections.append(await self._connected())
-        if self.scenario.stdio and not closed:  # once it answers, it has read everything before
+        if self.scenario.stdio and not closed:  # once this is answered, the process has read everything before it
             await connections[-1].call(lambda session, _: session.invoke("send_ping"), timeout=5, deadline=math.inf)
         found += self._contradicted(run)
         found += self._still_taken(run, connections)
@@ -556,7 +556,7 @@ class Bench:
         return over, found
 
     async def _interrupt(self, run: Run, steps: int, tg: Any) -> tuple[bool, list[str]]:
-        """Make the call and those beside it, interrupt it, and wait for all to end."""
+        """Make the call and those alongside it, interrupt it, and wait for all of them to end."""
         scenario, call = run.scenario, run.ended["call"]
         if scenario.arrange is not None:
             await scenario.arrange(run, tg)
@@ -594,13 +594,14 @@ class Bench:
             if not ended.is_set():
                 found.append(f"{name} does not end")
             elif run.told[name] == CANCELLED and not (name == "call" and may_be_cancelled):
-                found.append(f"{name} was cancelled by nobody")
+                found.append(f"{name} was cancelled, though it was not interrupted")
         return over, found
 
     async def _cancel(self, run: Run, cancel: Callable[[], object]) -> list[str]:
         """Cancel the call.
 
-        In a cancelled scope it may still end by itself, but only in its very next step; `Task.cancel()` always strikes.
+        In a cancelled scope it may still end by itself, but only in its very next step; `Task.cancel()` always takes
+        effect.
         """
         cancel()
         for _ in range(2):
@@ -610,21 +611,19 @@ class Bench:
             await run.ended["call"].wait()
         told = run.told.get("call", CANCELLED)
         always = self.interrupt == NATIVE and sniffio.current_async_library() == "asyncio"
-        return [f"it was not cancelled, but told {told!r}"] if told != CANCELLED and (always or not at_once) else []
+        return [f"it was not cancelled, but got {told!r}"] if told != CANCELLED and (always or not at_once) else []
 
     def _contradicted(self, run: Run) -> Iterator[str]:
-        """What the callers were told, and the server contradicts."""
+        """Yield what callers were told that contradicts what the server saw."""
         for name, told in run.told.items():
             key, tool = run.key(name), self.scenario.tool if name == "call" else ONCE
             received, executed = self.server.arrived[key], self.server.executed[key]
-            said = (
-                f"{name} was told {told!r}; the server received it {received} times, and executed it {executed} times"
-            )
+            said = f"{name} got {told!r}; the server received it {received} times, and executed it {executed} times"
             for what in contradictions(tool, key, told, received, executed):
                 yield f"{what}: {said}"
 
     def _still_taken(self, run: Run, connections: list[Connection]) -> Iterator[str]:
-        """What was taken for the calls and not given back."""
+        """Yield what the calls took and did not give back."""
         gate, client, server = run.client._gate, run.client, self.server
         requests = {name: server.arrived[run.key(name)] for name in run.ended}
         received = sum(requests.values())
@@ -645,7 +644,7 @@ class Bench:
         assert bulkhead is not None
         assert breaker is not None
         if bulkhead.running or bulkhead.waiting or gate._woken:
-            yield f"{bulkhead.running} places are taken, {bulkhead.waiting} calls wait, {len(gate._woken)} are woken"
+            yield f"{bulkhead.running} slots are taken, {bulkhead.waiting} calls wait, {len(gate._woken)} are woken"
         if breaker._trial is not None:
             yield "the circuit still waits for its trial"
         if breaker.state is BreakerState.OPEN:
@@ -660,7 +659,7 @@ class Bench:
                 )
 
     async def _next(self, run: Run, *, closed: bool) -> list[str]:
-        """Make the next call: it is answered, or refused because the client is closed."""
+        """Make one more call: it must be answered, or refused because the client is closed."""
         run.ended["next"] = anyio.Event()
         run.refill()
         with anyio.move_on_after(PROMPTLY):
@@ -678,7 +677,7 @@ class Bench:
 
 
 def left_in(bucket: TokenBucket, began: float) -> int:
-    """How many tokens are in a bucket, a moment after the run began."""
+    """How many tokens a bucket holds just after the run began."""
     bucket = copy.deepcopy(bucket)
     left = 0
     while bucket.reserve(began + 60, 1) is not None:
@@ -687,7 +686,7 @@ def left_in(bucket: TokenBucket, began: float) -> int:
 
 
 def contradictions(tool: str, key: str, told: Any, received: int, executed: int) -> Iterator[str]:
-    """How what a caller was told contradicts what its server saw."""
+    """Yield how the caller's outcome contradicts what its server saw."""
     if tool == ONCE and executed > 1:
         yield "it was executed twice"
     if told == CANCELLED:
@@ -696,7 +695,7 @@ def contradictions(tool: str, key: str, told: Any, received: int, executed: int)
         if not executed:
             yield "it was answered and not executed"
         if text_of(told) not in {key, TRY_AGAIN} or (text_of(told) == TRY_AGAIN) != is_error_result(told):
-            yield "it was answered wrong"
+            yield "it got the wrong answer"
         return
     if not isinstance(told, ResilienceError):
         yield "neither the server nor this library raises that"
@@ -733,7 +732,7 @@ each_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.timeout(60)
 @pytest.mark.anyio
 async def test_a_cancel_scope_ends_the_call(scenario: str, tmp_path: Path):
-    """A call whose cancel scope is cancelled at any moment ends, and gives back what it took and did not use."""
+    """A call whose cancel scope is cancelled at any moment ends, and gives back what it did not use."""
     await assert_nothing_is_wrong(scenario, SCOPE, tmp_path)
 
 
@@ -741,7 +740,7 @@ async def test_a_cancel_scope_ends_the_call(scenario: str, tmp_path: Path):
 @pytest.mark.timeout(60)
 @pytest.mark.anyio
 async def test_a_native_cancellation_ends_the_call(scenario: str, tmp_path: Path):
-    """A call whose task or nursery is cancelled at any moment ends, and gives back what it took and did not use."""
+    """A call whose task or nursery is cancelled at any moment ends, and gives back what it did not use."""
     await assert_nothing_is_wrong(scenario, NATIVE, tmp_path)
 
 
@@ -757,5 +756,5 @@ async def test_closing_the_client_ends_the_call(scenario: str, tmp_path: Path):
 @pytest.mark.timeout(60)
 @pytest.mark.anyio
 async def test_the_call_survives_a_restart(scenario: str, tmp_path: Path):
-    """A call whose connection is replaced at any moment ends with what really happened, and the next is answered."""
+    """A call whose connection is replaced at any moment ends with the true outcome, and the next call is answered."""
     await assert_nothing_is_wrong(scenario, RESTART, tmp_path)

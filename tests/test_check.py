@@ -1,4 +1,4 @@
-"""`resilient-mcp check`, `call` and `schema`: the truth, on stdout for people and for scripts."""
+"""`resilient-mcp check`, `call` and `schema`: output and exit status, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def reports(stdout: str) -> dict[str, Any]:
 SLOW = "import sys, time; print('3 of 40 packages, with hunter2', file=sys.stderr, flush=True); time.sleep(60)"
 
 
-def test_all_well(tmp_path: Path):
-    """Exit status 0; piped, it is plain text in 80 columns."""
+def test_all_servers_are_well(tmp_path: Path):
+    """The exit status is 0, and piped output is plain text in 80 columns."""
     done = run_alone(*COMMAND, "check", write(tmp_path, {"one": GOOD}), home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert "1 of 1 servers are well" in done.stdout
+    assert "1 of 1 servers are healthy" in done.stdout
     assert "17 tools" in done.stdout
     assert "MCP 2025-11-25" in done.stdout
 
 
-def test_the_example(tmp_path: Path):
-    """The file that is shipped is read, and what is enabled in it works."""
+def test_the_example_file_works(tmp_path: Path):
+    """The shipped example file can be read, and the servers enabled in it work."""
     example = str(ROOT / "examples/mcp.json")
     done = run_alone(*COMMAND, "check", example, home=tmp_path, PYTHON=sys.executable)
-    assert "1 of 1 servers are well" in done.stdout
+    assert "1 of 1 servers are healthy" in done.stdout
 
 
 def test_one_server_as_json(tmp_path: Path):
-    """What a script reads; what was not asked for is not started."""
+    """`--server --json` reports that server for a script, and does not start the others."""
     path = write(tmp_path, {"one": GOOD, "dying": DYING})
     done = run_alone(*COMMAND, "check", path, "--server", "one", "--json", home=tmp_path)
     assert done.returncode == 0
@@ -72,8 +72,8 @@ def test_one_server_as_json(tmp_path: Path):
 
 
 @pytest.mark.timeout(60)
-def test_what_fails(tmp_path: Path):
-    """Exit status 1; each failure with its reason, its exit status and its stderr; no secret of the environment."""
+def test_servers_that_fail(tmp_path: Path):
+    """The exit status is 1, and each failure has its reason, exit status and stderr, without secrets."""
     servers = {
         "good": GOOD,
         "absent": {"command": "no-such-command-here"},
@@ -103,7 +103,7 @@ def test_what_fails(tmp_path: Path):
 @needs_npm
 @pytest.mark.timeout(90)
 def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
-    """Three that work and three that do not, in one table, and the truth about each."""
+    """Three servers that work and three that do not are each reported correctly in one table."""
     command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]
     http = HttpServer(command=command)
     http.start()
@@ -119,7 +119,7 @@ def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
         deadline = time.monotonic() + 20
         while True:  # until the HTTP server listens
             done = run_alone(*COMMAND, "check", write(tmp_path, servers), "--timeout", "10", home=tmp_path)
-            if "3 of 6 servers are well" in done.stdout or time.monotonic() > deadline:
+            if "3 of 6 servers are healthy" in done.stdout or time.monotonic() > deadline:
                 break
     finally:
         http.kill()
@@ -133,12 +133,12 @@ def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
     assert "exit status 3" in text
     assert "stderr: no licence found" in text
     assert "still starting after 10 s" in text
-    assert "3 of 6 servers are well" in done.stdout
+    assert "3 of 6 servers are healthy" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["check", "nope.json"], ["call", "nope.json", "a", "b"]])
 def test_a_file_that_cannot_be_used(command: list[str], tmp_path: Path):
-    """Exit status 2, and why."""
+    """The exit status is 2, and stderr says why the file cannot be read."""
     done = run_alone(*COMMAND, *command, home=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -157,8 +157,8 @@ npm error A complete log of this run can be found in: /home/me/.npm/_logs/2026-0
 """
 
 
-def test_the_lines_of_stderr_that_name_the_cause(tmp_path: Path):
-    """A package that does not exist is named, though npm says much after it."""
+def test_the_stderr_lines_that_name_the_cause_are_shown(tmp_path: Path):
+    """A package that does not exist is named, although npm prints more lines after that."""
     script = f"import sys; sys.stderr.write({NPM!r}); sys.exit(1)"
     path = write(tmp_path, {"one": {"command": sys.executable, "args": ["-c", script]}})
     done = run_alone(*COMMAND, "check", path, home=tmp_path)
@@ -168,7 +168,7 @@ def test_the_lines_of_stderr_that_name_the_cause(tmp_path: Path):
 
 
 def test_a_misspelt_file_name(tmp_path: Path):
-    """The file beside it is proposed."""
+    """A file with a similar name in the same directory is suggested."""
     path = write(tmp_path, {"one": GOOD})
     done = run_alone(*COMMAND, "check", path.replace("mcp.json", "mpc.json"), home=tmp_path)
     assert done.returncode == 2
@@ -176,14 +176,14 @@ def test_a_misspelt_file_name(tmp_path: Path):
 
 
 def test_an_unknown_server(tmp_path: Path):
-    """Exit status 2, and which there are."""
+    """The exit status is 2, and the servers in the file are listed."""
     done = run_alone(*COMMAND, "check", write(tmp_path, {"one": GOOD}), "--server", "two", home=tmp_path)
     assert done.returncode == 2
-    assert "there is no server 'two'; there is 'one'" in done.stderr
+    assert "no server 'two'; available: 'one'" in done.stderr
 
 
-def test_call(tmp_path: Path):
-    """The answer on stdout and nothing else; as JSON the whole result."""
+def test_call_prints_the_answer(tmp_path: Path):
+    """`call` prints the answer and nothing else; `--json` prints the whole result."""
     path = write(tmp_path, {"one": GOOD})
     done = run_alone(*COMMAND, "call", path, "one", "echo", '{"text": "hi"}', home=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "hi\n", "")
@@ -192,20 +192,20 @@ def test_call(tmp_path: Path):
 
 
 def test_a_call_that_is_retried(tmp_path: Path):
-    """What was retried is on stderr, and the exit status is 1 when there is no answer."""
+    """Retries are reported on stderr, and the exit status is 1 when there is no answer."""
     policy = {"retry": {"attempts": 2}, "restart": {"base": 0.01}}
     path = write(tmp_path, {"one": {**GOOD, "resilience": policy}})
     done = run_alone(*COMMAND, "call", path, "one", "exit", '{"code": 4}', home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "tools/call exit failed (attempt 1): the server process" in done.stderr
-    assert "its stderr: cannot go on: the disk is full" in done.stderr
+    assert "server stderr: cannot go on: the disk is full" in done.stderr
     assert "It was sent 2 times" in done.stderr
     done = run_alone(*COMMAND, "call", path, "one", "nope", home=tmp_path)
     assert done.returncode == 1
     assert "Unknown tool: nope" in done.stderr
 
 
-def test_schema(tmp_path: Path):
-    """It prints what `config.json_schema` gives."""
+def test_schema_prints_the_json_schema(tmp_path: Path):
+    """`schema` prints what `config.json_schema` returns."""
     done = run_alone(*COMMAND, "schema", home=tmp_path)
     assert json.loads(done.stdout) == config.json_schema()

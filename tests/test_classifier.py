@@ -1,4 +1,4 @@
-"""Failure and evidence in, verdict out, to the last branch."""
+"""Every branch from failure and evidence to verdict."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def http(status: int, *, session: bool = False, retry_after: str | None = None, 
 
 
 @pytest.mark.parametrize("code", ERROR_CODES)
-def test_the_servers_own_codes(code: int):
-    """Each code of the table means what the table says, and the reason names it."""
+def test_json_rpc_codes(code: int):
+    """Each code in the table gets the verdict that the table says, and the reason names the code."""
     verdict = classify(server_error(code), None, now=NOW)
     category, delivery = _MEANINGS[ERROR_CODES[code]]
     assert (verdict.category, verdict.delivery) == (category, Delivery.REJECTED if code in REFUSALS else delivery)
@@ -60,7 +60,7 @@ def test_the_servers_own_codes(code: int):
 
 @given(st.integers())
 def test_any_code_gets_a_verdict(code: int):
-    """A code that means nothing is unknown, and may have run."""
+    """A code that is not in the table is unknown, and the call may have run."""
     verdict = classify(server_error(code), None, now=NOW)
     if code not in ERROR_CODES:
         assert (verdict.category, verdict.retryable, verdict.safe) == (Category.UNKNOWN, False, False)
@@ -90,14 +90,14 @@ def test_any_code_gets_a_verdict(code: int):
     ],
 )
 def test_http_statuses(status: int, category: Category, delivery: Delivery, retryable: bool):
-    """Without a session every status means what the table says."""
+    """Without a session, every status gets the verdict that the table says."""
     verdict = classify(server_error(-32603), http(status), now=NOW)
     assert (verdict.category, verdict.delivery, verdict.retryable) == (category, delivery, retryable)
     assert not verdict.reconnect
 
 
 def test_a_lost_session():
-    """404 with a session id, or 400 that speaks of the session; never without a session id."""
+    """404 with a session id, or 400 that mentions the session, is a lost session; never without a session id."""
     for evidence in (http(404, session=True), http(400, session=True, detail="Bad Request: no valid session ID")):
         verdict = classify(None, evidence, now=NOW)
         assert verdict.category is Category.SESSION_LOST
@@ -109,7 +109,7 @@ def test_a_lost_session():
 
 
 def test_an_overloaded_server():
-    """503 with `Retry-After` is throttling, and may have run; the wait is read."""
+    """503 with `Retry-After` is throttling, its wait is read, and the call may have run."""
     verdict = classify(None, http(503, retry_after="7"), now=NOW)
     assert verdict.category is Category.THROTTLED
     assert verdict.delivery is Delivery.UNKNOWN
@@ -128,13 +128,13 @@ def test_an_overloaded_server():
         (None, None),
     ],
 )
-def test_a_wait_in_the_data_of_an_error(data: Any, wait: float | None):
-    """A server's own error may say when to try again."""
+def test_a_retry_delay_in_the_error_data(data: Any, wait: float | None):
+    """The data of a server's error may say when to retry."""
     assert classify(ErrorBase(-32000, "busy", data), None, now=NOW).retry_after == wait
 
 
-def test_an_internal_error_is_repeated_once():
-    """Most are an exception of the tool's; a code that the policy gives a meaning is not meant."""
+def test_an_internal_error_is_retried_once():
+    """-32603, mostly a tool's exception, allows one retry; a meaning given in the policy lifts that limit."""
     assert classify(server_error(-32603), None, now=NOW).once
     assert not classify(server_error(-32000), None, now=NOW).once
     assert not classify(server_error(-32603), None, now=NOW, error_codes={-32603: "transient"}).once
@@ -142,13 +142,13 @@ def test_an_internal_error_is_repeated_once():
 
 @pytest.mark.parametrize("status", range(500, 600))
 @pytest.mark.parametrize("retry_after", [None, "1"])
-def test_no_5xx_proves_anything(status: int, retry_after: str | None):
-    """A router may have forwarded the request and given up on its answer."""
+def test_a_5xx_never_proves_that_a_call_did_not_run(status: int, retry_after: str | None):
+    """The delivery of every 5xx is unknown: a gateway may have forwarded the request before it gave up."""
     assert classify(None, http(status, retry_after=retry_after), now=NOW).delivery is Delivery.UNKNOWN
 
 
-def test_what_a_status_means_can_be_said():
-    """The tool's table before the server's, the server's before the default; "refused" is not run, and tried again."""
+def test_a_policy_defines_what_a_status_means():
+    """The tool's table overrides the server's, and that the default; "refused" means not run, and is retried."""
     options = {"http_statuses": {503: "refused", "429": "transient"}, "tools": {"e*": {"http_statuses": {503: "auth"}}}}
     verdict = classify(None, http(503), now=NOW, **options)
     assert (verdict.category, verdict.rule) == (Category.AUTH, "ToolPolicy.http_statuses[503]")
@@ -159,14 +159,14 @@ def test_what_a_status_means_can_be_said():
     assert other.rule == "Policy.http_statuses[503]"
 
 
-def test_a_permanent_status_is_no_proof_either():
-    """That another try cannot help says nothing about this one, unless it is a 4xx."""
+def test_a_permanent_status_does_not_prove_that_a_call_did_not_run():
+    """A status that the policy calls permanent leaves the delivery unknown, unless it is a 4xx."""
     assert classify(None, http(500), now=NOW, http_statuses={500: "permanent"}).delivery is Delivery.UNKNOWN
     assert classify(None, http(429), now=NOW, http_statuses={429: "permanent"}).delivery is Delivery.REJECTED
 
 
-def test_a_json_rpc_error_behind_a_4xx():
-    """The server's own code decides, but for the one that says nothing."""
+def test_a_json_rpc_error_in_a_4xx_response():
+    """The server's own JSON-RPC code decides if it is known and specific; otherwise the HTTP status does."""
     own = replace(http(422), own_error=True)
     verdict = classify(server_error(-32002), own, now=NOW)
     assert (verdict.category, verdict.delivery) == (Category.PERMANENT, Delivery.REJECTED)
@@ -189,15 +189,15 @@ def test_a_json_rpc_error_behind_a_4xx():
     ],
 )
 @pytest.mark.parametrize("delivery", Delivery)
-def test_what_an_edge_saw_is_believed(kind: FailureKind, category: Category, reconnect: bool, delivery: Delivery):
-    """The edge's word on delivery is final, whatever code the SDK made up."""
+def test_evidence_overrides_the_error_code(kind: FailureKind, category: Category, reconnect: bool, delivery: Delivery):
+    """The transport's evidence decides category and delivery, whatever code the SDK made up."""
     verdict = classify(server_error(-32000), Evidence(kind, delivery, "seen"), now=NOW)
     assert (verdict.category, verdict.delivery, verdict.reconnect) == (category, delivery, reconnect)
     assert verdict.reason == "seen"
 
 
-def test_what_came_after_the_answer_is_final():
-    """An exception without a code is permanent; how far the request got is known (a result that breaks its schema)."""
+def test_an_exception_after_the_answer_is_permanent():
+    """An exception without a code, such as a result that violates its schema, is permanent and keeps its delivery."""
     for delivery in Delivery:
         failure = Failure("tools/call", "t", RuntimeError("Invalid structured content"), delivery=delivery)
         verdict = Classifier(Policy()).judge(failure, now=NOW)
@@ -223,13 +223,13 @@ def test_what_came_after_the_answer_is_final():
     ],
 )
 def test_retry_after(value: str | None, expected: float | None):
-    """Seconds or an HTTP date, in the past too; anything else is no wish at all."""
+    """Seconds and HTTP dates, also past ones, are parsed; anything else is ignored."""
     assert parse_retry_after(value, now=NOW) == expected
 
 
 @given(st.text())
-def test_any_retry_after(value: str):
-    """No header raises; what comes out is no less than 0."""
+def test_retry_after_accepts_any_text(value: str):
+    """No header value raises or gives a negative wait."""
     seconds = parse_retry_after(value, now=NOW)
     assert seconds is None or seconds >= 0
 
@@ -269,7 +269,7 @@ OPEN, DOUBTFUL, NONE = Prospect.OPEN, Prospect.DOUBTFUL, Prospect.NONE
         (None, http(404), DOUBTFUL),
         (None, http(405), DOUBTFUL),
         (None, http(421), DOUBTFUL),
-        (None, http(200), DOUBTFUL),  # a page for people
+        (None, http(200), DOUBTFUL),  # an HTML page
         (None, seen(FailureKind.NETWORK), OPEN),
         (None, seen(FailureKind.TIMEOUT), OPEN),
         (None, seen(FailureKind.TLS), DOUBTFUL),
@@ -295,15 +295,15 @@ OPEN, DOUBTFUL, NONE = Prospect.OPEN, Prospect.DOUBTFUL, Prospect.NONE
         (KeyError("x"), None, NONE),
     ],
 )
-def test_prospects_of_another_try(failure: Exception | None, evidence: Evidence | None, prospect: Prospect):
-    """What no other try can mend, what one more decides, and what may pass; nothing is doubtful that worked before."""
+def test_prospects_of_another_start(failure: Exception | None, evidence: Evidence | None, prospect: Prospect):
+    """A failed start is hopeless, doubtful or may pass; nothing is doubtful on a server that has worked before."""
     assert prospect_of(failure, evidence, Policy()) is prospect
     known = prospect_of(failure, evidence, Policy(), known=True)
     assert known is (OPEN if prospect is DOUBTFUL else prospect)
 
 
-def test_a_policy_says_what_a_status_means_at_the_start_too():
-    """A 404 that is called transient is an outage, and a 503 that is called permanent is not."""
+def test_a_policy_defines_what_a_status_means_during_a_start():
+    """A 404 that the policy calls transient is an outage, and a 503 that it calls permanent is not."""
     assert prospect_of(None, http(404), Policy(http_statuses={404: "transient"})) is OPEN
     assert prospect_of(None, http(503), Policy(http_statuses={503: "permanent"})) is DOUBTFUL
     assert prospect_of(None, http(404), Policy(http_statuses={404: "auth"})) is NONE
@@ -323,13 +323,13 @@ def test_a_policy_says_what_a_status_means_at_the_start_too():
         (None, http(503), False),
     ],
 )
-def test_where_no_server_is(failure: Exception | None, evidence: Evidence | None, absent: bool):
-    """Nothing listens, or the process ended: there is no server. Who answers or is slow is one."""
+def test_an_absent_server(failure: Exception | None, evidence: Evidence | None, absent: bool):
+    """A server is absent if nothing listens or its process has ended, not if it answers or is slow."""
     assert is_absent(failure, evidence) is absent
 
 
-def test_outages_are_no_verdict_on_the_era():
-    """Refusals that a server makes of a method it does not know are one; the rest is an outage."""
+def test_an_outage_does_not_decide_the_protocol_era():
+    """Statuses with which a server refuses an unknown method decide the era; every other failure is an outage."""
     assert not is_outage(None, Policy())
     assert is_outage(Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "x"), Policy())
     for status in (401, 408, 429, 500, 503):
@@ -339,7 +339,7 @@ def test_outages_are_no_verdict_on_the_era():
 
 
 def test_descriptions_are_never_empty():
-    """Every exception says something, groups through their first leaf."""
+    """Every exception has a description, and a group has that of its first leaf."""
     assert describe(KeyError()) == "KeyError"
     assert describe(ValueError("a\x1b[31m\nb")) == "ValueError: a b"
 
@@ -355,7 +355,7 @@ def test_descriptions_are_never_empty():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_dialects(dialect: str):
-    """Each code of a dialect means what its table says, and the rule names the dialect; others fall through."""
+    """Each code of a dialect gets the verdict its table says, and the rule names the dialect; others fall through."""
     for codes, meaning in DIALECTS[dialect].items():
         for code in [codes] if isinstance(codes, int) else [codes[0], codes[500], codes[-1]]:
             verdict = classify(server_error(code), None, now=NOW, dialect=dialect)
@@ -365,7 +365,7 @@ def test_dialects(dialect: str):
 
 
 def test_a_policy_overrides_the_tables():
-    """The tool's table before the server's, the server's before its dialect."""
+    """The tool's table overrides the server's, and that its dialect."""
     options = {
         "dialect": "mcpcat",
         "error_codes": {-32603: "throttled", "7": "auth"},
@@ -379,8 +379,8 @@ def test_a_policy_overrides_the_tables():
     assert other.category is Category.THROTTLED
 
 
-def test_a_code_that_is_no_integer():
-    """Whatever stands where a code belongs gets a verdict."""
+def test_a_code_that_is_not_an_integer():
+    """Any value in place of a code gets a verdict with a short reason."""
     for code in ("x" * 10_000_000, [1], {"a": 1}, 1.5, True):
         error = server_error(1)
         error.error = type("Data", (), {"code": code, "message": "x"})()  # type: ignore[attr-defined]
@@ -390,14 +390,14 @@ def test_a_code_that_is_no_integer():
 
 
 def test_a_huge_message_of_control_characters():
-    """No verdict carries more than a line of it."""
+    """The reason of a verdict is one short printable line."""
     verdict = classify(server_error(-32603, "\x1b[31m\n\x00" * 3_000_000), None, now=NOW)
     assert len(verdict.reason) < 1000
     assert verdict.reason.isprintable()
 
 
 def test_a_users_own_classifier_is_asked_first():
-    """Its verdict stands; None leaves it to the tables; what it raises is logged and left to the tables."""
+    """Its verdict is used; if it returns None or raises, the tables decide."""
     mine = Verdict(Category.PERMANENT, retryable=False, delivery=Delivery.REJECTED, reason="mine")
     seen: list[Failure] = []
 
@@ -418,8 +418,8 @@ def test_a_users_own_classifier_is_asked_first():
     assert len(seen) == 4
 
 
-def test_what_counts_for_a_breaker():
-    """The server's own trouble counts; a tool's error, a refusal and a cancellation do not."""
+def test_which_failures_count_for_the_breaker():
+    """Server failures count; a tool's error, a refusal and a cancellation do not."""
     assert classify(None, http(503), now=NOW).counts_for_breaker
     assert classify(None, Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, "x"), now=NOW).counts_for_breaker
     assert not classify(None, http(401), now=NOW).counts_for_breaker
@@ -428,8 +428,8 @@ def test_what_counts_for_a_breaker():
     assert not Classifier(Policy()).judge(Failure("tools/call", result=result), now=NOW).counts_for_breaker
 
 
-def test_what_holds_for_the_last_request_does_not_hold_for_those_before():
-    """A call of several requests may have run, whatever became of its last one."""
+def test_an_earlier_request_keeps_the_delivery_unknown():
+    """A call may have run if an earlier request of it may have, even if the last one provably did not."""
     refused = Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, "refused")
     for error, evidence in ((None, refused), (server_error(-32602), None)):
         failure = Failure("tools/call", "t", error, evidence, earlier=True)
@@ -437,10 +437,10 @@ def test_what_holds_for_the_last_request_does_not_hold_for_those_before():
 
 
 def test_explain():
-    """Errors of the server, errors of ours and tool results are explained by the rule that decided."""
+    """`explain` names the rule that decided, for server errors, this library's errors and tool results."""
     verdict = explain(server_error(-32001), policy=Policy(dialect="chatforest-errors"))
     assert str(verdict) == (
-        "throttled (another try could help); rejected; "
+        "throttled (a retry may help); rejected; "
         f"{describe(server_error(-32001))} (-32001) [JSON-RPC code -32001 in the dialect 'chatforest-errors']"
     )
     policy = Policy(tools={"t": ToolPolicy(error_codes={5: "permanent"})})

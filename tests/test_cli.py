@@ -1,4 +1,4 @@
-"""The command: what it prints, what it returns, and that it leaves nothing behind."""
+"""The command line: its output, its exit status, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ COMMAND = ("-c", "from resilient_mcp.cli import main; main()")
 
 
 def test_version(tmp_path):
-    """It names both versions that matter."""
+    """`--version` names the versions of this package and of mcp."""
     done = run_alone(*COMMAND, "--version", home=tmp_path)
     assert done.stdout == f"resilient-mcp {version('resilient-mcp')} (mcp {version('mcp')})\n"
     assert done.returncode == 0
 
 
 def test_help_lists_the_commands(tmp_path):
-    """Without arguments it says what it can do."""
+    """Without arguments the command prints its help."""
     done = run_alone(*COMMAND, home=tmp_path)
     assert "demo" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_missing_extra(missing, tmp_path):
-    """Without the extra it says in one line what to install."""
+    """Without the extra the command says in one line what to install."""
     code = f"import sys; sys.modules[{missing!r}] = None; from resilient_mcp.cli import main; main()"
     done = run_alone("-c", code, "demo", home=tmp_path)
     assert done.stderr == f"resilient-mcp: {missing} is not installed: pip install 'resilient-mcp[cli]'\n"
@@ -58,7 +58,7 @@ def test_missing_extra(missing, tmp_path):
 
 
 def test_another_missing_module_is_not_blamed_on_the_extra(tmp_path):
-    """A broken installation shows its own error."""
+    """A broken dependency shows its own error."""
     (tmp_path / "typer.py").write_text("import no_such_module\n")
     done = run_alone(*COMMAND, home=tmp_path, PYTHONPATH=str(tmp_path))
     assert "resilient-mcp[cli]" not in done.stderr
@@ -67,7 +67,7 @@ def test_another_missing_module_is_not_blamed_on_the_extra(tmp_path):
 
 @pytest.mark.timeout(90)
 def test_demo_keeps_its_promises(tmp_path):
-    """Piped, it is plain text; every scene ends as promised, and the table shows what each side got."""
+    """Piped output is plain text, every scene ends as promised, and the table shows what each side got."""
     done = run_alone(*COMMAND, "demo", home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -89,8 +89,8 @@ def test_demo_keeps_its_promises(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds its processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.timeout(60)
-def test_demo_takes_its_servers_with_it(number, tmp_path):
-    """Ended while its servers are frozen, by Ctrl-C, SIGTERM or by force, it leaves none of them."""
+def test_demo_leaves_no_server_behind(number, tmp_path):
+    """Ended by Ctrl-C, SIGTERM or SIGKILL while its servers are frozen, the demo leaves none of them running."""
     demo = subprocess.Popen(
         [sys.executable, *COMMAND, "demo"],
         env=clean_environment(tmp_path),
@@ -144,8 +144,8 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else value[0],
 )
-def test_signals_from_the_start_of_a_server_to_the_end(number: signal.Signals, command: list[str], tmp_path: Path):
-    """Sent again and again while it connects, cleans up and shuts down: one status, no traceback, nothing left."""
+def test_repeated_signals_end_the_command_cleanly(number: signal.Signals, command: list[str], tmp_path: Path):
+    """Signals sent repeatedly until the process ends give the usual status, no traceback, and no leftovers."""
     config_of(tmp_path, mute=server("raw_server", "--mute"))
     process = subprocess.Popen(
         [sys.executable, *COMMAND, *command],
@@ -157,7 +157,7 @@ def test_signals_from_the_start_of_a_server_to_the_end(number: signal.Signals, c
         text=True,
     )
     try:
-        if command[0] == "wrap":  # it starts its server when the host says hello
+        if command[0] == "wrap":  # starts its server when the host sends `initialize`
             hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
             process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello}) + "\n")
             process.stdin.flush()
@@ -171,7 +171,7 @@ def test_signals_from_the_start_of_a_server_to_the_end(number: signal.Signals, c
     finally:
         process.kill()
         process.wait()
-    # Python puts the default action back a moment before the process is gone; a shell says 128 + number for both.
+    # Python restores the default action just before the process ends; a shell reports 128 + number for both.
     assert process.returncode in (128 + number, -number)
     assert "Traceback" not in stdout + stderr
     assert "Exception ignored" not in stderr
@@ -181,7 +181,7 @@ def test_signals_from_the_start_of_a_server_to_the_end(number: signal.Signals, c
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_during_the_imports(number: signal.Signals, tmp_path: Path):
-    """Before anything runs that must be closed, it ends on the spot."""
+    """While nothing runs yet that must be closed, the process ends immediately."""
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", *COMMAND, "check", "nope.json"],
         env=clean_environment(tmp_path),
@@ -201,7 +201,7 @@ def test_a_signal_during_the_imports(number: signal.Signals, tmp_path: Path):
 
 
 def test_a_signal_ends_the_process_unless_something_runs():
-    """The handler exits with the status of a shell, and leaves it to whoever runs."""
+    """The handler exits with a shell's status, or hands the signal to `on_signal` if that is set."""
     ended, noticed = [], []
     handlers = Signals()
     handlers._handle(signal.SIGTERM, None, ended.append)
@@ -220,7 +220,7 @@ def installed():
 
 
 def test_cleaning_up_after_a_signal_is_not_interrupted_and_may_fail(installed):
-    """The coroutine is cancelled once, and an error of its cleaning up is not what the user asked about."""
+    """The coroutine is cancelled once, and an error in its clean-up does not hide the signal's exit status."""
     done = []
 
     async def main() -> int:
@@ -240,7 +240,7 @@ def test_cleaning_up_after_a_signal_is_not_interrupted_and_may_fail(installed):
 
 
 def test_without_a_signal_an_error_is_raised(installed):
-    """What goes wrong by itself is not hidden."""
+    """An error without a signal is not hidden."""
 
     async def main() -> int:
         raise OSError("broken")
@@ -275,8 +275,8 @@ def listing(folder: Path, tools: object, *arguments: str) -> dict[str, object]:
     return server("listing_server", str(folder / "tools.json"), *arguments)
 
 
-def test_tools(tmp_path: Path):
-    """All pages, compact, in 80 columns, without what a server could do to a terminal."""
+def test_tools_are_listed(tmp_path: Path):
+    """`tools` prints all pages in 80 columns, without terminal escapes from the server."""
     done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, TOOLS)), "x", home=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[:6] == [
@@ -292,14 +292,14 @@ def test_tools(tmp_path: Path):
 
 
 def test_tools_as_json(tmp_path: Path):
-    """As the server sent them, also what no specification knows."""
+    """`--json` prints the tools as the server sent them, unknown fields included."""
     done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, TOOLS)), "x", "--json", home=tmp_path)
     assert json.loads(done.stdout) == TOOLS
 
 
 @pytest.mark.parametrize("tools", [None, []], ids=["not declared", "an empty list"])
 def test_a_server_without_tools(tools: object, tmp_path: Path):
-    """It is said, and is no failure."""
+    """A server without tools is reported as such, with exit status 0."""
     entry = server("listing_server") if tools is None else listing(tmp_path, tools)
     done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=entry), "x", home=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Server 'x' has no tools.\n", "")
@@ -315,8 +315,8 @@ def test_a_server_without_tools(tools: object, tmp_path: Path):
     ],
     ids=["absent", "dying", "mute", "refusing"],
 )
-def test_tools_of_a_server_that_is_not_there(entry: object, said: list[str], tmp_path: Path):
-    """Exit status 1, and one message that says why."""
+def test_tools_of_a_server_that_fails(entry: object, said: list[str], tmp_path: Path):
+    """The exit status is 1, and one message says why."""
     path = config_of(tmp_path, x=entry)
     done = run_alone(*COMMAND, "tools", path, "x", "--timeout", "2" if "--mute" in str(entry) else "15", home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -326,8 +326,8 @@ def test_tools_of_a_server_that_is_not_there(entry: object, said: list[str], tmp
         assert text in done.stderr
 
 
-def test_an_answer_that_is_no_list_of_tools(tmp_path: Path):
-    """It is reported, not shown."""
+def test_an_answer_that_is_not_a_list_of_tools(tmp_path: Path):
+    """An invalid list of tools is reported as an error and not printed."""
     done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, [{"name": 5}])), "x", home=tmp_path)
     assert done.returncode == 1
     assert "not a list of tools" in done.stderr
@@ -350,21 +350,21 @@ def test_an_answer_that_is_no_list_of_tools(tmp_path: Path):
         (True, "any"),
     ],
 )
-def test_types(schema: object, text: str):
-    """A schema in a few words; whatever it holds, there is an answer."""
+def test_schemas_are_summarized(schema: object, text: str):
+    """Any schema, valid or not, is described in a few words."""
     root = {"$defs": {"Unit": {"enum": ["C", 2]}, "Itself": {"$ref": "#/$defs/Itself"}}}
     assert type_of(schema, root) == text
 
 
 def test_a_schema_that_refers_to_itself_in_many_ways():
-    """A hostile one costs no more than any other."""
+    """A hostile schema is described as quickly as any other."""
     root = {"$defs": {"x": {"anyOf": [{"$ref": "#/$defs/x"}] * 1000}}}
     assert type_of({"$ref": "#/$defs/x"}, root) == "any"
 
 
 @pytest.mark.parametrize("schema", [None, [], {"properties": 5}, {"properties": {"a": None}, "required": [5, {}]}])
-def test_schemas_that_are_none(schema: object):
-    """A tool is listed whatever its schema is."""
+def test_tools_with_invalid_schemas_are_listed(schema: object):
+    """A tool is listed, whatever its schema is."""
     lines = shown({"name": "x", "description": 5, "inputSchema": schema}, 80)
     assert lines in (["x"], ["x", "    a  any"])
 
@@ -374,7 +374,7 @@ def test_schemas_that_are_none(schema: object):
 
 @pytest.mark.parametrize("unknown", ["-32601", "-32602", "result"])
 def test_a_tool_that_is_not_listed(unknown: str, tmp_path: Path):
-    """However a server says that it does not know a tool, its tools are named, the one that was meant first."""
+    """Whichever way a server rejects an unknown tool, its tools are listed, the most similar one first."""
     path = config_of(tmp_path, x=listing(tmp_path, TOOLS, "--unknown", unknown))
     done = run_alone(*COMMAND, "call", path, "x", "Forcast", home=tmp_path)
     assert done.returncode == 1
@@ -384,23 +384,23 @@ def test_a_tool_that_is_not_listed(unknown: str, tmp_path: Path):
     assert "\x1b" not in done.stderr
 
 
-def test_a_tool_that_is_not_listed_and_works(tmp_path: Path):
-    """The server decides what it answers, not its list."""
+def test_an_unlisted_tool_that_works(tmp_path: Path):
+    """A tool that the server does not list can be called."""
     path = config_of(tmp_path, x=listing(tmp_path, TOOLS))
     done = run_alone(*COMMAND, "call", path, "x", "hidden", home=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "found\n", "")
 
 
-def test_a_tool_that_is_listed_and_fails(tmp_path: Path):
-    """Its own error is enough."""
+def test_a_listed_tool_that_fails(tmp_path: Path):
+    """The error of a listed tool gets no hint about unlisted tools."""
     path = config_of(tmp_path, x=listing(tmp_path, TOOLS))
     done = run_alone(*COMMAND, "call", path, "x", "forecast", home=tmp_path)
     assert done.returncode == 1
     assert "does not list" not in done.stderr
 
 
-def test_the_tools_that_are_named():
-    """The most similar first; a part of a name counts, case and separators do not; twenty at most."""
+def test_which_tools_are_suggested():
+    """The most similar tool comes first, ignoring case and separators; parts of names match; at most 20 are listed."""
     names = ["list_files", "read_text_file", "brave_web_search"]
     assert "did you mean 'read_text_file'? It lists read_text_file, " in no_such_tool("x", "READ-TEXT-FILES", names)
     assert "did you mean 'brave_web_search'?" in no_such_tool("x", "search", names)
@@ -411,17 +411,17 @@ def test_the_tools_that_are_named():
     assert no_such_tool("x", "zzz", []) == "server 'x' lists no tools"
 
 
-# --- what a newcomer gets wrong ---
+# --- mistakes of newcomers ---
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", 'is empty: write {"mcpServers": {"name": {"command": "..."}}}'),
-        ('{"mcpServers": {}}', "there is no server in it: add one"),
-        ('{"mcpServers": {"one": {"command": "x", "disabled": true}}}', "all its servers are disabled"),
-        ('{"mcpServers": {"one": {"command": "x"}}}', "there is no server 'on'; did you mean 'one'? There is 'one'"),
-        ('{"mcpServers": {"four": {"command": "x"}}}', "there is no server 'on'; there is 'four'"),
+        ('{"mcpServers": {}}', "no servers are defined: add one"),
+        ('{"mcpServers": {"one": {"command": "x", "disabled": true}}}', "all servers are disabled"),
+        ('{"mcpServers": {"one": {"command": "x"}}}', "no server 'on'; did you mean 'one'? Available: 'one'"),
+        ('{"mcpServers": {"four": {"command": "x"}}}', "no server 'on'; available: 'four'"),
         (
             '{"mcpServers": {"one": {"command": "x"}, "on": {"command": "x", "disabled": true}}}',
             "server 'on' is disabled: remove its 'disabled'",
@@ -429,7 +429,7 @@ def test_the_tools_that_are_named():
     ],
 )
 def test_a_file_that_does_not_have_the_server(text: str, said: str, tmp_path: Path):
-    """Exit status 2, and what to do."""
+    """The exit status is 2, and the message says what to do."""
     path = tmp_path / "mcp.json"
     path.write_text(text)
     done = CliRunner().invoke(app, ["tools", str(path), "on"])
@@ -441,14 +441,14 @@ def test_a_file_that_does_not_have_the_server(text: str, said: str, tmp_path: Pa
     ("arguments", "said"),
     [
         ("{'city': 'Oslo'}", "is not JSON"),
-        ("{'city': 'Oslo'}", "JSON has double quotes: write a JSON object such as"),
+        ("{'city': 'Oslo'}", "JSON needs double quotes: write a JSON object such as"),
         ("city=Oslo", "the arguments: 'city=Oslo' is not JSON"),
         ('["Oslo"]', "is not an object: write a JSON object such as"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_arguments_that_are_no_object(arguments: str, said: str):
-    """Exit status 2, with the value and an example, before the file is read."""
+def test_arguments_that_are_not_an_object(arguments: str, said: str):
+    """The exit status is 2, with the value and an example, before the file is read."""
     done = CliRunner().invoke(app, ["call", "nope.json", "x", "tool", arguments])
     assert done.exit_code == 2
     assert said in " ".join(done.output.replace("│", " ").split())
@@ -458,7 +458,7 @@ def test_arguments_that_are_no_object(arguments: str, said: str):
 
 
 def test_a_call_that_hangs_is_given_up(monkeypatch):
-    """The demo goes on without it, and says so."""
+    """The demo continues without it, and says so."""
     monkeypatch.setitem(stage.GIVE_UP, "plain", 0.01)
     side = Side("plain", session=SimpleNamespace(call_tool=lambda *_: anyio.sleep_forever()))
     anyio.run(side.call, "next call", "forecast")
@@ -466,7 +466,7 @@ def test_a_call_that_hangs_is_given_up(monkeypatch):
 
 
 def test_a_session_that_breaks_ends_its_call_with_the_first_cause():
-    """An error inside nested groups is the one that is shown, and what comes after it is not."""
+    """The first error inside nested groups is shown, and later ones are not."""
 
     class GroupError(Exception):
         exceptions = ()
@@ -486,7 +486,7 @@ async def no_calls(_side):
 
 
 def test_a_broken_promise_is_shown(monkeypatch):
-    """A scene that does not end as promised is marked, and makes the exit status 1."""
+    """A scene that does not end as promised is marked, and the exit status is 1."""
     scene = Scene("A scene", "A story.", "stdio", no_calls, lambda side: side.outcomes[0].answer is not None)
     monkeypatch.setattr(screen, "SCENES", [scene])
     console = Console(file=io.StringIO(), width=80)
@@ -498,7 +498,7 @@ def test_a_broken_promise_is_shown(monkeypatch):
 
 
 def test_the_demo_needs_posix_signals(monkeypatch, capsys):
-    """Elsewhere it says so instead of failing in the middle."""
+    """Where they are missing, the demo says so instead of failing halfway."""
     monkeypatch.delattr(signal, "SIGSTOP")
     assert anyio.run(screen.show) == 1
     assert "POSIX" in capsys.readouterr().out

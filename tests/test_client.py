@@ -1,4 +1,4 @@
-"""`ResilientClient` as a `ClientSession`: its surface, its life, what it refuses, and the servers it takes."""
+"""`ResilientClient` as a `ClientSession`: its methods, its lifecycle, what it refuses, and the servers it accepts."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from resilient_mcp._sdk.results import is_error_result
 from .support import LEGACY, QUICK, Recorder, client_of, gone, nothing_left, raw_server, sdk_server, text_of
 
 
-def test_the_exported_names_are_all_of_them():
-    """`__all__` is sorted and complete."""
+def test_all_names_every_export():
+    """`__all__` is sorted and names every export."""
     assert list(resilient_mcp.__all__) == sorted(resilient_mcp.__all__)
     public = {name for name, value in vars(resilient_mcp).items() if getattr(value, "__module__", "").startswith("res")}
     assert {name for name in public if not name.startswith("_")} == set(resilient_mcp.__all__)
@@ -46,7 +46,7 @@ def test_the_exported_names_are_all_of_them():
 
 @pytest.mark.anyio
 async def test_every_operation_works():
-    """Each method, through a real server, with the result types of the installed SDK."""
+    """Every method works against a real server, and returns the installed SDK's result types."""
     async with client_of(raw_server()) as client:
         result = await client.initialize()
         assert isinstance(result, types.InitializeResult)
@@ -91,7 +91,7 @@ async def test_every_operation_works():
 
 @pytest.mark.anyio
 async def test_code_written_for_client_session_runs_unchanged():
-    """The same function, given either, sees the same."""
+    """The same function sees the same with either session."""
 
     async def agent(session: Any) -> list[str]:
         await session.initialize()
@@ -106,8 +106,8 @@ async def test_code_written_for_client_session_runs_unchanged():
 
 
 @pytest.mark.anyio
-async def test_callbacks_are_those_of_the_session():
-    """A tool of the server asks for the roots; the answer comes from the callback, also after a restart."""
+async def test_callbacks_work_after_a_restart():
+    """A tool that asks for the roots gets them from the callback, also after a restart."""
     asked = 0
 
     async def roots(_context: Any) -> types.ListRootsResult:
@@ -124,7 +124,7 @@ async def test_callbacks_are_those_of_the_session():
 
 @pytest.mark.anyio
 async def test_meta_reaches_the_server():
-    """`meta=` is passed on."""
+    """A call with `meta=` is answered."""
     async with client_of(sdk_server()) as client:
         result = await client.call_tool("echo", {"text": "x"}, meta={"example.com/key": "value"})
         assert text_of(result) == "x"
@@ -133,9 +133,9 @@ async def test_meta_reaches_the_server():
 @pytest.mark.anyio
 @pytest.mark.skipif(MAJOR != 1, reason="what 2.x adds is an error on 1.x")
 async def test_options_of_2_are_refused_by_name_on_1():
-    """An option that needs mcp 2.x is an error that names it and what is installed."""
+    """An option that needs mcp 2.x raises an error that names the option and the installed version."""
     async with client_of(raw_server()) as client:
-        with pytest.raises(TypeError, match=r"cache_mode=, which needs mcp 2\.x; installed is mcp 1\."):
+        with pytest.raises(TypeError, match=r"cache_mode=, which needs mcp 2\.x, but mcp 1\..* is installed"):
             await client.list_tools(cache_mode="bypass")
         with pytest.raises(RuntimeError, match="needs mcp 2"):
             async with client.listen():
@@ -145,7 +145,7 @@ async def test_options_of_2_are_refused_by_name_on_1():
 @pytest.mark.anyio
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_options_of_2_work():
-    """`cursor=`, `meta=` and `cache_mode=` as on `mcp.Client`; seeing input-required rounds as on `ClientSession`."""
+    """`meta=` and `cache_mode=` work as on `mcp.Client`, and `allow_input_required=` as on `ClientSession`."""
     async with ResilientClient(sdk_server(), policy=QUICK) as client:
         assert (await client.list_tools(cache_mode="bypass", meta={"a.b/c": 1})).tools
         assert (await client.read_resource("test://greeting", cache_mode="refresh")).contents
@@ -164,7 +164,7 @@ async def test_options_of_2_work():
 
 @pytest.mark.anyio
 async def test_an_in_process_server():
-    """An SDK server object of this process."""
+    """An SDK server object in this process can be used as the server."""
     from .servers.sdk_server import build
 
     async with nothing_left():
@@ -179,7 +179,7 @@ async def test_an_in_process_server():
 
 @pytest.mark.anyio
 async def test_a_transport_factory():
-    """A function that returns an SDK transport; each generation calls it anew."""
+    """A function that returns an SDK transport is called again for each generation."""
     made = 0
 
     @asynccontextmanager
@@ -197,12 +197,12 @@ async def test_a_transport_factory():
     assert made == 2
 
 
-# --- life ---
+# --- lifecycle ---
 
 
 @pytest.mark.parametrize("closer", ["other task", "same task"])
 def test_entering_in_one_task_and_closing_in_another(closer: str):
-    """On asyncio `start` and `aclose` may be called from different tasks."""
+    """On asyncio, `start` and `aclose` may be called from different tasks."""
 
     async def main() -> None:
         async with nothing_left():
@@ -219,7 +219,7 @@ def test_entering_in_one_task_and_closing_in_another(closer: str):
 
 
 def test_cancelling_the_task_that_started_it_does_not_stop_the_client():
-    """The supervisor belongs to no caller's scope."""
+    """The supervisor does not run in the scope of the task that started the client."""
 
     async def main() -> None:
         client = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
@@ -244,8 +244,8 @@ def test_cancelling_the_task_that_started_it_does_not_stop_the_client():
 
 
 @pytest.mark.anyio
-async def test_an_exception_of_the_body_leaves_as_itself():
-    """No exception group, no stray cancellation."""
+async def test_an_exception_in_the_body_is_raised_unchanged():
+    """An exception in the body of `async with` is not wrapped in a group or turned into a cancellation."""
     async with nothing_left():
         with pytest.raises(ZeroDivisionError):
             async with ResilientClient(raw_server(), policy=QUICK):
@@ -253,8 +253,8 @@ async def test_an_exception_of_the_body_leaves_as_itself():
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_body_closes_all_the_same():
-    """Cancelling the task inside `async with` stops the process and leaves nothing."""
+async def test_a_cancelled_body_closes_the_client():
+    """Cancelling the body of `async with` stops the process and leaves nothing behind."""
     async with nothing_left():
         with anyio.CancelScope() as scope:
             async with client_of(raw_server()) as client:
@@ -266,8 +266,8 @@ async def test_a_cancelled_body_closes_all_the_same():
 
 
 @pytest.mark.anyio
-async def test_a_start_that_is_cancelled_leaves_nothing():
-    """Giving up in the middle of `start` stops the process."""
+async def test_a_cancelled_start_leaves_nothing_behind():
+    """Cancelling `start` halfway stops the process."""
     async with nothing_left():
         with anyio.move_on_after(0.2) as scope:
             await ResilientClient(raw_server("--mute"), policy=QUICK).start()
@@ -275,8 +275,8 @@ async def test_a_start_that_is_cancelled_leaves_nothing():
 
 
 @pytest.mark.anyio
-async def test_states_are_told_in_order():
-    """idle, connecting, ready, reconnecting, ready, closed."""
+async def test_states_are_reported_in_order():
+    """The states are idle, connecting, ready, reconnecting, ready, closed."""
     events = Recorder()
     client = ResilientClient(raw_server(), policy=QUICK, on_event=events)
     assert client.state is State.IDLE
@@ -296,13 +296,13 @@ async def test_states_are_told_in_order():
         State.READY,
         State.CLOSED,
     ]
-    with pytest.raises(RuntimeError, match="started before"):
+    with pytest.raises(RuntimeError, match="already started"):
         await client.start()
 
 
 @pytest.mark.anyio
-async def test_a_listener_that_raises_is_not_felt():
-    """An event listener's exception is logged and nothing else."""
+async def test_a_listener_that_raises_does_no_harm():
+    """An exception in an event listener does not affect the call."""
 
     def listener(event: resilient_mcp.Event) -> None:
         raise ZeroDivisionError(event)
@@ -312,8 +312,8 @@ async def test_a_listener_that_raises_is_not_felt():
 
 
 @pytest.mark.anyio
-async def test_many_reports_of_one_loss_make_one_reconnect():
-    """Asked to restart many times at once, the client restarts once."""
+async def test_concurrent_restarts_reconnect_once():
+    """Ten concurrent `restart` calls open one new connection."""
     events = Recorder()
     async with client_of(raw_server(), on_event=events) as client:
         async with anyio.create_task_group() as tg:
@@ -347,7 +347,7 @@ async def test_every_error_is_an_mcp_error_with_advice():
 
 @pytest.mark.anyio
 async def test_an_is_error_result_is_an_answer():
-    """A tool that fails has answered: the result goes back as it came, after one call."""
+    """An `isError` result is returned as it came."""
     async with client_of(sdk_server()) as client:
         result = await client.call_tool("fail", {"text": "no such city"})
         assert is_error_result(result)
@@ -369,15 +369,15 @@ BAD_SERVERS = [
 
 
 @pytest.mark.parametrize(("server", "kind", "message"), BAD_SERVERS, ids=[str(case[0])[:30] for case in BAD_SERVERS])
-def test_what_cannot_be_a_server_is_refused_at_once(server: Any, kind: type[Exception], message: str):
-    """Before any I/O, with the value and what to write instead."""
+def test_an_invalid_server_is_refused_immediately(server: Any, kind: type[Exception], message: str):
+    """The constructor raises with the value and what to write instead."""
     with pytest.raises(kind, match=".*") as caught:
         ResilientClient(server)
     assert message in str(caught.value)
 
 
 def test_a_url_with_secrets_is_not_repeated():
-    """Neither the default name nor an error shows userinfo or query."""
+    """Neither the default name nor an error shows a URL's userinfo or query."""
     client = ResilientClient("https://user:s3cr3t@example.com/mcp?token=s3cr3t")
     assert client.name == "https://example.com/mcp"
     with pytest.raises(ValueError, match="is not a server's URL") as caught:
@@ -401,7 +401,7 @@ BAD_POLICIES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_POLICIES, ids=[case[1][:30] for case in BAD_POLICIES])
-def test_what_cannot_be_a_policy_is_refused_at_once(make: Any, message: str):
+def test_an_invalid_policy_is_refused_immediately(make: Any, message: str):
     """The error names the key, the value and what to write instead."""
     with pytest.raises(ValueError, match=".*") as caught:
         make()
@@ -409,8 +409,8 @@ def test_what_cannot_be_a_policy_is_refused_at_once(make: Any, message: str):
 
 
 def test_arguments_of_the_wrong_kind():
-    """Unknown options, a policy that is none, a foreign HTTP client, a time limit below zero."""
-    with pytest.raises(TypeError, match=r"unknown 'nonsense': with mcp .* there are .*client_info"):
+    """Unknown options, a policy or HTTP client of the wrong type, and a negative time limit are refused."""
+    with pytest.raises(TypeError, match=r"does not take 'nonsense': with mcp .* it takes .*client_info"):
         ResilientClient("http://x/mcp", nonsense="debug")
     with pytest.raises(TypeError, match=r"write Policy\.model_validate"):
         ResilientClient("http://x/mcp", policy={"retry": {}})  # type: ignore[arg-type]
@@ -419,12 +419,12 @@ def test_arguments_of_the_wrong_kind():
     with pytest.raises(TypeError, match="is for Streamable HTTP servers"):
         ResilientClient(StdioServerParameters(command="x"), http_client=http.AsyncClient())
     for bad in (-1, math.nan, timedelta(seconds=-1)):
-        with pytest.raises(ValueError, match="read_timeout_seconds is .*: write a number of seconds, or None"):
+        with pytest.raises(ValueError, match="read_timeout_seconds is .*: pass a number of seconds, at least 0"):
             ResilientClient("http://x/mcp", read_timeout_seconds=bad)
 
 
 def test_the_first_pattern_that_matches_decides():
-    """Tool policies are chosen by glob, case-sensitively, in their order."""
+    """Tool policies are matched by glob, case-sensitively, in order."""
     policy = Policy(tools={"get_*": ToolPolicy(repeatable=True), "*": ToolPolicy(repeatable=False)})
     assert policy.tool("get_x").repeatable is True
     assert policy.tool("Get_x").repeatable is False
@@ -433,7 +433,7 @@ def test_the_first_pattern_that_matches_decides():
 
 @pytest.mark.anyio
 async def test_wait_ready_has_its_own_limit():
-    """`wait_ready(timeout)` ends in time, with the reason."""
+    """`wait_ready(timeout)` raises after that time, with the reason."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(connect=5, ready=5, shutdown=0.5)})
     client = ResilientClient(raw_server("--mute"), policy=policy)
     async with anyio.create_task_group() as tg:
@@ -444,16 +444,16 @@ async def test_wait_ready_has_its_own_limit():
 
         tg.start_soon(start)
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(ServerUnavailable, match=r"starting for 0 s\. A try is under way; Policy\.timeout\.ready"):
+        with pytest.raises(ServerUnavailable, match=r"for 0 s\. A connection attempt .*Policy\.timeout\.ready"):
             await client.wait_ready(0.1)
         await client.aclose()
 
 
 @pytest.mark.anyio
-async def test_failed_says_what_to_change():
-    """Calls on a failed client fail at once with the same reason."""
+async def test_a_failed_client_says_what_to_change():
+    """A start that cannot succeed raises an error that names the remedy."""
     client = ResilientClient(StdioServerParameters(command="no-such-program"), policy=QUICK)
     with pytest.raises(ServerFailed) as caught:
         await client.start()
-    assert "Is it installed, and on PATH?" in str(caught.value)
+    assert "Is it installed and on PATH?" in str(caught.value)
     assert "will not come back by itself" in caught.value.advice

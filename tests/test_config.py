@@ -1,4 +1,4 @@
-"""Files of servers: what other hosts write is read as they mean it; what is wrong is told at once, without secrets."""
+"""Server files: files of other hosts are read as intended, and all problems are reported together, without secrets."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def of_server(tmp_path: Path, entry: object) -> list[str]:
     return problems(tmp_path, json.dumps({"mcpServers": {"x": entry}}))
 
 
-def test_what_claude_desktop_and_cursor_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Commands with arguments, environment, directory, and variables of the environment."""
+def test_a_file_of_claude_desktop_or_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commands are read with arguments, environment and directory, and environment variables are expanded."""
     monkeypatch.setenv("WEATHER_KEY", "s3cret")
     servers = config.load(write(tmp_path, CLAUDE))
     assert list(servers) == ["files", "weather"]
@@ -64,8 +64,8 @@ def test_what_claude_desktop_and_cursor_write(tmp_path: Path, monkeypatch: pytes
     assert "s3cret" not in repr(servers)
 
 
-def test_what_vs_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`servers`, comments, trailing commas, a byte order mark, `${env:VAR}` and defaults."""
+def test_a_file_of_vs_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`servers`, comments, trailing commas, a byte order mark, `${env:VAR}` and defaults are read."""
     monkeypatch.setenv("WEATHER_KEY", "s3cret")
     monkeypatch.setenv("DOCS_HOST", "")
     servers = config.load(write(tmp_path, VS_CODE))
@@ -76,8 +76,8 @@ def test_what_vs_code_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert isinstance(old, SseServerParameters)
 
 
-def test_policies(tmp_path: Path):
-    """A server's policy lies on top of the one for all, key by key; its tool patterns come first."""
+def test_a_servers_policy_overrides_the_common_one(tmp_path: Path):
+    """A server's policy overrides the common one key by key, and its tool patterns come first."""
     text = """{
       "resilience": {"retry": {"attempts": 6, "base": 1}, "tools": {"get_*": {"repeatable": true}}},
       "mcpServers": {
@@ -95,8 +95,8 @@ def test_policies(tmp_path: Path):
     assert b == Policy.model_validate(json.loads(text)["resilience"])
 
 
-def test_all_problems_at_once(tmp_path: Path):
-    """Each names its server, its key, its value, and what to do."""
+def test_all_problems_are_reported_together(tmp_path: Path):
+    """Each problem names its server, key and value, and what to do."""
     text = """{
       "resilience": {"retri": {}},
       "mcpServers": {
@@ -119,13 +119,16 @@ def test_all_problems_at_once(tmp_path: Path):
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ({}, "has neither 'command' nor 'url': write the one that is meant"),
-        ({"command": "x", "url": "y"}, "has both 'command' and 'url': keep the one that is meant"),
+        ({}, "has neither 'command' nor 'url': add one of them"),
+        ({"command": "x", "url": "y"}, "has both 'command' and 'url': remove one of them"),
         ({"command": " "}, "command: is empty (value ' '): write the program to start"),
-        ({"url": "example.com"}, "url: is no URL (value 'example.com'): write one such as 'https://example.com/mcp'"),
+        (
+            {"url": "example.com"},
+            "url: is not a URL (value 'example.com'): write one such as 'https://example.com/mcp'",
+        ),
         (
             {"url": "http://x:port"},
-            "url: is no URL (value 'http://x:***'): write one such as 'https://example.com/mcp'",
+            "url: is not a URL (value 'http://x:***'): write one such as 'https://example.com/mcp'",
         ),
         ({"type": "stdio", "url": "http://x"}, "type: is 'stdio', which needs 'command': add it, or leave 'type' out"),
         ({"type": "http", "command": "x"}, "type: is 'http', which needs 'url': add it, or leave 'type' out"),
@@ -133,7 +136,7 @@ def test_all_problems_at_once(tmp_path: Path):
         ({"command": "x", "args": "y"}, 'args: must be a list: write ["one", "two"]'),
         ({"command": "x", "env": ["Y=1"]}, 'env: must be an object: write {"NAME": "value"}'),
         ({"command": "x", "disabled": "no"}, "disabled: must be true or false, without quotes (value 'no')"),
-        ({"command": "x", "envFile": ".env"}, "envFile: is not read here: put its variables into 'env', or export"),
+        ({"command": "x", "envFile": ".env"}, "envFile: is not supported: put its variables into 'env', or export"),
         ({"command": "x", "resilience": 5}, 'resilience: must be an object: write {"retry": {"attempts": 6}}'),
         (
             {"command": "${nope}"},
@@ -141,13 +144,13 @@ def test_all_problems_at_once(tmp_path: Path):
         ),
         (
             {"command": "${input:key}"},
-            "command: asks for ${input:key}, which only VS Code can: write ${VAR} and export",
+            "command: uses ${input:key}, which only VS Code supports: write ${VAR} and export",
         ),
-        ({"command": "${a b}"}, "command: has ${a b}, which is no variable: write ${VAR} or ${VAR:-default}"),
+        ({"command": "${a b}"}, "command: has ${a b}, which is not a variable: write ${VAR} or ${VAR:-default}"),
     ],
 )
-def test_each_problem(tmp_path: Path, entry: object, problem: str):
-    """What is wrong with one server."""
+def test_each_problem_of_a_server(tmp_path: Path, entry: object, problem: str):
+    """Each mistake in the entry of a server has its own message."""
     (told,) = of_server(tmp_path, entry)
     assert told.startswith(f"server 'x': {problem}")
 
@@ -170,7 +173,7 @@ def test_each_problem(tmp_path: Path, entry: object, problem: str):
     ],
 )
 def test_each_problem_of_a_file(tmp_path: Path, text: str, problem: str):
-    """What is wrong with the file itself."""
+    """Each mistake in the file itself has its own message."""
     assert any(told.startswith(problem) for told in problems(tmp_path, text))
 
 
@@ -195,8 +198,8 @@ def test_each_problem_of_a_file(tmp_path: Path, text: str, problem: str):
         ({"url": "http://x", "header": {}}, "header", "headers"),
     ],
 )
-def test_slips(tmp_path: Path, entry: object, key: str, meant: str):
-    """A misspelt key, and other hosts' names for the two that are needed, get the right one proposed, and only that."""
+def test_misspelt_keys(tmp_path: Path, entry: object, key: str, meant: str):
+    """A misspelt key, or another host's name for `url` or `command`, is reported once, with the right key suggested."""
     assert of_server(tmp_path, entry) == [f"server 'x': {key}: is not a key of a server: did you mean {meant!r}?"]
 
 
@@ -214,13 +217,13 @@ OTHERS = [
 
 @pytest.mark.parametrize("way", [{"command": "x"}, {"url": "http://x"}], ids=["command", "url"])
 def test_keys_of_other_hosts(tmp_path: Path, way: dict[str, str]):
-    """What other hosts keep in the same file is no slip of one of ours, with a command or a URL beside it."""
+    """Keys of other hosts are accepted next to a command or a URL, and not taken for misspelt keys."""
     theirs = dict.fromkeys([*OTHERS, "serverUrl", "httpUrl", "uri", "endpoint", "cmd"], "theirs")
     assert list(config.load(write(tmp_path, json.dumps({"mcpServers": {"x": {**way, **theirs}}})))) == ["x"]
 
 
 def test_variables_are_expanded_in_linear_time(monkeypatch: pytest.MonkeyPatch):
-    """A text with a million beginnings and no end stays as it is, and does not take minutes."""
+    """A text with a million `${` and no `}` is returned unchanged, and quickly."""
     monkeypatch.setenv("HERE", "here")
     text = "${" * 1_000_000
     assert config.expand(text) == text
@@ -228,14 +231,14 @@ def test_variables_are_expanded_in_linear_time(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_disabled_servers_are_named(tmp_path: Path):
-    """A command can tell a server that is disabled from one that is not there."""
+    """`read` lists disabled servers apart, so that a command can tell them from missing ones."""
     text = '{"mcpServers": {"a": {"command": "x"}, "b": {"disabled": true}}}'
     servers, disabled = config.read(write(tmp_path, text))
     assert (list(servers), disabled) == (["a"], ["b"])
 
 
 def test_files_that_cannot_be_read(tmp_path: Path):
-    """A directory, a file that is not there, one whose folder is not there, and one that is no text."""
+    """A directory, a missing file or folder, and a file that is not UTF-8 are reported with the remedy."""
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\): give the path of an mcpServers file"):
         config.load(tmp_path)
     with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\): give the path"):
@@ -252,8 +255,8 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         config.load(path)
 
 
-def test_no_secret_in_any_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Neither what a variable holds, nor env, headers, args, or a URL's userinfo and query."""
+def test_no_message_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Values of variables, env, headers and args, and a URL's userinfo and query, are not shown."""
     monkeypatch.setenv("TOKEN", "hunter2")
     servers = {
         "a": {"command": "x", "env": {"K": ["hunter2"]}, "args": [{"k": "hunter2"}]},
@@ -277,18 +280,18 @@ def test_no_secret_in_any_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"resilience": {"retri": {"x": "hunter2"}}}, "resilience: Policy has no key 'retri': did you mean 'retry'?"),
         ({"disabled": "Bearer hunter2hunter2"}, "disabled: must be true or false, without quotes (value 'Bearer ***'"),
         ({"command": ["npx", "--token", "hunter2"]}, "command: must be a string: put it in quotes"),
-        ({"env": {"K": "abc${hunter2 x}"}}, "env.K: has a ${...}, which is no variable"),
+        ({"env": {"K": "abc${hunter2 x}"}}, "env.K: has a ${...}, which is not a variable"),
     ],
 )
 def test_a_mistyped_value_is_shown_without_secrets(tmp_path: Path, entry: dict[str, object], key: str):
-    """Nothing under a name that says credential, nothing that looks like one, nothing of a container."""
+    """Values with a credential's name, values that look like one, and contents of containers are not shown."""
     (told,) = of_server(tmp_path, {"command": "x", **entry})
     assert told.startswith(f"server 'x': {key}")
     assert "hunter2" not in told
 
 
-def test_the_schema_fits_what_is_read(tmp_path: Path):
-    """It accepts what hosts write and refuses a policy with a misspelt key."""
+def test_the_schema_matches_the_reader(tmp_path: Path):
+    """The JSON schema accepts what hosts write and rejects a policy with a misspelt key."""
     schema = config.json_schema()
     jsonschema.validate(json.loads(CLAUDE), schema)
     with pytest.raises(jsonschema.ValidationError):

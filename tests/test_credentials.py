@@ -1,4 +1,4 @@
-"""What counts as a credential: by name, by look, in each place of a configuration; and that nothing else does."""
+"""What counts as a credential, by name and by format, anywhere in a configuration; and that nothing else does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resilient_mcp.text.redact import Redactor
 TOKEN = "Zx9kQ1tt"
 WORD = "hunter-two"
 
-# --- what is kept ---
+# --- what is a secret ---
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ WORD = "hunter-two"
     ],
 )
 def test_names_of_credentials(name: str):
-    """A value under such a name is a secret, whatever it looks like."""
+    """A value with such a name is a secret, whatever it looks like."""
     assert is_credential(name)
     assert WORD in set(in_named(name, WORD))
 
@@ -68,8 +68,8 @@ def test_names_of_credentials(name: str):
         ),
     ],
 )
-def test_names_of_something_else(name: str):
-    """A part of a credential's name in another word makes no credential."""
+def test_names_that_only_resemble_credentials(name: str):
+    """A name that merely contains or resembles a credential's name does not make its value a secret."""
     assert not is_credential(name)
     assert not set(in_named(name, WORD))
 
@@ -90,8 +90,8 @@ def test_names_of_something_else(name: str):
         ),
     ],
 )
-def test_looks_of_credentials(secret: str):
-    """Known prefixes and random characters are secrets under any name, and in any text around them."""
+def test_formats_of_credentials(secret: str):
+    """Known prefixes and random characters are secrets under any name, and inside other text."""
     for value in (secret, f"first, {secret}", f'{{"a": ["{secret}"]}}' if "\n" not in secret else secret):
         found = set(in_value(value))
         assert any(one in secret and len(one) >= 8 for one in found), found
@@ -101,7 +101,7 @@ def test_looks_of_credentials(secret: str):
 
 @pytest.mark.parametrize("alphabet", [string.ascii_letters + string.digits, "0123456789abcdef"])
 def test_random_characters_are_recognized(alphabet: str):
-    """Of generated keys of 32 characters hardly one is missed."""
+    """More than 98 % of random 32-character keys are recognized."""
     generator = random.Random(1)
     keys = ["".join(generator.choices(alphabet, k=32)) for _ in range(1000)]
     assert sum(map(is_random, keys)) > 980
@@ -160,7 +160,7 @@ PLACES: list[list[str]] = [
 
 @pytest.mark.parametrize("arguments", PLACES, ids=" ".join)
 def test_places_in_a_command_line(arguments: list[str]):
-    """Flags, attached values, pairs, headers, URLs, JSON, shell code: the secret alone is known, not what is around."""
+    """In flags, attached values, pairs, headers, URLs, JSON and shell code, the secret is masked and nothing else."""
     redactor = Redactor.of(StdioServerParameters(command="x", args=arguments))
     text = f"the server says {TOKEN} and {WORD} were refused for user at h"
     secret = TOKEN if TOKEN in " ".join(arguments) else WORD
@@ -186,11 +186,11 @@ def test_places_in_a_command_line(arguments: list[str]):
     ],
 )
 def test_headers(name: str, value: str, secrets: set[str]):
-    """By name, by look, and what is in schemes, logins and cookies."""
+    """Secrets in headers are found by name and format, and inside auth schemes, logins and cookies."""
     assert set(in_header(name, value)) == secrets
 
 
-# --- what is not ---
+# --- what is not a secret ---
 
 SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"
 EVERYDAY: dict[str, str] = {
@@ -450,7 +450,7 @@ LINES = [
 
 
 def test_everyday_values_are_not_masked():
-    """Variables of shells, CI, Docker, Kubernetes, npm and Python, and arguments of real servers: none is kept."""
+    """Variables of shells, CI, Docker, Kubernetes, npm and Python, and arguments of real servers, are not masked."""
     assert len(EVERYDAY) + sum(map(len, COMMANDS)) > 200
     assert {
         name: set(in_pairs([(name, value)])) for name, value in EVERYDAY.items() if set(in_pairs([(name, value)]))
@@ -464,7 +464,7 @@ def test_everyday_values_are_not_masked():
 
 @pytest.mark.parametrize("line", LINES)
 def test_everyday_lines_are_not_masked(line: str):
-    """Log lines, prose about credentials, source lines, identifiers: each stays as it is."""
+    """Log lines, prose about credentials, source lines and identifiers are not masked."""
     assert Redactor().clean(line) == line
 
 
@@ -502,13 +502,13 @@ def test_everyday_lines_are_not_masked(line: str):
     ],
 )
 def test_urls_in_messages(url: str, shown: str):
-    """What is safe stays; what may be secret, or may be part of a secret, is not shown."""
+    """A URL is shown without the parts that may be a secret or part of one."""
     assert safe_url(url) == shown
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "http://", "https://u:p@", "://", "[", "http://["]))
-def test_any_text_may_be_given_for_a_url(text: str, begin: str):
-    """Nothing is raised, whatever the text is; and what a message shows is printable."""
+def test_any_text_is_accepted_as_a_url(text: str, begin: str):
+    """No text raises an error, and the URL shown in a message is printable."""
     assert printable(safe_url(begin + text)) == safe_url(begin + text)
     assert list(in_url(begin + text)) is not None
     assert list(in_arguments([text, begin])) is not None
@@ -530,24 +530,24 @@ MALFORMED = [
 
 @pytest.mark.parametrize("url", MALFORMED, ids=ascii)
 def test_a_malformed_url_is_refused_without_its_secrets(url: str):
-    """The error names problem and remedy; neither it nor what it came from shows what may be a secret."""
+    """The error names the problem and the remedy, and neither it nor its context shows a possible secret."""
     with pytest.raises(ValueError, match="write one such as 'https://example.com/mcp'") as caught:
         ResilientClient(url)
     assert not {"hunter2", "Zx9kQ1tt"} & set(re.findall("hunter2|Zx9kQ1tt", str(caught.value)))
     assert caught.value.__context__ is None
 
 
-def test_a_server_is_called_by_its_url_without_the_token():
-    """The default name of an HTTP server."""
+def test_the_default_name_is_the_url_without_its_token():
+    """The default name of an HTTP server is its URL, with a token in the path masked."""
     assert ResilientClient("https://example.com/mcp").name == "https://example.com/mcp"
     assert ResilientClient("https://mcp.example.com/s/Zx9kQ1ttAA77/mcp").name == "https://mcp.example.com/s/***/mcp"
 
 
-# --- for messages ---
+# --- values in messages ---
 
 
-def test_what_a_message_shows_of_a_value():
-    """A mapping keeps its keys, and what is no credential; how deep the secret is does not matter."""
+def test_values_in_messages():
+    """Credentials in a value are masked at any depth; keys and other values are kept."""
     given: dict[str, Any] = {
         "headers": [
             {"Authorization": "Bearer x"},
@@ -568,7 +568,7 @@ def test_what_a_message_shows_of_a_value():
 
 
 def test_ids_and_tokens():
-    """Random text under the name of an id is an identifier; in a path it is a token."""
+    """Names of ids mark identifiers, random text in a URL's path is a token, and a known token format always is."""
     assert is_identifier("GITHUB_SHA")
     assert not is_identifier("VALID")
     assert is_token("bot123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw")

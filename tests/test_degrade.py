@@ -1,4 +1,4 @@
-"""What a caller gets when the server's answer is not to be had: fallbacks, results, stale copies, checked arguments."""
+"""What callers get when the server cannot answer: fallbacks, error results, stale copies; and argument validation."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ from .support import (
     text_of,
 )
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts and kills servers, perhaps on a busy machine
 
 SUSPENDING = QUICK.model_copy(update={"restart": RestartPolicy(intensity=1, suspend=60)})
 
 
 async def down(client: Any) -> None:
-    """Make a client's server unavailable until further notice."""
+    """Make a client's server unavailable from now on."""
     supervisor = client._supervisor
     supervisor._connector.open = _NoServer
     supervisor.restart()
@@ -82,8 +82,8 @@ class _NoServer:
 # --- fallbacks and results ---
 
 
-async def test_a_fallback_stands_in_while_the_server_is_away():
-    """It gets the arguments and answers with a text or a result; other tools raise as ever."""
+async def test_a_fallback_answers_while_the_server_is_unavailable():
+    """It gets the arguments and answers with a text or a result; tools without a fallback raise."""
     seen: list[dict[str, Any]] = []
 
     async def echo(arguments: dict[str, Any]) -> str:
@@ -105,7 +105,7 @@ async def test_a_fallback_stands_in_while_the_server_is_away():
 
 
 async def test_a_fallback_that_fails_leaves_the_error():
-    """With a note on what became of the fallback."""
+    """The original error is raised, with a note about the fallback's failure."""
 
     async def echo(arguments: dict[str, Any]) -> str:
         raise LookupError("nothing remembered")
@@ -117,8 +117,8 @@ async def test_a_fallback_that_fails_leaves_the_error():
         assert any("LookupError: nothing remembered" in note for note in caught.value.__notes__)
 
 
-async def test_no_fallback_for_what_may_have_run():
-    """A call whose fate is unknown gets none, unless its tool may run twice."""
+async def test_a_call_that_may_have_run_gets_no_fallback():
+    """A call that may have run gets no fallback, unless its tool is repeatable."""
     asked: list[str] = []
 
     def remember(name: str) -> Any:
@@ -142,8 +142,8 @@ async def test_no_fallback_for_what_may_have_run():
     assert asked == ["echo", "chosen", "unsafe"]
 
 
-async def test_an_error_as_a_result():
-    """`on_unavailable="result"`: text for a model; the server's own errors are raised in any case."""
+async def test_errors_can_be_returned_as_results():
+    """`on_unavailable="result"` returns text for a model; the server's own errors are still raised."""
     policy = SUSPENDING.model_copy(update={"on_unavailable": "result"})
     async with client_of(sdk_server(), policy) as client:
         await down(client)
@@ -164,7 +164,7 @@ async def test_an_error_as_a_result():
 
 
 async def test_lists_and_resources_are_served_stale_while_the_server_is_down():
-    """Marked with their age, told by an event, and only what was asked before."""
+    """Results that were fetched before are served with their age and an event; all other requests raise."""
     events = Recorder()
     policy = SUSPENDING.model_copy(update={"serve_stale": True})
     async with client_of(sdk_server(), policy, on_event=events) as client:
@@ -186,8 +186,8 @@ async def test_lists_and_resources_are_served_stale_while_the_server_is_down():
         await client.list_tools()
 
 
-async def test_stale_over_http_and_not_for_refused_credentials():
-    """After the tries are spent, for a session is no sign of life; never when the server refuses the caller."""
+async def test_stale_copies_over_http():
+    """Copies are served once the retries are used up, but never when the server refuses the credentials."""
     policy = QUICK.model_copy(
         update={
             "serve_stale": True,
@@ -207,8 +207,8 @@ async def test_stale_over_http_and_not_for_refused_credentials():
             assert "resilient-mcp/stale-age" not in ((await client.list_tools()).meta or {})
 
 
-async def test_copies_are_of_one_listing_and_of_one_reader():
-    """No page of an earlier listing beside one of a newer; nothing at all once the credentials were refused."""
+async def test_copies_belong_to_one_listing_and_one_caller():
+    """Pages of different listings are not mixed, and nothing is served once the credentials were refused."""
     mode = "one"
 
     def script(request: Request) -> Any:
@@ -244,8 +244,8 @@ async def test_copies_are_of_one_listing_and_of_one_reader():
             await client.read_resource("a://secret")
 
 
-async def test_validation_keeps_to_the_deadline():
-    """A list of tools that does not come takes no longer than the call may."""
+async def test_validation_keeps_the_deadline():
+    """Waiting for a list of tools that never arrives ends at the call's deadline."""
     policy = Policy(
         timeout=TimeoutPolicy(total=0.5, request=1), tools={"*": ToolPolicy(validate_arguments=True)}, breaker=None
     )
@@ -261,7 +261,7 @@ def page(*names: str) -> ListToolsResult:
 
 
 def test_copies_are_bounded():
-    """In number and in bytes; what was given last stays, and what is too large alone is not kept."""
+    """Copies are bounded in number and bytes: the newest stay, and one that is too large is not kept."""
     copies = Copies(count=2, size=400)
     for n, key in enumerate("abc"):
         copies.keep(key, page(key), float(n))
@@ -276,11 +276,11 @@ def test_copies_are_bounded():
     assert copies._bytes == sum(len(copy.body) for copy in copies._copies.values())
 
 
-# --- arguments ---
+# --- argument validation ---
 
 
 async def test_arguments_are_checked_before_anything_is_sent():
-    """Every problem with its path, for a model to correct; a result where the policy says so."""
+    """Each problem is reported with its path, for a model to correct; as a result where the policy says so."""
     policy = QUICK.model_copy(update={"tools": {"s*": ToolPolicy(validate_arguments=True)}})
     async with client_of(sdk_server(), policy) as client:
         assert text_of(await client.call_tool("steps", {"count": 1, "pause": 0})) == "done"
@@ -290,7 +290,7 @@ async def test_arguments_are_checked_before_anything_is_sent():
         assert sorted(path for path, _ in caught.value.problems) == ["$", "$.count"]
         assert any("'pause' is a required property" in reason for _, reason in caught.value.problems)
         assert "Correct them" in caught.value.advice
-        assert is_error_result(await client.call_tool("append_once", {}))  # not asked to check
+        assert is_error_result(await client.call_tool("append_once", {}))  # not validated
     async with client_of(sdk_server(), policy.model_copy(update={"on_unavailable": "result"})) as client:
         assert "$.seconds" in text_of(await client.call_tool("sleep", {"seconds": "x"}))
 
@@ -317,13 +317,13 @@ def catalog_with(schema: dict[str, Any]) -> Catalog:
         {"$schema": "http://127.0.0.1:1/meta.json", "type": "object"},
     ],
 )
-def test_a_broken_schema_blocks_no_call(schema: dict[str, Any]):
-    """Nothing is fetched from elsewhere, and what cannot be checked is left to the server."""
+def test_a_broken_schema_does_not_block_calls(schema: dict[str, Any]):
+    """Remote references are not fetched, and what cannot be checked is left to the server."""
     assert catalog_with(schema).problems("tool", {"a": "x"}, HERE) == []
 
 
 def test_problems_are_bounded_and_printable():
-    """At most ten, each of one printable line; of an unknown tool nothing is known."""
+    """At most ten problems are reported, each one printable line; unknown tools are not checked."""
     catalog = catalog_with({"additionalProperties": {"type": "integer"}})
     problems = catalog.problems("tool", {f"a{n}": "\x1b[31m" + "x" * 5000 for n in range(100)}, HERE)
     assert len(problems) == 10
@@ -339,7 +339,7 @@ def test_problems_are_bounded_and_printable():
 
 
 async def test_a_missing_capability_is_named():
-    """The server's -32601 for what it never declared says so."""
+    """A -32601 for an undeclared capability has a note that names the capability."""
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
             with pytest.raises(MCPError) as caught:
@@ -352,7 +352,7 @@ async def test_a_missing_capability_is_named():
 
 @every_pair("where", ["stdio legacy", "http legacy"])
 async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: Path):
-    """The diff is right, a removed tool's call gets the server's own answer, and safety follows the new annotations."""
+    """`CatalogChanged` has the difference, calls of removed tools get the server's answer, new annotations apply."""
     tools = tmp_path / "tools"
     tools.write_text("kept\nremoved\nturned idempotentHint\n")
     async with place(where, tools=tools) as at:
@@ -370,7 +370,7 @@ async def test_a_server_that_comes_back_with_other_tools(where: str, tmp_path: P
 
 
 async def test_a_call_is_not_repeated_on_a_server_that_no_longer_allows_it(tmp_path: Path):
-    """It was idempotent when it was sent; the server that would get it again says that it is not."""
+    """The tool was idempotent when the call was sent, but the new process lists it without the hint."""
     tools = tmp_path / "tools"
     tools.write_text("turned idempotentHint\n")
     async with place("stdio legacy", tools=tools) as at:
@@ -391,8 +391,8 @@ async def test_a_call_is_not_repeated_on_a_server_that_no_longer_allows_it(tmp_p
         assert at.client.generation == 2
 
 
-async def test_changes_at_once_cost_few_listings():
-    """The list is made again after the last change, not once for each; `list_changed` during a listing is not lost."""
+async def test_concurrent_changes_share_listings():
+    """The list is fetched after the last change, not once per change; `list_changed` during a listing is not lost."""
     async with place("stdio legacy") as at:
         await listed(at.client)
         async with anyio.create_task_group() as tg:
@@ -406,8 +406,8 @@ async def test_changes_at_once_cost_few_listings():
         assert len(at.events.of(CatalogChanged)) <= 20
 
 
-async def test_nothing_is_listed_that_is_not_declared():
-    """A server without tools is not asked for them."""
+async def test_undeclared_capabilities_are_not_listed():
+    """A server that declares only tools is not asked for resources or prompts."""
     async with ScriptedHttp().serve() as server:
         async with client_of(server.url) as client:
             await listed(client)

@@ -1,4 +1,4 @@
-"""Every name, argument and option of the SDK's clients is here, as the README says; wrong ones are refused at once."""
+"""Every name, argument and option of the SDK's clients exists, as the README says; wrong options are refused early."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOWHERE = "http://127.0.0.1:9/mcp"
 
 
 def named_in_readme() -> set[str]:
-    """What the README says is missing."""
+    """The names that the README says are missing."""
     text = (ROOT / "README.md").read_text("utf-8")
     paragraph = text.partition("Three things are missing")[2].partition("\n\n")[0]
     return set(re.findall(r"`(\w+)(?:\(\))?`", paragraph)) - {"prior_discover"}
@@ -45,8 +45,8 @@ def arguments_of(function: Any) -> list[inspect.Parameter]:
     return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.name != "self"]
 
 
-def test_every_name_is_there():
-    """Methods, properties and fields of both of the SDK's clients; the README says what is missing, and only that."""
+def test_every_name_exists():
+    """Methods, properties and fields of the SDK's clients exist, except exactly those that the README names."""
     missing = {name for model in MODELS for name in names_of(model) if not hasattr(ResilientClient, name)}
     taken = {*inspect.signature(ResilientClient).parameters, *SESSION_OPTIONS}
     missing |= {argument.name for model in MODELS for argument in arguments_of(model)} - taken
@@ -55,8 +55,8 @@ def test_every_name_is_there():
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_argument_is_there(model: Any):
-    """Each method takes the arguments of the SDK's: those by position in the same order, with the same defaults."""
+def test_every_argument_exists(model: Any):
+    """Each method takes the SDK's arguments; positional ones have the same order and defaults."""
     for name in sorted(names_of(model) - named_in_readme()):
         theirs, ours = inspect.getattr_static(model, name, None), inspect.getattr_static(ResilientClient, name)
         assert isinstance(theirs, property) <= isinstance(ours, property), name
@@ -71,8 +71,8 @@ def test_every_argument_is_there(model: Any):
             assert (theirs_at.name, theirs_at.default) == (ours_at.name, ours_at.default), name
 
 
-def test_what_was_given_can_be_read():
-    """As the fields of `mcp.Client`; before a connection nothing is known of the server, and that is no error."""
+def test_options_can_be_read_back():
+    """Options can be read like the fields of `mcp.Client`; before a connection, the server's facts are None."""
 
     async def answer(*_: Any) -> Any: ...
 
@@ -116,14 +116,14 @@ WRONG: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("option", WRONG)
 def test_a_wrong_option_is_refused_at_construction(option: str):
-    """With its name and its value, or in the SDK's own words; and not when the first connection is made."""
+    """A wrong option raises in the constructor, with its name, not when the first connection is made."""
     with pytest.raises((TypeError, ValueError), match=option.partition("_task")[0]):
         ResilientClient(NOWHERE, **{option: WRONG[option]})
 
 
 @needs_2
-async def test_a_shared_cache_knows_its_server():
-    """A cache with a store of the user's takes the URL for its identity, without the password, on every connection."""
+async def test_a_shared_cache_is_keyed_by_server():
+    """A cache with the user's store is keyed by the URL without its password; other servers need `target_id`."""
     from mcp.client.caching import CacheConfig, InMemoryResponseCacheStore
 
     config = CacheConfig(store=InMemoryResponseCacheStore(), partition="user")
@@ -137,7 +137,7 @@ async def test_a_shared_cache_knows_its_server():
 
 @needs_2
 async def test_discovery_can_be_read_and_reused():
-    """What was discovered is there, also for a client that pins the version by it; up to 2025-11-25 there is none."""
+    """The discovery result can be read and given to a client that pins the version; up to 2025-11-25 there is none."""
     async with client_of(sdk_server(), mode="auto") as client:
         discovered = await client.discover()
         assert client.discover_result is discovered
@@ -159,7 +159,7 @@ async def test_discovery_can_be_read_and_reused():
 
 @needs_2
 async def test_the_sessions_own_helpers():
-    """Output is validated, and requests for input are answered, as on `ClientSession`."""
+    """`validate_tool_result` and `dispatch_input_request` work as on `ClientSession`."""
     from mcp.client.session import ClientRequestContext
 
     async def roots(context: Any) -> Any:
@@ -175,9 +175,9 @@ async def test_the_sessions_own_helpers():
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", *(["trio"] if MAJOR != 1 else [])])
-async def test_a_transport_can_be_given_as_the_sdk_documents_it():
-    """What the SDK's transport functions return is opened again for each connection, and named after the server."""
-    # On trio, the SDK's own transport of 1.x loses one of two requests that are written at once.
+async def test_a_transport_of_the_sdk_is_accepted():
+    """A transport of the SDK is opened again for each connection, and the client is named after its server."""
+    # On trio, the SDK's 1.x transport loses one of two requests that are written at the same time.
     async with http_server() as server:
         made = streamable_http_client(server.url)
         async with client_of(made) as client:
@@ -197,7 +197,7 @@ async def a_transport(where: str) -> AsyncIterator[Any]:
 
 
 def test_a_transport_that_opens_once_is_refused():
-    """It cannot be opened again after a loss: the error says what to pass instead."""
+    """Such a transport cannot be reopened after a loss, and the error says what to pass instead."""
 
     class Once:
         async def __aenter__(self) -> Any: ...
@@ -209,16 +209,16 @@ def test_a_transport_that_opens_once_is_refused():
 
 
 @needs_1
-async def test_experimental_tasks_go_the_way_of_all_requests():
-    """`session.experimental` asks through this client, and says what the server says."""
+async def test_experimental_tasks_are_sent_through_the_client():
+    """`client.experimental` sends its requests through the client and raises the server's error."""
     async with client_of(raw_server()) as client:
         with pytest.raises(MCPError, match=r"Unknown method|not found|tasks/get"):
             await client.experimental.get_task("1")
 
 
 @needs_1
-async def test_a_response_router_is_there_on_every_connection():
-    """It sees the responses of the connection it was added on, and of the next one."""
+async def test_a_response_router_is_added_to_every_connection():
+    """A response router sees responses on the connection it was added to and on the next one."""
 
     class Router:
         seen = 0
@@ -241,11 +241,11 @@ async def test_a_response_router_is_there_on_every_connection():
         assert router.seen > before
 
 
-async def test_what_only_the_other_major_has_says_so():
-    """The installed version and the one that is needed are named."""
+async def test_methods_of_the_other_major_are_refused():
+    """The error names the version that is needed and the one that is installed."""
     async with client_of(raw_server()) as client:
         if MAJOR == 1:
-            with pytest.raises(RuntimeError, match=r"discover\(\) needs mcp 2.x; installed is mcp 1"):
+            with pytest.raises(RuntimeError, match=r"discover\(\) needs mcp 2.x, but mcp 1.* is installed"):
                 await client.discover()
             with pytest.raises(RuntimeError, match="needs mcp 2.x"):
                 await client.send_discover("2026-07-28")
@@ -254,19 +254,19 @@ async def test_what_only_the_other_major_has_says_so():
             with pytest.raises(RuntimeError, match="needs mcp 2.x"):
                 await client.validate_tool_result("x", types.CallToolResult(content=[]))
         else:
-            with pytest.raises(RuntimeError, match=r"experimental needs mcp 1.x; installed is mcp 2"):
+            with pytest.raises(RuntimeError, match=r"experimental needs mcp 1.x, but mcp 2.* is installed"):
                 _ = client.experimental
             with pytest.raises(RuntimeError, match="needs mcp 1.x"):
                 client.add_response_router(None)
 
 
-async def test_a_tool_that_is_not_listed_is_warned_of(records: Records):  # noqa: F811
-    """As by the SDK: its answer comes, and a warning that it was not validated."""
+async def test_an_unlisted_tool_is_logged_as_a_warning(records: Records):  # noqa: F811
+    """As with the SDK, its answer is returned and a warning says that it was not validated."""
     async with client_of(sdk_server()) as client:
         assert is_error_result(await client.call_tool("no_such_tool"))
         structured = {"content": [], "structuredContent": {"x": 1}}
     async with client_of(raw_server()) as client:
         await client.call_tool("result", {"result": structured})
     assert [record.getMessage() for record in records.records if "does not list the tool" in record.getMessage()] == [
-        "the server does not list the tool result: its answer is not validated"
+        "the server does not list the tool result: its result is not validated"
     ]

@@ -24,7 +24,7 @@ def kinds(base: type = ResilienceError) -> list[type]:
 
 @pytest.mark.parametrize("kind", kinds())
 def test_no_error_is_empty(kind: Any):
-    """Whatever it was made of, it has words, an advice, and a tool result with both."""
+    """Even with an empty message and advice, an error has text, advice and a tool result."""
     required = {
         name: 1.0
         for name, parameter in inspect.signature(kind).parameters.items()
@@ -41,7 +41,7 @@ def test_no_error_is_empty(kind: Any):
 @pytest.mark.parametrize("how", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("kind", kinds())
 def test_every_error_can_be_copied(kind: Any, how: Any):
-    """Pickled or copied, it says the same: task queues and process pools carry it."""
+    """A pickled or copied error is equal to the original, so task queues and process pools can carry it."""
     parameters = inspect.signature(kind).parameters
     required = {"elapsed": 1.5, "problems": [("$.a", "no")]}
     verdict = Verdict(Category.TIMEOUT, retryable=True, delivery=Delivery.UNKNOWN, reason="late")
@@ -59,7 +59,7 @@ def test_every_error_can_be_copied(kind: Any, how: Any):
 
 @pytest.mark.parametrize("name", sorted(subclasses(ResilienceError) - {"ResilienceError"}))
 def test_every_error_has_its_remedy(name: str):
-    """In the README's table: when it is raised, and what to do."""
+    """The README's table says when each error is raised and what to do."""
     [row] = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
     _, _, when, remedy, _ = (cell.strip() for cell in row.split("|"))
     assert len(when) > 20
@@ -81,26 +81,26 @@ def test_every_error_has_its_remedy(name: str):
         ({"hint": "\x1b[31mred\nline"}, "hint: red line"),
     ],
 )
-def test_what_a_servers_data_says(data: Any, said: str):
-    """Issues with their paths and hints, printable; of anything else nothing."""
+def test_hints_in_a_servers_data(data: Any, said: str):
+    """Issues with their paths, and hints, are extracted as printable text; anything else is ignored."""
     assert hints(data) == said
 
 
-def test_what_a_servers_data_says_is_bounded():
-    """However much there is."""
+def test_hints_in_a_servers_data_are_bounded():
+    """The extracted text is short, however large the data is."""
     data = {"issues": [{"path": ["x" * 10_000] * 1000, "message": "y" * 10_000}] * 1000, "hint": "z" * 100_000}
     assert len(hints(data)) < 5000
 
 
 def test_a_description_is_never_empty():
-    """Not of an exception without words, and not of a group."""
+    """An exception without a message is described by its type, others by type and message."""
     assert describe(ValueError()) == "ValueError"
     assert describe(ValueError("x\n")) == "ValueError: x"
 
 
 @pytest.mark.anyio
-async def test_data_is_kept_and_used():
-    """On the error, in its advice, and in a note to the server's own error."""
+async def test_error_data_is_kept_and_shown():
+    """A server's error data is on the error, in its advice, and in a note on the server's own error."""
     server = ScriptedHttp()
     data = {"retryAfter": 30, "issues": [{"path": ["city"], "message": "is no city"}]}
     policy = QUICK.model_copy(update={"retry": QUICK.retry.model_copy(update={"attempts": 1})})
@@ -118,7 +118,7 @@ async def test_data_is_kept_and_used():
     assert error.verdict is not None
     assert error.verdict.delivery is Delivery.REJECTED
     assert "was not run" in error.advice
-    assert "Try again in 30 s; do not call it before." in error.advice
+    assert "Try again in 30 s; do not call it sooner." in error.advice
     assert error.advice.endswith("The server says: retryAfter: 30; city: is no city.")
     assert refused.value.error.data == data
     assert refused.value.__notes__ == ["the server says: retryAfter: 30; city: is no city"]

@@ -1,4 +1,4 @@
-"""Events, the log and statistics: in order, one line a record, the same id for all of a call, and nobody is harmed."""
+"""Events, log and statistics: events in order, one line per record, one id per call; listeners cannot do harm."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def records() -> Iterator[Records]:
 # --- the hub ---
 
 
-def test_an_event_that_a_listener_causes_comes_after_its_cause():
-    """Every listener sees the same order."""
+def test_an_event_caused_by_a_listener_comes_after_its_cause():
+    """Every listener sees events in the same order."""
     seen: list[str] = []
 
     def restless(event: Event) -> None:
@@ -92,7 +92,7 @@ def test_an_event_that_a_listener_causes_comes_after_its_cause():
 
 
 def test_a_listener_that_raises_or_is_slow_is_logged(records: Records, monkeypatch: pytest.MonkeyPatch):
-    """And never felt; a slow one is told of `events()`, once."""
+    """Its exceptions are logged and not raised; a slow listener gets one warning that suggests `events()`."""
     monkeypatch.setattr("resilient_mcp.observability.hub._SLOW", -1)
 
     def listener(event: Event) -> None:
@@ -106,7 +106,7 @@ def test_a_listener_that_raises_or_is_slow_is_logged(records: Records, monkeypat
 
 
 def test_a_listener_must_be_a_function():
-    """A coroutine function would never run; it is refused with the remedy."""
+    """A coroutine function, which would never run, is refused with the remedy."""
 
     async def listener(event: Event) -> None: ...
 
@@ -117,8 +117,8 @@ def test_a_listener_must_be_a_function():
 
 
 @pytest.mark.anyio
-async def test_a_slow_reader_loses_the_oldest_and_knows_how_many():
-    """The buffer is bounded, and nobody else loses anything."""
+async def test_a_slow_reader_loses_the_oldest_events():
+    """The buffer is bounded, dropped events are counted, and other readers lose nothing."""
     hub = Hub("s")
     slow, fast = hub.stream(2), hub.stream(100)
     for n in range(5):
@@ -134,8 +134,8 @@ async def test_a_slow_reader_loses_the_oldest_and_knows_how_many():
 
 
 @pytest.mark.anyio
-async def test_a_reader_that_waits_gets_what_comes():
-    """And one that was thrown away costs nothing any more."""
+async def test_a_waiting_reader_gets_new_events():
+    """A waiting reader gets each event as it is emitted, and a discarded stream costs nothing."""
     hub = Hub("s")
     stream = hub.stream(10)
     got: list[Event] = []
@@ -164,8 +164,8 @@ async def test_a_reader_that_waits_gets_what_comes():
         logging.getLogger("resilient_mcp").setLevel(logging.NOTSET)
 
 
-def test_levels_and_facts(records: Records):
-    """INFO for states, WARNING for retries that cost something, DEBUG else; facts in `extra`, plain and bounded."""
+def test_log_levels_and_extra_fields(records: Records):
+    """States log at INFO, paid retries at WARNING, the rest at DEBUG; fields in `extra` are plain and bounded."""
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Others(Event):
@@ -192,7 +192,7 @@ def test_levels_and_facts(records: Records):
 
 
 def test_debug_mode_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
-    """`RESILIENT_MCP_DEBUG=1`; `0` and nothing mean no, and `debug=` says otherwise."""
+    """`RESILIENT_MCP_DEBUG=1` turns it on, `0` or an empty value off, and `debug=` overrides both."""
     for value, debug in {"1": True, "0": False, "": False}.items():
         monkeypatch.setenv("RESILIENT_MCP_DEBUG", value)
         assert Hub("s").debug is debug
@@ -203,8 +203,8 @@ def test_debug_mode_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.anyio
-async def test_a_call_can_be_followed_through_retries_and_servers(records: Records):
-    """Every event and record of one call carries its operation id, and no other's; a good call says nothing aloud."""
+async def test_a_call_can_be_traced_through_its_retries(records: Records):
+    """Every event, record and request of a call carries its operation id; a call without failures logs no warning."""
     events = Listener()
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"send_operation_id": True})
@@ -229,10 +229,10 @@ async def test_a_call_can_be_followed_through_retries_and_servers(records: Recor
 
 @pytest.mark.anyio
 async def test_outcomes():
-    """A result, an `isError`, an error of the server's, one of ours, and a caller that goes away."""
+    """A result, a server's error, a time limit and a cancelled caller are counted with their outcomes."""
     events = Listener()
     async with client_of(raw_server(), QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})) as quiet:
-        await quiet.call_tool("echo", {"text": "x"})  # nobody listens
+        await quiet.call_tool("echo", {"text": "x"})  # no listener
         assert quiet.stats().calls == 1
     async with client_of(raw_server(), on_event=events) as client:
         with pytest.raises(MCPError):
@@ -259,7 +259,7 @@ async def test_outcomes():
 
 @pytest.mark.anyio
 async def test_stats_and_health_through_a_crash():
-    """Restarts, reconnects, the last error and the exit status are there when the server is back."""
+    """Reconnects, the last error and the exit status are reported once the server is back."""
     async with client_of(raw_server()) as client:
         health = client.health()
         assert health.is_ready
@@ -283,8 +283,8 @@ async def test_stats_and_health_through_a_crash():
 
 
 @pytest.mark.anyio
-async def test_a_client_that_failed_says_so():
-    """The reason is in the change of state and in `health()`; the events end with the client."""
+async def test_a_failed_client_reports_the_reason():
+    """The state change and `health()` have the reason, and the event stream ends with the client."""
     client = ResilientClient(raw_server().model_copy(update={"command": "/no/such/program"}), policy=QUICK)
     events = client.events()
     with pytest.raises(ServerFailed):
@@ -296,8 +296,8 @@ async def test_a_client_that_failed_says_so():
 
 
 @pytest.mark.anyio
-async def test_detail_shows_in_debug_mode_only(records: Records):
-    """Arguments, results, errors in full and stderr: never in production, and without secrets in debug mode."""
+async def test_details_are_logged_only_in_debug_mode(records: Records):
+    """Arguments, results, full errors and stderr are logged only in debug mode, and without secrets."""
     for debug in (False, True):
         records.records.clear()
         server = raw_server(env={"TOKEN": "s3cr3t-t0k3n"})
@@ -317,8 +317,8 @@ async def test_detail_shows_in_debug_mode_only(records: Records):
 
 
 @pytest.mark.anyio
-async def test_a_session_ends_as_expected_or_not():
-    """Closing and `restart()` are no loss; a crash is."""
+async def test_expected_and_unexpected_disconnects():
+    """Closing and `restart()` are expected disconnects; a crash is not."""
     events = Listener()
     async with client_of(raw_server(), on_event=events) as client:
         await client.restart()
@@ -333,7 +333,7 @@ async def test_a_session_ends_as_expected_or_not():
 
 
 def test_percentiles_are_as_close_as_promised():
-    """Within 2.5 % from 10 µs to three hours; without values there are none."""
+    """They are within 2.5 % of a value from 10 µs to three hours; without values there are none."""
     assert Histogram().percentile(0.5) is None
     histogram = Histogram()
     values = [1e-5 * 1.013**n for n in range(1600)]
@@ -350,8 +350,8 @@ def test_percentiles_are_as_close_as_promised():
         one.add(Histogram.bucket(seconds))
 
 
-def test_a_hundred_thousand_tools_take_no_more_memory_than_a_few_hundred():
-    """Beyond the first 256 they are `other`, and so are names that are no names."""
+def test_statistics_per_tool_are_bounded():
+    """Tools beyond the first 256, and names that are too long, are counted as `other`."""
     stats = Recorder(Redactor(["s3cr3t"]))
     assert stats.label(None) is None
     assert stats.label("s3cr3t\n") == "***"
@@ -365,8 +365,8 @@ def test_a_hundred_thousand_tools_take_no_more_memory_than_a_few_hundred():
     assert (other.calls, other.errors, other.retries, other.latency.count) == (99_747, 1, 2, 99_746)
 
 
-def test_the_breaker_shows():
-    """From its first move on."""
+def test_statistics_show_the_breaker():
+    """The breaker's state is shown after its first change."""
     stats = Recorder(Redactor())
     assert stats.snapshot().breaker is None
     stats(BreakerChanged(server="s", old=BreakerState.CLOSED, new=BreakerState.OPEN, reason="x", retry_in=60))

@@ -51,14 +51,14 @@ async def crash(transport: str, server: HttpServer, before: set[int]) -> None:
 
 
 @pytest.mark.timeout(200)  # the first use installs the package
-def test_the_package_is_there(everything: Path):
-    """npm installs the server."""
+def test_the_package_is_installed(everything: Path):
+    """npm installs the server's program."""
     assert Path(program(everything)).exists()
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])
-async def test_all_of_it_through_a_restart(everything: Path, transport: str):
-    """Tools, resources, prompts, completion and progress; the server killed in the middle; and all of it again."""
+async def test_every_operation_before_and_after_a_restart(everything: Path, transport: str):
+    """Tools, resources, prompts and progress work, and work again after the server was killed."""
     events = Recorder()
     before = set(children())
     async with client_on(transport, everything, events) as (client, server):
@@ -101,8 +101,8 @@ async def use(client: ResilientClient) -> None:
 
 
 @every_pair("transport", ["stdio", "http"])
-async def test_callers_at_once_through_a_restart(everything: Path, transport: str):
-    """20 callers while the server is killed: every answer right, one new connection."""
+async def test_concurrent_callers_through_a_restart(everything: Path, transport: str):
+    """20 callers get every answer while the server is killed, over one new connection."""
     events = Recorder()
     before = set(children())
     async with client_on(transport, everything, events) as (client, server):
@@ -123,7 +123,7 @@ async def test_callers_at_once_through_a_restart(everything: Path, transport: st
 @pytest.mark.timeout(60)  # an update every five seconds
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 async def test_a_subscription_through_a_restart(everything: Path, transport: str):
-    """The subscription is back without a word from the user, `missed` came, and so does the next real update."""
+    """The subscription is restored automatically, `missed` is reported, and the next real update arrives."""
     events = Recorder()
     before = set(children())
     async with client_on(transport, everything, events) as (client, server):

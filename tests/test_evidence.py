@@ -1,4 +1,4 @@
-"""What the edges write down: exit statuses, printable text, and which request belongs to which attempt."""
+"""What transports record: exit statuses, printable text, and which request belongs to which attempt."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LOST = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "lost")
 
 
 @given(st.text(), st.integers(1, 100))
-def test_text_from_elsewhere_becomes_one_printable_line(text: str, limit: int):
+def test_foreign_text_becomes_one_printable_line(text: str, limit: int):
     """No control character or line break survives, and the length is bounded."""
     line = printable(text, limit)
     assert len(line) <= limit
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" for c in line)
 
 
-def test_terminal_escapes_leave_no_rest():
-    """Whole escape sequences go, not only their first byte."""
+def test_terminal_escapes_are_removed_whole():
+    """Whole escape sequences are removed, not only their first byte."""
     assert printable("\x1b[1;31mred\x1b[0m\tand\r\nblue") == "red and blue"
     assert printable("x" * 1000, 10) == "x" * 9 + "…"
 
 
-def test_exit_statuses_speak():
-    """Codes and signals by name; an unknown signal by number."""
+def test_exit_statuses_are_readable():
+    """Exit codes and signals are described, an unknown signal by its number."""
     assert str(ExitStatus.from_returncode(1, 3)) == "exit status 3"
     assert str(ExitStatus.from_returncode(1, -signal.SIGKILL)) == "killed by SIGKILL"
     assert str(ExitStatus.from_returncode(1, -250)) == "killed by signal 250"
@@ -46,9 +46,9 @@ def attempt() -> Attempt:
 
 @pytest.mark.anyio
 async def test_a_request_belongs_to_the_attempt_that_writes_it():
-    """Ids are bound to the running attempt, sent, answered, and found again when echoed as a string."""
+    """Request ids are bound to the running attempt through sending and answer, also if echoed as a string."""
     in_flight = InFlight()
-    in_flight.sending("ping", 1)  # nobody's: an SDK's own
+    in_flight.sending("ping", 1)  # the SDK's own, in no attempt
     assert in_flight.get(1) is None
     mine = attempt()
     token = current_attempt.set(mine)
@@ -64,7 +64,7 @@ async def test_a_request_belongs_to_the_attempt_that_writes_it():
     assert mine.answered
     mine.fail(LOST)
     assert mine.evidence is None
-    in_flight.sending("tools/list", 3)  # the same SDK call goes on: from here it may have run
+    in_flight.sending("tools/list", 3)  # one SDK call, second request: from here it may have run
     assert mine.delivery is Delivery.UNKNOWN
     assert in_flight.get(2) is None
     in_flight.note(3, LOST)
@@ -76,8 +76,8 @@ async def test_a_request_belongs_to_the_attempt_that_writes_it():
 
 
 @pytest.mark.anyio
-async def test_what_is_abandoned_is_told_and_bounded():
-    """An attempt that ends before its answer is told to the edge; ids are kept for a while, not for ever."""
+async def test_abandoned_requests_are_reported_and_bounded():
+    """An attempt that ends before its answer is reported to the transport, and only the latest ids are kept."""
     told: list[object] = []
     in_flight = InFlight()
     nothing_written = attempt()
@@ -97,7 +97,7 @@ async def test_what_is_abandoned_is_told_and_bounded():
 
 @pytest.mark.anyio
 async def test_a_failed_attempt_is_cancelled():
-    """`fail` keeps the evidence and ends the scope."""
+    """`fail` keeps the evidence and cancels the scope."""
     one = attempt()
     one.fail(LOST)
     assert one.evidence is LOST
@@ -106,7 +106,7 @@ async def test_a_failed_attempt_is_cancelled():
 
 @pytest.mark.anyio
 async def test_the_clock_of_an_attempt():
-    """It stands still until the last who stopped it lets it go on; progress starts it again; the end stops all that."""
+    """It stands still until the last pause is lifted, progress restarts it, and nothing moves it after the end."""
     now = anyio.current_time()
     attempt = Attempt(anyio.CancelScope(deadline=now + 10))
     attempt.pause()

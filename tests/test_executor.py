@@ -1,4 +1,4 @@
-"""Attempt, decide, attempt again: what a call costs, when it is sent again, and what its caller is told in the end."""
+"""The executor: what a call costs, when it is sent again, and which outcome its caller gets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 UNREADABLE_LISTS = {
     "a tool without a schema": {"tools": [{"name": "order"}]},
-    "no list": {"nope": 1},
+    "not a list": {"nope": 1},
     "a reference that leads nowhere": {
         "tools": [
             {
@@ -60,7 +60,7 @@ def tools(*, idempotent: bool = False, read_only: bool = False) -> dict[str, Any
 
 
 def script(calls: Callable[[], Any], lists: Callable[[], Any] = lambda: None) -> Any:
-    """Answers `tools/call` and `tools/list` by a function each."""
+    """A script that answers `tools/call` and `tools/list` with a function each."""
     return lambda request: {"tools/call": calls, "tools/list": lists}.get(request.method, lambda: None)()
 
 
@@ -68,11 +68,11 @@ def calls_of(server: Any) -> int:
     return len(server.requests.of("tools/call"))
 
 
-# --- what an attempt may have done, the call may have done ---
+# --- if an attempt may have run, the call may have run ---
 
 
-async def test_what_may_have_run_stays_what_may_have_run():
-    """A reset, and then the server is gone: the last attempt was never sent, and the call may have run all the same."""
+async def test_a_call_that_may_have_run_stays_that_way():
+    """After a reset the server is unreachable: the last attempt was not sent, yet the call may have run."""
     async with ScriptedHttpServer([HttpReply.reset()]) as server:
         policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.3), "breaker": None})
         async with client_of(server.url, policy) as client:
@@ -99,8 +99,8 @@ async def test_what_may_have_run_stays_what_may_have_run():
 
 
 @pytest.mark.parametrize("ticks", range(8))
-async def test_closing_just_after_a_call_began_contradicts_nothing(ticks: int):
-    """Whatever the moment: a caller who is told that nothing was sent is right."""
+async def test_closing_just_after_a_call_began_reports_the_truth(ticks: int):
+    """At any moment of the close, an error that says that nothing was sent is right."""
     async with ScriptedHttpServer(script(lambda: Reply.ok("x").after(0.02))) as server:
         client = ResilientClient(server.url, policy=QUICK, **LEGACY)
         await client.start()
@@ -131,8 +131,8 @@ async def test_closing_just_after_a_call_began_contradicts_nothing(ticks: int):
 # --- annotations ---
 
 
-async def test_a_new_session_has_the_last_word_on_its_tools():
-    """The list before said that the tool may run twice; until the new one is there, and when it says no, it may not."""
+async def test_a_new_session_decides_on_its_own_tools():
+    """A tool that only the previous session's list called read-only is not repeated on the new session."""
     renewed = False
 
     def lists() -> Reply:
@@ -149,8 +149,8 @@ async def test_a_new_session_has_the_last_word_on_its_tools():
         assert (calls_of(server), caught.value.attempts, caught.value.repeatable) == (1, 1, False)
 
 
-async def test_a_tool_that_must_run_once_is_given_up_at_once():
-    """Its list said so: nobody waits for the next process to hear it again."""
+async def test_a_tool_that_must_run_once_fails_immediately():
+    """A tool that is not repeatable fails without waiting for the next process and its list."""
     replies = {"tools/call": [StdioReply.exit(1)], "initialize": [Reply(), *[Reply.hang()] * 9]}
     events = Recorder()
     async with ScriptedStdioServer(replies, tools=tools()["tools"]) as server:
@@ -163,8 +163,8 @@ async def test_a_tool_that_must_run_once_is_given_up_at_once():
     assert not events.of(RetryScheduled)
 
 
-async def test_a_list_that_has_changed_says_nothing_until_it_is_made_again():
-    """`list_changed` takes back what the old list allowed, at once."""
+async def test_a_changed_list_allows_nothing_until_it_is_fetched_again():
+    """`list_changed` immediately revokes what the old list allowed."""
     changed = anyio.Event()
 
     def lists() -> Reply:
@@ -181,7 +181,7 @@ async def test_a_list_that_has_changed_says_nothing_until_it_is_made_again():
 
 
 async def test_a_new_process_that_lists_nothing_allows_nothing():
-    """Its predecessor called the tool read-only; it died in the middle of the call, and the next one does not list."""
+    """The old process, which listed the tool as read-only, exits during the call, and the new one does not list."""
     only = ({"name": "pay", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}},)
     replies = {"tools/call": [StdioReply.exit(1)], "tools/list": [Reply(), *[Reply.hang()] * 5]}
     events = Recorder()
@@ -192,7 +192,7 @@ async def test_a_new_process_that_lists_nothing_allows_nothing():
                 await client.call_tool("pay", {})
             assert client.generation == 2
             assert calls_of(server) == 1
-    assert not events.of(RetryScheduled)  # nobody is told of a retry that does not come
+    assert not events.of(RetryScheduled)  # no retry is announced that is not made
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ async def test_a_new_process_that_lists_nothing_allows_nothing():
     ],
 )
 async def test_which_annotations_are_trusted(hints: dict[str, bool], trust: Any, sent: int):
-    """Both, only `readOnlyHint`, or none."""
+    """`trust_annotations` accepts both hints, only `readOnlyHint`, or neither."""
     policy = QUICK.model_copy(update={"trust_annotations": trust})
     replies = iter([HttpReply.reset()])
     answers = script(lambda: next(replies, None), lambda: Reply.result(tools(**hints)))
@@ -221,11 +221,11 @@ async def test_which_annotations_are_trusted(hints: dict[str, bool], trust: Any,
         assert calls_of(server) == sent
 
 
-# --- answers that are there are delivered ---
+# --- an answer that has arrived is delivered ---
 
 
-async def test_an_answer_is_not_held_back_to_learn_whether_another_may_be_had():
-    """An `isError` that says "try again", and a list that never comes: the answer is given at once."""
+async def test_an_answer_does_not_wait_for_the_list_of_tools():
+    """A retryable `isError` result is delivered promptly when the list of tools never arrives."""
     answers = script(lambda: Reply.tool_error("rate limit exceeded"), Reply.hang)
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
         with measured() as took:
@@ -235,7 +235,7 @@ async def test_an_answer_is_not_held_back_to_learn_whether_another_may_be_had():
 
 @pytest.mark.parametrize("bad", UNREADABLE_LISTS)
 async def test_an_answer_outlives_a_list_that_cannot_be_read(bad: str):
-    """What would only validate the answer neither replaces it nor loses it."""
+    """An unreadable list of tools, which would only validate the answer, neither replaces nor loses it."""
     result = {"content": [{"type": "text", "text": "ordered"}], "structuredContent": {"a": 1}}
     answers = script(lambda: Reply.result(result), lambda: Reply.result(UNREADABLE_LISTS[bad]))
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
@@ -243,8 +243,8 @@ async def test_an_answer_outlives_a_list_that_cannot_be_read(bad: str):
             assert text_of(await client.call_tool("order", {"text": "x"})) == "ordered"
 
 
-async def test_an_answer_is_held_back_once_by_a_list_that_hangs():
-    """The first answer of a connection waits a second for it, and no other does."""
+async def test_a_hanging_list_delays_only_the_first_answer():
+    """The first answer on a connection waits a second for the list, and later ones do not."""
     answers = script(lambda: None, Reply.hang)
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
         with measured() as first:
@@ -255,8 +255,8 @@ async def test_an_answer_is_held_back_once_by_a_list_that_hangs():
         assert second[0] < 0.9
 
 
-async def test_content_that_breaks_its_schema_is_the_sdks_error_with_its_cause():
-    """As the plain SDK raises it: the cause is kept."""
+async def test_content_that_violates_its_schema_raises_the_sdks_error():
+    """The error is raised as by the plain SDK, with its cause."""
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
     one = {"tools": [{"name": "t", "inputSchema": {"type": "object"}, "outputSchema": schema}]}
     result = {"content": [], "structuredContent": {"x": "no"}}
@@ -268,8 +268,8 @@ async def test_content_that_breaks_its_schema_is_the_sdks_error_with_its_cause()
         assert type(error.__cause__ or error.__context__).__name__ == "ValidationError"
 
 
-async def test_whatever_reads_an_error_result_cannot_lose_it():
-    """A wait of four hundred digits is an answer like any other."""
+async def test_an_error_result_with_an_absurd_delay_is_delivered():
+    """A result with a `retryAfter` of four hundred digits is delivered like any other."""
     text = '{"error": {"message": "x"}, "retryAfter": 1' + "0" * 400 + "}"
     answers = script(lambda: Reply.tool_error(text))
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
@@ -277,20 +277,20 @@ async def test_whatever_reads_an_error_result_cannot_lose_it():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == text
 
 
-async def test_an_answer_that_is_not_json_rpc_is_no_refusal():
-    """Without `"jsonrpc": "2.0"` the SDK would call it a parse error; the tool may have run."""
+async def test_an_answer_that_is_not_json_rpc_is_not_a_refusal():
+    """The call may have run if its response lacks `"jsonrpc": "2.0"`, which the SDK would call a parse error."""
     reply = HttpReply.raw(b'{"id": 99, "result": {"content": []}}')
     async with ScriptedHttpServer([reply]) as server, client_of(server.url) as client:
         with pytest.raises(ConnectionLost, match="not the JSON-RPC response"):
             await client.call_tool("order", {"text": "x"})
 
 
-# --- what cannot be sent ---
+# --- messages that cannot be encoded ---
 
 
 @pytest.mark.parametrize("where", ["http", "stdio"])
-async def test_what_cannot_be_encoded_fails_alone(where: str):
-    """Half a surrogate pair in a model's arguments: its caller is told where, and nobody else notices."""
+async def test_a_message_that_cannot_be_encoded_fails_alone(where: str):
+    """Half a surrogate pair in the arguments fails that call with its path, and no other."""
     async with ScriptedHttpServer() as web, ScriptedStdioServer() as process:
         server: Any = web if where == "http" else process
         target = web.url if where == "http" else process.parameters
@@ -318,7 +318,7 @@ async def test_what_cannot_be_encoded_fails_alone(where: str):
 
 
 async def test_a_retry_is_paid_for_when_it_is_sent():
-    """Ten callers give up in the middle of their back-off: the budget is whole, and no retry is counted."""
+    """Calls that are cancelled during their back-off leave the budget full, and no retry is counted."""
     policy = Policy(retry=RetryPolicy(base=30, max_delay=30), budget=BudgetPolicy(tokens=10), breaker=None)
     async with ScriptedHttpServer(script(lambda: HttpReply.refusal(500))) as server:
         events = Recorder()
@@ -336,7 +336,7 @@ async def test_a_retry_is_paid_for_when_it_is_sent():
 
 
 async def test_a_retry_that_was_not_sent_costs_nothing():
-    """It was paid for, and then there was no server."""
+    """A retry that finds no server gives its budget token back."""
     policy = QUICK.model_copy(
         update={"budget": BudgetPolicy(tokens=10, refund=0), "timeout": TimeoutPolicy(ready=0.3), "breaker": None}
     )
@@ -361,7 +361,7 @@ async def test_a_retry_that_was_not_sent_costs_nothing():
 
 
 async def test_every_request_takes_a_token():
-    """One that is sent again because its session was lost, too."""
+    """A request that is sent again because its session was lost takes a token, too."""
     lost = iter([HttpReply.refusal(404)] * 2)
     policy = QUICK.model_copy(update={"rate_limit": RateLimit(rate=4, burst=1)})
     async with ScriptedHttpServer(script(lambda: next(lost, None))) as server:
@@ -373,8 +373,8 @@ async def test_every_request_takes_a_token():
         assert took >= 0.49  # two intervals of a quarter of a second: the limit itself
 
 
-async def test_a_call_in_whose_course_two_connections_end_is_not_free():
-    """It may be what ends them: it costs attempts, and does not take every connection with it."""
+async def test_only_the_first_lost_connection_is_retried_for_free():
+    """A call that may itself end connections uses up attempts, and cannot end connections without limit."""
     policy = QUICK.model_copy(
         update={
             "retry": RetryPolicy(attempts=3, base=0.01),
@@ -393,8 +393,8 @@ async def test_a_call_in_whose_course_two_connections_end_is_not_free():
             assert [event.transparent for event in events.of(RetryScheduled)] == [True, False, False]
 
 
-async def test_a_policy_that_stops_at_once_waits_for_nothing():
-    """With one attempt allowed, a crash is told at once, not after the next connection and its list."""
+async def test_a_call_with_one_attempt_fails_immediately():
+    """With one attempt, a crash is reported without waiting for the next connection and its list."""
     once = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
     replies = {"tools/call": [StdioReply.exit(1)], "initialize": [Reply(), *[Reply.hang()] * 9]}
     async with ScriptedStdioServer(replies) as server, client_of(server.parameters, once) as client:
@@ -403,8 +403,8 @@ async def test_a_policy_that_stops_at_once_waits_for_nothing():
         assert took[0] < 3
 
 
-async def test_the_word_of_the_policy_needs_no_list():
-    """`ToolPolicy(repeatable=True)`: sent again though nothing is listed."""
+async def test_a_repeatable_tool_in_the_policy_needs_no_list():
+    """With `ToolPolicy(repeatable=True)` a call is retried although the list never arrives."""
     policy = QUICK.model_copy(update={"tools": {"pay": ToolPolicy(repeatable=True)}})
     replies = iter([HttpReply.refusal(502)])
     async with ScriptedHttpServer(script(lambda: next(replies, None), Reply.hang)) as server:
@@ -415,8 +415,8 @@ async def test_the_word_of_the_policy_needs_no_list():
         assert took[0] < 1.9
 
 
-async def test_an_error_of_the_servers_own_keeps_its_type():
-    """It is raised as the SDK raises it, without a cause that it does not have."""
+async def test_a_servers_own_error_keeps_its_type():
+    """A server's error is raised as by the SDK, without an artificial cause."""
     answers = script(lambda: Reply.error(-32602, "no such thing"))
     async with ScriptedHttpServer(answers) as server, client_of(server.url) as client:
         with pytest.raises(MCPError, match="no such thing") as caught:

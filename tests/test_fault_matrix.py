@@ -1,8 +1,8 @@
-"""The fault matrix: every fault, at every place it can happen to, and what our caller gets.
+"""The fault matrix: every fault in every place it can occur, and what the caller sees.
 
-Each fault runs at each of its places on asyncio or on trio, in turn, and on the other one with the other major of mcp:
-of fault, transport, era, library and major every two meet, at half the time. `python -m tests.matrix` has the same
-harness measure the plain SDK as well, and prints the README's table.
+Each fault runs in each of its places on asyncio or trio, in turn, and on the other one with the other major version of
+mcp. Of fault, transport, era, library and major version, every pair of values is covered in half the time. `python -m
+tests.matrix` uses the same harness to measure the plain SDK as well, and prints the README's table.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CASES = [
     CASES,
     ids=[f"{fault.name}-{place}-{library}" for library, fault, place in CASES],
 )
-async def test_what_becomes_of_a_call(fault: Fault, place: Place):
-    """What was promised, within the policy's limits: for the calls the fault strikes, the bystander and the next call.
+async def test_each_fault_has_the_promised_outcome(fault: Fault, place: Place):
+    """The struck calls, the bystander and the next call end as promised, within the policy's limits.
 
-    Nothing is left behind, and whatever else the fault must not cause did not happen.
+    Nothing is left behind, and nothing happened that the fault must not cause.
     """
     promise = fault.promise
     async with nothing_left():
@@ -57,16 +57,16 @@ async def test_what_becomes_of_a_call(fault: Fault, place: Place):
     assert fault.proof is None or fault.proof(stage)
 
 
-def test_every_fault_can_happen_somewhere():
-    """A name stands once for each place, and no fault is without one."""
+def test_every_fault_has_a_place():
+    """Every fault has a place, every place has a fault, and no name is used twice in one place."""
     named = [(fault.name, place) for fault in FAULTS for place in fault.places]
     assert len(set(named)) == len(named)
     assert all(fault.places for fault in FAULTS)
     assert {place for fault in FAULTS for place in fault.places} == set(PLACES)
 
 
-def test_what_harms_nobody_can_be_seen_to_have_happened():
-    """A reply has a text of its own, and a script a proof: else a fault that never came about would pass for good."""
+def test_a_harmless_fault_leaves_evidence_that_it_happened():
+    """A harmless fault has a reply text or a proof of its own; otherwise a fault that never occurred would pass."""
     for fault in FAULTS:
         if set(fault.promise.calls.values()) == {ANSWERED} and max(fault.promise.seen.values(), default=0) < 2:
             assert fault.reply is None or fault.answer is not None, fault.name
@@ -74,7 +74,7 @@ def test_what_harms_nobody_can_be_seen_to_have_happened():
 
 
 def test_the_readme_shows_this_table():
-    """Each fault has its row there, and what it says of ours is what is proven here."""
+    """The README has a row for each fault, and its claims about this library are the ones proven here."""
     shown = table.read(README)
     names = dict.fromkeys(fault.name for fault in FAULTS)
     assert shown.keys() == names.keys()
@@ -86,7 +86,7 @@ def test_the_readme_shows_this_table():
 @pytest.mark.skipif(MAJOR == 1, reason="the README shows mcp 2.x")
 @pytest.mark.parametrize("name", ["killed in mid-call", "reset before headers", "429", "503", "200 with bad JSON"])
 async def test_the_readme_is_right_about_the_plain_sdk(name: str):
-    """A few rows, measured anew with the installed SDK; `python -m tests.matrix` measures all."""
+    """A few rows hold when measured with the installed SDK; `python -m tests.matrix` measures all of them."""
     cells = []
     for fault in FAULTS:
         if fault.name == name:

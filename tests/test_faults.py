@@ -1,7 +1,7 @@
-"""Every fault of the two tables of what a bare SDK session dies of, and what a caller of this library sees instead.
+"""Every fault in the two tables of what breaks a bare SDK session, and what a caller of this library sees instead.
 
-A row is data: what happens, and what comes of a call of a read-only tool and of one of a tool that must not run twice.
-Each is a test of its own, on asyncio and trio; the servers are real processes, or a scripted one on a real socket.
+A row is data: the fault, and the outcome of a call of a read-only tool and of a tool that must not run twice. Each is
+its own test, on asyncio and trio; the servers are real processes, or a scripted one on a real socket.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def nothing(_: World) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes of a call: how often the server saw it, the verdict on its first failure, the error if it ends so."""
+    """How a call ends: how often the server saw it, the verdict on its first failure, and the error if it fails."""
 
     seen: int
     category: Category | None = None
@@ -64,7 +64,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """A fault. `fault` is what the server does to the call the first time it sees it; the hooks act from outside."""
+    """A fault: `fault` is the server's reaction when it first sees the call; the hooks act from outside."""
 
     name: str
     world: type[World]
@@ -91,7 +91,7 @@ class Row:
 
 
 class World:
-    """A server that a row's fault happens to, and the client in front of it."""
+    """A server that suffers a row's fault, and the client in front of it."""
 
     target: Any
     serving: Any
@@ -105,7 +105,7 @@ class World:
         self.failed = anyio.Event()
 
     def witness(self, failure: Failure) -> None:
-        """Stands where a user's classifier does: it sees each failed attempt, and leaves the verdict to the tables."""
+        """Take the place of a user's classifier: record each failed attempt and leave the verdict to the tables."""
         self.verdicts.append(Classifier(self.row.policy).judge(failure, now=0))
         self.failed.set()
 
@@ -158,7 +158,7 @@ raw_server.main()
 
 
 class Stdio(World):
-    """The raw server behind a shell script, which can be broken and mended; it notes its processes and calls."""
+    """The raw server behind a shell script, which can be broken and repaired; it records its processes and calls."""
 
     start = "exec"
 
@@ -178,7 +178,7 @@ class Stdio(World):
             await gone(int(pid))
 
     def write(self, script: str) -> None:
-        fresh = self.program.with_suffix(".new")  # a script that is open for writing cannot be started
+        fresh = self.program.with_suffix(".new")  # a script that is open for writing cannot be executed
         fresh.write_text(f"#!/bin/sh\n{script}\n")
         fresh.chmod(0o755)
         fresh.rename(self.program)
@@ -227,7 +227,7 @@ class Stdio(World):
 
 
 class Wrapped(Stdio):
-    """The script stays: the server is its child, as with `npx` and `uvx`."""
+    """The script stays alive with the server as its child, as with `npx` and `uvx`."""
 
     start = ""
 
@@ -283,7 +283,7 @@ EVENT_WITH_ID = b"id: 1\nretry: 10\ndata: \n\n"
 
 
 class GetHttp(ScriptedHttp):
-    """The scripted server, with something to say to a GET: one that resumes an answer, and any other."""
+    """The scripted server with answers to GET: one for a request that resumes an answer, one for any other."""
 
     on_get: Any = None
     on_resume: Any = None
@@ -302,7 +302,7 @@ class GetHttp(ScriptedHttp):
 
 
 class Scripted(World):
-    """A server on a port of its own that goes down and up; its first answer to the call is the row's fault."""
+    """A server on its own port that goes down and up; its first answer to the call is the row's fault."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -362,7 +362,7 @@ class Scripted(World):
         await anyio.sleep(0.1)
         count = self.server.requests["resume"]
         await anyio.sleep(0.3)
-        assert self.server.requests["resume"] == count, "the SDK goes on resuming an answer that nobody waits for"
+        assert self.server.requests["resume"] == count, "the SDK keeps resuming an answer that is no longer awaited"
 
     async def two_streams_dropped(self) -> None:
         while self.server.requests["GET"] < 2:
@@ -370,7 +370,7 @@ class Scripted(World):
 
 
 def torn(body: bytes, kind: str) -> Any:
-    """The beginning of an answer, and a reset."""
+    """The beginning of an answer, then a reset."""
 
     async def fault(stream: Any, request_id: Any) -> bool:
         await reply(stream, 200, body, {"content-type": kind, "content-length": "999"})
@@ -381,7 +381,7 @@ def torn(body: bytes, kind: str) -> Any:
 
 
 async def resume(stream: Any, request_id: Any) -> bool:
-    """The answer that the call's own stream did not bring."""
+    """The answer that the call's own stream failed to deliver."""
     result = {"content": [{"type": "text", "text": "call-0"}]}
     body = json.dumps({"jsonrpc": "2.0", "id": request_id, "result": result}).encode()
     return await Faults.body(b"id: 2\ndata: " + body + b"\n\n", SSE)(stream, request_id)
@@ -457,8 +457,8 @@ ROWS = {f"stdio: {row.name}": row for row in STDIO} | {f"http: {row.name}": row 
 
 @pytest.mark.parametrize("tool", ["echo", "unsafe"], ids=["read-only", "unsafe"])
 @pytest.mark.parametrize("name", ROWS)
-async def test_what_a_caller_sees(name: str, tool: str, tmp_path: Path):
-    """The designed outcome in time, the call seen as often as designed, and the next call answered."""
+async def test_a_fault_has_the_designed_outcome(name: str, tool: str, tmp_path: Path):
+    """Each fault ends as designed and in time, the call is seen as often as designed, and the next call succeeds."""
     row = ROWS[name]
     expected = row.outcomes[tool == "unsafe"]
     world = row.world(row, tmp_path)

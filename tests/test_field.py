@@ -1,4 +1,4 @@
-"""Servers of npm and PyPI as people start them, by `npx` and `uvx`; `python -m tests.field` has many more."""
+"""Servers from npm and PyPI started with `npx` and `uvx`, as users do; `python -m tests.field` covers many more."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_npx_and_uvx = pytest.mark.skipif(
 
 
 class Careless(Server):
-    """A server in no package, which leaves a process behind that no signal to its group reaches."""
+    """A server outside any package that leaves a process behind, out of reach of a signal to its group."""
 
     @property
     def command(self) -> list[str]:
@@ -34,18 +34,18 @@ class Careless(Server):
 
 
 @needs_npx_and_uvx
-@pytest.mark.timeout(60)  # each is downloaded
+@pytest.mark.timeout(60)  # each one is downloaded
 @every_pair("package", SMALL)
-async def test_a_server_as_people_start_it(package: str, tmp_path: Path):
-    """Cold and warm, killed in a call, and its wrapper killed: one generation each time, and nothing left."""
+async def test_a_packaged_server_is_replaced_and_leaves_nothing(package: str, tmp_path: Path):
+    """Started cold and warm, killed in a call, its wrapper killed: one generation each time, and nothing is left."""
     [server] = [server for server in SERVERS if server.package == package]
     row = await Bench(server, tmp_path).run()
     assert row.faults == []
     assert row.connected
 
 
-async def test_what_is_left_behind_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The check can fail: it names each process that outlived its server, and ends it."""
+async def test_processes_left_behind_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The check can fail: it names and ends each process that outlived its server."""
     monkeypatch.setattr(check, "_SETTLED", 0.2)
     server = Careless("careless", "0", env={"PYTHONPATH": str(ROOT)}, call=("echo", {"text": "hi"}))
     bench = Bench(server, tmp_path)
@@ -53,6 +53,6 @@ async def test_what_is_left_behind_is_found(tmp_path: Path, monkeypatch: pytest.
     assert row.less
     assert len(row.faults) == 4
     assert all("sleep 60 is left" in fault for fault in row.faults)
-    with anyio.fail_after(3):  # what was killed is gone a moment later
+    with anyio.fail_after(3):  # a killed process takes a moment to disappear
         while check.marked(bench.place):
             await anyio.sleep(0.02)

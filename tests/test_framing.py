@@ -1,4 +1,4 @@
-"""Bytes to lines: what comes out is what went in, each byte is looked at once, and memory is bounded."""
+"""Bytes to lines: the lines are exactly what was sent, each byte is inspected once, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def feed(framer: LineFramer, data: bytes, sizes: list[int]) -> list[bytes | Over
 
 @given(st.binary(max_size=300), st.lists(st.integers(1, 20)))
 def test_any_chunking_gives_the_same_lines(data: bytes, sizes: list[int]):
-    """However the bytes are cut, the lines are those of `split`."""
+    """However the bytes are chunked, the lines are those of `split`."""
     assert feed(LineFramer(10_000), data, sizes) == data.split(b"\n")[:-1]
 
 
 @given(st.lists(st.integers(0, 40), max_size=20), st.lists(st.integers(1, 9)))
 def test_the_bound_is_exact(lengths: list[int], sizes: list[int]):
-    """Lines up to the bound come whole, longer ones as `Oversize` with their length."""
+    """Lines up to the bound are delivered whole, longer ones as `Oversize` with their length."""
     data = b"".join(b"x" * length + b"\n" for length in lengths)
     found = feed(LineFramer(20), data, sizes)
     expected = [b"x" * length if length <= 20 else Oversize(length, None) for length in lengths]
@@ -35,7 +35,7 @@ def test_the_bound_is_exact(lengths: list[int], sizes: list[int]):
 
 
 def test_memory_is_bounded():
-    """A line without end keeps no more than its two ends."""
+    """Only the two ends of an endless line are kept."""
     framer = LineFramer(1000)
     for _ in range(1000):
         assert list(framer.feed(b"z" * 10_000)) == []
@@ -57,13 +57,13 @@ def test_memory_is_bounded():
     ],
 )
 def test_the_id_is_found_at_either_end(message: dict, expected: object):
-    """Only the message's own id counts, never one inside it."""
+    """Only the message's own id counts, never one nested inside it."""
     for separators in ((",", ":"), (", ", ": ")):
         line = json.dumps(message, separators=separators).encode()
         assert find_id(line[:4096], line[-4096:]) == expected
 
 
 def test_an_oversized_answer_names_its_call():
-    """Also when the line comes in many pieces."""
+    """An oversized line carries the id of its call, even when it arrives in many pieces."""
     line = json.dumps({"result": {"text": "x" * 50_000}, "jsonrpc": "2.0", "id": 3}).encode() + b"\n"
     assert feed(LineFramer(1000), line, [7] * 100) == [Oversize(len(line) - 1, 3)]

@@ -105,8 +105,8 @@ async def open_circuit(server: ScriptedHttp, client: ResilientClient) -> None:
 # --- the circuit ---
 
 
-async def test_an_open_circuit_lets_nothing_through():
-    """1,000 callers are refused, each with the time to wait, and the server hears of no call."""
+async def test_an_open_circuit_refuses_every_call():
+    """An open circuit refuses 1,000 callers, each with the time to wait, and the server sees no call."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
         server.ping_faults = [Faults.status(502)] * 9
@@ -121,7 +121,7 @@ async def test_an_open_circuit_lets_nothing_through():
                 tg.start_soon(call)
         assert len(server.calls) == 5
         assert len(errors) == 1000
-        with anyio.fail_after(15):  # the probe is the only request that goes on
+        with anyio.fail_after(15):  # only the probe keeps sending requests
             while not server.requests["ping"]:
                 await anyio.sleep(0.01)
         assert len(server.calls) == 5
@@ -144,8 +144,8 @@ async def test_an_open_circuit_lets_nothing_through():
     ],
     ids=["400", "401", "-32602", "-32603", "isError"],
 )
-async def test_what_is_no_sign_of_an_unwell_server_opens_nothing(fault: Any):
-    """Refusals, the server's own errors and `isError` results are answers."""
+async def test_answers_of_a_healthy_server_open_no_circuit(fault: Any):
+    """Refusals, the server's own errors and `isError` results count as answers, not failures."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         server.faults = [fault] * 20
@@ -159,8 +159,8 @@ async def test_what_is_no_sign_of_an_unwell_server_opens_nothing(fault: Any):
         assert len(server.calls) == 20
 
 
-async def test_cancelled_calls_open_nothing():
-    """A caller's own cancellation says nothing about the server."""
+async def test_cancelled_calls_open_no_circuit():
+    """Calls cancelled by their callers do not count as failures."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         for n in range(8):
@@ -174,7 +174,7 @@ async def test_cancelled_calls_open_nothing():
 
 
 async def test_one_trial_decides():
-    """Half-open lets one call through: others wait for it, a while, and its answer closes the circuit."""
+    """A half-open circuit admits one call: others wait for it briefly, and its answer closes the circuit."""
     server = ScriptedHttp()
     early = policy(breaker=BreakerPolicy(open=0.05, max_open=0.1), timeout=TimeoutPolicy(ready=0.3))
     async with server.serve(), client_of(server.url, early) as client:
@@ -198,7 +198,7 @@ async def test_one_trial_decides():
 
 
 async def test_a_cancelled_trial_gives_its_permit_back():
-    """It says nothing; the next call is the trial."""
+    """A cancelled trial is not counted, and the next call is the trial."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(breaker=BreakerPolicy(open=0.05, max_open=0.1))) as client:
         await open_circuit(server, client)
@@ -215,7 +215,7 @@ async def test_a_cancelled_trial_gives_its_permit_back():
 
 
 async def test_a_new_connection_half_opens_the_circuit():
-    """A server that was restarted is tried at once."""
+    """A restarted server is tried immediately."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         await open_circuit(server, client)
@@ -223,14 +223,14 @@ async def test_a_new_connection_half_opens_the_circuit():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
-async def test_a_probe_that_is_answered_half_opens_the_circuit():
-    """An open circuit is probed; a gateway's status is no sign of life, a message of the server's own is."""
+async def test_an_answered_probe_half_opens_the_circuit():
+    """A server message in reply to the probe half-opens an open circuit; a gateway's HTTP status does not."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
         server.ping_faults = [Faults.status(502)]
         await open_circuit(server, client)
         changed = await events.wait_for(BreakerChanged, new=BreakerState.HALF_OPEN)
-        assert changed.reason == "the server was heard"
+        assert changed.reason == "the server sent a message"
         assert server.requests["ping"] == 2
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
         assert client.circuit is not None
@@ -238,7 +238,7 @@ async def test_a_probe_that_is_answered_half_opens_the_circuit():
 
 
 async def test_one_crash_under_many_calls_is_one_failure():
-    """20 calls that die with their process do not open the circuit; all are repeated and answered."""
+    """20 calls that fail with their process do not open the circuit; all are retried and answered."""
     async with client_of(
         raw_server(), QUICK.model_copy(update={"tools": {"*": ToolPolicy(repeatable=True)}})
     ) as client:
@@ -259,8 +259,8 @@ async def test_one_crash_under_many_calls_is_one_failure():
         assert client.circuit.state is BreakerState.CLOSED
 
 
-async def test_a_call_waits_for_the_connection_that_is_on_its_way():
-    """A circuit that a tool opened, by crashing the server each time, refuses no call while the process is replaced."""
+async def test_a_call_waits_for_a_reconnect_in_progress():
+    """A circuit opened by a tool that crashes the server refuses no call while the process is being replaced."""
     patient = policy(restart=RestartPolicy(base=0.01, intensity=100))
     async with client_of(raw_server(), patient) as client:
         for _ in range(5):
@@ -272,8 +272,8 @@ async def test_a_call_waits_for_the_connection_that_is_on_its_way():
 
 
 @in_turn
-async def test_calls_that_find_no_server_count_once():
-    """However often a call tried, and however many waited at once: five waits in vain open the circuit, four do not."""
+async def test_concurrent_waits_without_a_server_count_once():
+    """Twenty concurrent waits for a missing server are one failure; five failures open the circuit, four do not."""
     quick = TimeoutPolicy(ready=0.5, connect=5, shutdown=1)
     async with http_server() as server, client_of(server.url, policy(timeout=quick)) as client:
         assert client.circuit is not None
@@ -290,7 +290,7 @@ async def test_calls_that_find_no_server_count_once():
 
 
 async def test_a_circuit_is_isolated_and_reset_by_hand():
-    """Isolated refuses everything, also after a reconnect; reset closes it."""
+    """An isolated circuit refuses every call, even after a reconnect; `reset()` closes it."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
         assert client.circuit is not None
@@ -306,7 +306,7 @@ async def test_a_circuit_is_isolated_and_reset_by_hand():
 
 
 async def test_a_circuit_that_was_reset_is_probed_when_it_opens_again():
-    """Once isolated by hand, and on the same connection: the probe works as often as it is needed."""
+    """After `isolate()` and `reset()` the probe runs each time the circuit opens again, on the same connection."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, ONCE, on_event=events) as client:
         assert client.circuit is not None
@@ -320,8 +320,8 @@ async def test_a_circuit_that_was_reset_is_probed_when_it_opens_again():
         assert client.generation == 1
 
 
-async def test_a_subscription_is_taken_back_while_the_circuit_refuses():
-    """The wish is gone, whatever the server hears of it."""
+async def test_unsubscribing_works_while_the_circuit_is_open():
+    """The subscription is no longer wanted, whether or not the server can be notified."""
     async with client_of(raw_server()) as client:
         assert client.circuit is not None
         client.circuit.isolate()
@@ -329,7 +329,7 @@ async def test_a_subscription_is_taken_back_while_the_circuit_refuses():
 
 
 async def test_throttling_opens_no_circuit():
-    """The pause deals with that."""
+    """Throttling leads to a pause, not to an open circuit."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         server.faults = [Faults.status(429), Faults.status(503, retry_after="0")] * 10
@@ -340,7 +340,7 @@ async def test_throttling_opens_no_circuit():
 
 
 async def test_a_server_that_sheds_load_opens_no_circuit():
-    """A 503 while others are answered is no outage; when nobody has been answered for a second, it is."""
+    """A 503 while other calls are answered is not an outage; a second without any answer is."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         assert client.circuit is not None
@@ -357,8 +357,8 @@ async def test_a_server_that_sheds_load_opens_no_circuit():
         assert client.circuit.state is BreakerState.OPEN
 
 
-async def test_there_may_be_no_breaker():
-    """`breaker=None`: every call is sent."""
+async def test_the_breaker_can_be_disabled():
+    """With `breaker=None` every call is sent."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(breaker=None, budget=None)) as client:
         assert client.circuit is None
@@ -368,8 +368,8 @@ async def test_there_may_be_no_breaker():
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
 
 
-async def test_a_slow_tool_behind_a_gateways_time_limit_keeps_nobody_out():
-    """It is the call that tries the circuit, and its 504 says nothing of a server that answers a probe meanwhile."""
+async def test_a_504_for_a_slow_trial_does_not_block_other_calls():
+    """When the trial call ends in a 504, a server that answers a probe meanwhile still gets the other calls."""
     server, events = ScriptedHttp(), Recorder()
 
     async def cut_off(stream: Any, request_id: Any) -> bool:
@@ -389,7 +389,7 @@ async def test_a_slow_tool_behind_a_gateways_time_limit_keeps_nobody_out():
 
 
 async def test_a_retry_waits_for_the_circuit():
-    """It goes out as soon as a probe is answered, and a caller that comes just then waits for that probe, too."""
+    """A retry is sent as soon as a probe is answered, and a caller that arrives just then waits for that probe too."""
     server, events = ScriptedHttp(), Recorder()
     early = policy(QUICK, breaker=BreakerPolicy(failures=2))
     async with server.serve(), client_of(server.url, early, on_event=events) as client:
@@ -407,8 +407,8 @@ async def test_a_retry_waits_for_the_circuit():
         assert len(server.calls) == 4
 
 
-async def test_a_call_waits_for_the_one_that_tries_the_circuit():
-    """Nobody is refused by a circuit whose server has been heard: the trial, however slow, decides for all."""
+async def test_calls_wait_for_a_slow_trial():
+    """Once the server has been heard, no call is refused: all wait for the trial, however slow it is."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, PATIENT, on_event=events) as client:
         await open_circuit(server, client)
@@ -430,8 +430,8 @@ async def test_a_call_waits_for_the_one_that_tries_the_circuit():
         assert answers == ["trial", *["other"] * 20]
 
 
-async def test_a_retry_waits_for_the_circuit_as_long_as_for_a_server():
-    """Then its error says what became of the call, and what of the circuit."""
+async def test_a_retry_waits_for_the_circuit_no_longer_than_for_a_server():
+    """After `timeout.ready` the error reports both the fate of the call and the state of the circuit."""
     server = ScriptedHttp()
     limits = QUICK.timeout.model_copy(update={"ready": 0.5})
     early = policy(QUICK, breaker=BreakerPolicy(failures=2), timeout=limits)
@@ -445,7 +445,7 @@ async def test_a_retry_waits_for_the_circuit_as_long_as_for_a_server():
 
 
 async def test_a_retry_that_meets_an_open_circuit_ends_the_call():
-    """It says how often the call was sent, and what opened the circuit."""
+    """The error says how often the call was sent, and what opened the circuit."""
     server, events = ScriptedHttp(), Recorder()
     patient = policy(QUICK, retry=RetryPolicy(throttled_base=0.01))
     async with server.serve(), client_of(server.url, patient, on_event=events) as client:
@@ -467,7 +467,7 @@ async def test_a_retry_that_meets_an_open_circuit_ends_the_call():
 
 
 async def test_an_empty_budget_ends_retries():
-    """Two tokens: two retries, then the failure itself; an answered call pays back."""
+    """Two tokens allow two retries, then the failure is raised; an answered call refunds tokens."""
     server = ScriptedHttp()
     scarce = policy(QUICK, budget=BudgetPolicy(tokens=2, refund=1), breaker=None)
     async with server.serve(), client_of(server.url, scarce) as client:
@@ -480,7 +480,7 @@ async def test_an_empty_budget_ends_retries():
 
 
 async def test_a_new_connection_costs_no_budget():
-    """Calls that are repeated because their process died are free."""
+    """Retries of calls whose process died cost no tokens."""
     scarce = policy(QUICK, budget=BudgetPolicy(tokens=1, refund=0), tools={"*": ToolPolicy(repeatable=True)})
     async with client_of(raw_server(), scarce) as client:
         for n in range(3):
@@ -496,8 +496,8 @@ async def test_a_new_connection_costs_no_budget():
 # --- the rate limit ---
 
 
-async def test_one_push_back_quiets_every_caller():
-    """429 with `Retry-After: 1` to the first of 50: no request arrives for a second, and all 50 are answered."""
+async def test_one_push_back_pauses_every_caller():
+    """After a 429 with `Retry-After: 1` to the first of 50, nothing arrives for a second, and all 50 are answered."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client:
         server.faults = [Faults.status(429, retry_after="1")]
@@ -517,8 +517,8 @@ async def test_one_push_back_quiets_every_caller():
         assert server.arrivals[1] - server.arrivals[0] >= 1
 
 
-async def test_a_push_back_that_does_not_fit_refuses_at_once():
-    """A caller whose deadline is sooner than the end of the pause is told so; nothing is sent."""
+async def test_a_push_back_beyond_the_deadline_fails_immediately():
+    """A call whose deadline ends before the pause fails immediately, and nothing is sent."""
     server = ScriptedHttp()
     short = policy(timeout=TimeoutPolicy(total=5))
     async with server.serve(), client_of(server.url, short) as client:
@@ -531,7 +531,7 @@ async def test_a_push_back_that_does_not_fit_refuses_at_once():
 
 
 async def test_the_rate_limit_holds_at_the_server():
-    """100 calls a second asked of rate 20, burst 5: at most 5 + 20 * t arrive in any t seconds."""
+    """With rate 20 and burst 5, at most 5 + 20 * t of 100 calls a second arrive in any t seconds."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(rate_limit=RateLimit(rate=20, burst=5))) as client:
         await client.list_tools()
@@ -555,12 +555,12 @@ async def test_the_rate_limit_holds_at_the_server():
         assert len(times) == 40
         for i, first in enumerate(times):
             for j in range(i, len(times)):
-                # What fell due while this busy machine stood still arrives together; one may be late on its way.
+                # Calls that fell due while the machine stalled arrive together; one more may be late in transit.
                 assert j - i + 1 <= 5 + 20 * (times[j] - first + stall) + 1
 
 
 async def test_a_tool_has_its_own_rate_limit():
-    """One bucket a tool, beside the others; what does not fit the deadline is refused."""
+    """Each tool has its own bucket, beside the server's; a wait beyond the deadline is refused."""
     server = ScriptedHttp()
     tools = {"echo": ToolPolicy(rate_limit=RateLimit(rate=0.001, burst=2)), "uns*": ToolPolicy()}
     limits = TimeoutPolicy(total=300)
@@ -574,8 +574,8 @@ async def test_a_tool_has_its_own_rate_limit():
         assert len(server.calls) == 7
 
 
-async def test_what_was_taken_and_not_used_is_there_again():
-    """A token of the tool's limit when the server's refuses; one of a call that no place, or its caller, let go."""
+async def test_unused_tokens_are_returned():
+    """A call that is refused by a later limit, finds no slot, or is cancelled returns the tokens it took."""
     limits = {"echo": ToolPolicy(rate_limit=RateLimit(rate=0.001, burst=3))}
     server = ScriptedHttp()
     tight = policy(rate_limit=RateLimit(rate=0.001, burst=1), tools=limits, timeout=TimeoutPolicy(total=2))
@@ -602,7 +602,7 @@ async def test_what_was_taken_and_not_used_is_there_again():
 
 
 async def test_a_cancelled_wait_gives_its_token_back():
-    """Who stops waiting leaves the token to the next."""
+    """A cancelled caller leaves its token to the next."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(rate_limit=RateLimit(rate=0.5, burst=1))) as client:
         await client.call_tool("echo", {"text": "1"})
@@ -615,7 +615,7 @@ async def test_a_cancelled_wait_gives_its_token_back():
 
 
 async def test_an_answer_is_returned_when_its_retry_is_refused():
-    """An `isError` result that asked for another try, which the rate limit does not allow, is still the answer."""
+    """When the rate limit forbids the retry that an `isError` result asks for, that result is returned."""
     server = ScriptedHttp()
     async with (
         server.serve(),
@@ -628,8 +628,8 @@ async def test_an_answer_is_returned_when_its_retry_is_refused():
 # --- the concurrency limit ---
 
 
-async def test_so_many_run_and_so_many_wait():
-    """Two run, one waits, the fourth is refused; a place that gets free is given on."""
+async def test_the_concurrency_limit_and_its_queue():
+    """Two run, one waits, the fourth is refused; a slot that becomes free is passed on."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(concurrency=Concurrency(limit=2, queue=1))) as client:
         server.faults = [held(server, "a"), held(server, "b")]
@@ -653,8 +653,8 @@ async def test_so_many_run_and_so_many_wait():
         assert sorted(answers) == ["a", "b", "c"]
 
 
-async def test_waiting_for_a_place_ends_with_the_deadline():
-    """And says what was waited for; the place in the queue is free again."""
+async def test_a_cancelled_wait_for_a_slot_frees_its_place():
+    """Callers that are cancelled while they wait for a slot free their place in the queue."""
     server = ScriptedHttp()
     limits = policy(concurrency=Concurrency(limit=1, queue=1), timeout=TimeoutPolicy(total=1, attempt=0.9))
     async with server.serve(), client_of(server.url, limits) as client:
@@ -672,8 +672,8 @@ async def test_waiting_for_a_place_ends_with_the_deadline():
 # --- the loop guard ---
 
 
-async def test_a_tool_that_refuses_everything_says_so():
-    """From the third refusal in a row the model is told, in front of the answer; a success resets it."""
+async def test_the_loop_guard_warns_the_model():
+    """From the third refusal in a row the answer begins with a warning to the model; a success resets the count."""
     server = ScriptedHttp()
     guarded = policy(loop_guard=LoopGuard(failures=3), tools={"free*": ToolPolicy(), "unsafe": ToolPolicy()})
     async with server.serve(), client_of(server.url, guarded) as client:
@@ -693,7 +693,7 @@ IMPATIENT = HealthPolicy(idle=0.05, timeout=0.2)
 
 
 async def test_an_idle_connection_is_checked():
-    """A server of nobody's calls is pinged; an error is a sign of life, too."""
+    """An idle server is pinged, and an error in reply is a sign of life too."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, policy(health=IMPATIENT), on_event=events) as client:
         with anyio.fail_after(10):
@@ -703,7 +703,7 @@ async def test_an_idle_connection_is_checked():
 
 
 async def test_two_misses_end_a_connection():
-    """The next generation is ready before the next call."""
+    """After two missed checks the next generation is ready before the next call."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, policy(health=IMPATIENT), on_event=events) as client:
         server.ping_faults = [Faults.hang(server)] * 2
@@ -713,7 +713,7 @@ async def test_two_misses_end_a_connection():
 
 
 async def test_refused_credentials_are_an_answer():
-    """Somebody is there, and the credentials may be right again before the next call."""
+    """401 and 403 in reply to a health check do not end the connection: the server is there."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, policy(health=IMPATIENT)) as client:
         server.ping_faults = [Faults.status(401), Faults.status(403)] * 4
@@ -725,14 +725,14 @@ async def test_refused_credentials_are_an_answer():
 
 
 async def test_checks_are_spread_out():
-    """Two hundred clients that were idle since the same moment do not ask in the same moment."""
+    """200 clients that became idle at the same moment do not send their checks at the same moment."""
     waits = {round(_spread(30), 3) for _ in range(200)}
     assert len(waits) > 100
     assert 27 <= min(waits) <= max(waits) <= 33
 
 
 async def test_a_lost_session_is_found_by_a_health_check():
-    """At the first miss, for a session that the server does not know is lost."""
+    """One missed check is enough when the server does not know the session."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), client_of(server.url, policy(health=IMPATIENT), on_event=events):
         server.forget_sessions()
@@ -740,7 +740,7 @@ async def test_a_lost_session_is_found_by_a_health_check():
 
 
 async def test_a_modern_server_is_asked_to_discover():
-    """At 2026-07-28 there is no ping; on mcp 1.x there is nothing else."""
+    """At 2026-07-28, which has no ping, `server/discover` is sent; mcp 1.x always pings."""
     async with http_server() as server:
         async with ResilientClient(server.url, policy=policy(health=IMPATIENT)) as client:
             for _ in range(3):
@@ -750,7 +750,7 @@ async def test_a_modern_server_is_asked_to_discover():
 
 
 async def test_an_idle_process_is_never_pinged():
-    """It speaks for itself: its exit is seen."""
+    """A process needs no health checks, because its exit is noticed."""
     async with ScriptedStdioServer() as server:
         async with client_of(server.parameters, policy(health=IMPATIENT)):
             await anyio.sleep(0.5)

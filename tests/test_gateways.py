@@ -1,4 +1,4 @@
-"""Gateways that lose answers: what must run once runs once, and nobody is told that it did not run.
+"""Gateways that lose answers: what must run once runs once, and no call that ran is reported as not run.
 
 The servers are real SDK servers; the gateways are nginx, HAProxy and a router that fails on demand.
 """
@@ -48,7 +48,7 @@ ANSWER = "answered by"
 
 
 def patient(**changes: Any) -> Policy:
-    """A policy that sends again soon and often, so that only what it may not do ends a call early."""
+    """A policy that retries soon and often, so that only a forbidden retry ends a call early."""
     return Policy(
         breaker=None,
         budget=None,
@@ -80,8 +80,8 @@ NOTHING_FORWARDED = {
 
 
 @pytest.mark.parametrize("body", NOTHING_FORWARDED)
-def test_what_a_gateway_says_before_it_forwards(body: str):
-    """Word for word, and with a 503 only; what was sent upstream, or may have been, is no proof."""
+def test_responses_that_prove_nothing_was_forwarded(body: str):
+    """Only an exact text with a 503 is proof; a response to a request that may have been forwarded is not."""
     evidence = Evidence(FailureKind.HTTP, Delivery.UNKNOWN, "HTTP 503", 503, body=body)
     assert not_forwarded_by(evidence) == NOTHING_FORWARDED[body]
     assert not_forwarded_by(replace(evidence, http_status=502)) is None
@@ -96,7 +96,7 @@ def test_what_a_gateway_says_before_it_forwards(body: str):
 
 
 class Case(NamedTuple):
-    """What a test runs with."""
+    """The parameters of a test."""
 
     era: str
     name: str
@@ -117,7 +117,7 @@ class Journal:
         self.folder = folder
 
     async def call(self, client: ResilientClient, tool: str, *, lives: int = 1) -> str:
-        """Call `tool` and return its text; with two `lives`, the server kills itself in the first run."""
+        """Call `tool` and return its text; with two `lives`, the server kills itself during the first run."""
         return text_of(await client.call_tool(tool, {"path": str(self.folder / tool), "lives": lives}))
 
     def runs(self, tool: str) -> int:
@@ -133,7 +133,7 @@ def journal(tmp_path: Path) -> Journal:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[HttpServer]:
-    """A server for the tests that leave it alone."""
+    """A server for tests that do not disturb it."""
     server = HttpServer("--json")
     server.start()
     yield server
@@ -164,12 +164,12 @@ def assert_may_have_run(error: ConnectionLost) -> None:
             assert lie not in text.lower()
 
 
-# --- A router that answers in the server's stead, after the tool ran -------------------------------------------------
+# --- A router that answers in place of the server, after the tool ran ------------------------------------------------
 
 
 @cases(*(fault for fault in FAULTS if fault != "429"))
 async def test_a_lost_answer_of_a_tool_that_must_run_once(case: Case, server: HttpServer, journal: Journal):
-    """Whatever the router answers after the tool ran, the call is not sent again and its caller learns the truth."""
+    """Whatever the router answers after the tool ran, the call is not retried and its error says it may have run."""
     async with router(server, case.name) as gateway:
         async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
             with pytest.raises(ConnectionLost) as lost:
@@ -181,7 +181,7 @@ async def test_a_lost_answer_of_a_tool_that_must_run_once(case: Case, server: Ht
 
 @cases(*FAULTS)
 async def test_a_lost_answer_of_a_repeatable_tool(case: Case, server: HttpServer, journal: Journal):
-    """Whatever the router answers after the tool ran, a repeatable call is sent again and answered."""
+    """Whatever the router answers after the tool ran, a repeatable call is retried and answered."""
     async with router(server, case.name, "--times", "1") as gateway:
         async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
             assert ANSWER in await journal.call(client, REPEATABLE)
@@ -190,7 +190,7 @@ async def test_a_lost_answer_of_a_repeatable_tool(case: Case, server: HttpServer
 
 @cases("429")
 async def test_a_429_is_taken_for_a_refusal(case: Case, server: HttpServer, journal: Journal):
-    """By default a 429 means that the call was not run, so that even one that must run once is sent again."""
+    """By default a 429 means that the call did not run, so even one that must run once is retried."""
     async with router(server, case.name, "--times", "1") as gateway:
         async with ResilientClient(gateway.url, policy=PATIENT, **ERAS[case.era]) as client:
             assert ANSWER in await journal.call(client, ONCE)
@@ -199,7 +199,7 @@ async def test_a_429_is_taken_for_a_refusal(case: Case, server: HttpServer, jour
 
 @cases("429")
 async def test_a_429_that_proves_nothing(case: Case, server: HttpServer, journal: Journal):
-    """Where the policy says that a 429 proves nothing, a call that must run once is not sent again after one."""
+    """If the policy says that a 429 proves nothing, a call that must run once is not retried after one."""
     policy = patient(http_statuses={429: "transient"})
     async with router(server, case.name) as gateway:
         async with ResilientClient(gateway.url, policy=policy, **ERAS[case.era]) as client:
@@ -215,9 +215,9 @@ async def test_a_429_that_proves_nothing(case: Case, server: HttpServer, journal
 @needs_haproxy
 @cases("haproxy")
 async def test_no_server_is_available(case: Case, journal: Journal):
-    """HAProxy's page for "no server" proves that nothing was run: every call waits until there is a server again."""
+    """HAProxy's "no server" page proves that nothing ran: every call waits until there is a server again."""
     events, answers = Recorder(), []
-    # Otherwise HAProxy may reuse an idle connection to the dead server and then just close the client's: no proof.
+    # Otherwise HAProxy may reuse an idle connection to the dead server and just close the client's: no proof.
     backend = "retries 0\noption http-server-close"
     async with http_server() as server, haproxy(server.port, backend=backend) as gateway:
         async with ResilientClient(gateway.url, policy=PATIENT, on_event=events, **ERAS[case.era]) as client:
@@ -244,7 +244,7 @@ async def test_no_server_is_available(case: Case, journal: Journal):
 
 @asynccontextmanager
 async def limited(server: HttpServer) -> AsyncIterator[str]:
-    """nginx that answers 503 to what exceeds two requests per second, once ten have gone ahead."""
+    """nginx that answers 503 to whatever exceeds two requests per second, after a burst of ten."""
     await server.listening()
     zone = "limit_req_zone $binary_remote_addr zone=clients:1m rate=2r/s;"
     limit = "limit_req zone=clients burst=10 nodelay; limit_req_status 503;"
@@ -255,7 +255,7 @@ async def limited(server: HttpServer) -> AsyncIterator[str]:
 @needs_nginx
 @cases("nginx")
 async def test_a_503_of_nginx_proves_nothing(case: Case, server: HttpServer, journal: Journal):
-    """By default a call that must run once is not sent again after a 503, whose page is the same for lost answers."""
+    """By default a call that must run once is not retried after a 503: nginx sends the same page for lost answers."""
     calls = 0
     async with limited(server) as url, ResilientClient(url, policy=PATIENT, **ERAS[case.era]) as client:
         with pytest.raises(ConnectionLost) as lost:
@@ -279,7 +279,7 @@ LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
 @needs_nginx
 @cases(*LIMITED)
 async def test_a_503_of_nginx_is_waited_out(case: Case, server: HttpServer, journal: Journal):
-    """A repeatable call, and one whose policy says that a 503 was not run, is sent until nginx lets it through."""
+    """A call that is repeatable, or whose policy says a 503 did not run, is retried until nginx forwards it."""
     tool, changes = LIMITED[case.name]
     events, calls = Recorder(), 0
     async with limited(server) as url:
@@ -299,9 +299,9 @@ GATEWAYS = {"nginx": nginx, "haproxy": haproxy}
 @needs_haproxy
 @cases(*(f"{gateway}-{tool}" for gateway in GATEWAYS for tool in (ONCE, REPEATABLE)))
 async def test_a_server_is_killed_behind_a_gateway(case: Case, journal: Journal):
-    """A call whose server is killed while it runs is sent again to the next server only if it is repeatable."""
+    """A call whose server is killed while it runs is sent to the next server only if it is repeatable."""
     gateway, _, tool = case.name.partition("-")
-    # The server may die before its tools are listed: which calls are repeatable comes from the policy.
+    # The server may die before its tools are listed, so the policy says which calls are repeatable.
     policy = patient(tools={REPEATABLE: ToolPolicy(repeatable=True)})
     events, outcome = Recorder(), []
 

@@ -1,4 +1,4 @@
-"""Many servers as one: what works, works whatever the others do, and what is missing is named."""
+"""Many servers as one: working servers stay usable whatever the others do, and missing ones are named."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def named(result: Any) -> list[str]:
 
 
 async def test_lists_and_calls():
-    """Tools of all servers under names that do not clash, each call to its server, everything gone at the end."""
+    """Tools of all servers have names that do not clash, each call reaches its server, and closing leaves nothing."""
     async with nothing_left():
         async with group_of({"one": raw_server(), "two": sdk_server()}) as group:
             assert list(group) == ["one", "two"]
@@ -84,15 +84,15 @@ async def test_lists_and_calls():
             assert group.missing == {}
 
 
-async def test_what_fails_or_hangs_is_named_and_holds_up_nobody():
-    """One that does not exist, one that dies, one that hangs: entered, listed and called without them."""
+async def test_failing_servers_are_named_and_do_not_block_the_others():
+    """A missing command, a dying and a hanging server do not delay entering, listing or calling the others."""
     servers = {
         "good": raw_server(),
         "absent": StdioServerParameters(command="no-such-command-here"),
         "dying": raw_server("--die-at-start", "3"),
         "mute": raw_server("--mute"),
     }
-    async with group_of(servers, policy=HANGS, patience=1) as group:  # its limits are above this test's
+    async with group_of(servers, policy=HANGS, patience=1) as group:  # its limits exceed this test's
         listed = await group.list_tools()
         assert named(listed)
         assert {tool.meta[SERVER] for tool in listed.tools} == {"good"}
@@ -115,7 +115,7 @@ async def test_what_fails_or_hangs_is_named_and_holds_up_nobody():
 
 
 async def test_servers_come_and_go():
-    """Added and removed while it runs; a name is used once."""
+    """Servers are added and removed at run time, and a name can be used only once."""
     async with nothing_left(), group_of({"one": raw_server()}) as group:
         client = await group.add("two", raw_server())
         assert client is group["two"]
@@ -135,8 +135,8 @@ async def test_servers_come_and_go():
         assert {tool.meta[SERVER] for tool in (await group.list_tools()).tools} == {"one"}
 
 
-async def test_one_killed_is_back_and_the_others_feel_nothing():
-    """A server that dies in the middle comes back under its name."""
+async def test_a_killed_server_returns_without_affecting_the_others():
+    """A server that dies during a call returns under its name."""
     async with group_of({"one": raw_server(), "two": raw_server()}) as group:
         one, two = [int(text_of(await group.call_tool(f"{name}__pid"))) for name in group]
         os.kill(one, signal.SIGKILL)
@@ -145,25 +145,25 @@ async def test_one_killed_is_back_and_the_others_feel_nothing():
         assert group.missing == {}
 
 
-async def test_names_of_your_own(caplog: pytest.LogCaptureFixture):
-    """The hook is called as the SDK's; what it names alike is hidden, and the log says so."""
+async def test_a_name_hook_chooses_the_names(caplog: pytest.LogCaptureFixture):
+    """The hook is called as the SDK calls it; on a clash one tool is hidden, and the log says so."""
 
     def hook(name: str, server_info: Any) -> str:
         return name if name == "echo" else f"{server_info.name}.{name}"
 
     async with group_of({"one": raw_server(), "two": raw_server()}, name_hook=hook) as group:
-        assert text_of(await group.call_tool("two.pid")).isdecimal()  # not listed before
+        assert text_of(await group.call_tool("two.pid")).isdecimal()  # not listed yet
         with caplog.at_level(logging.WARNING, "resilient_mcp"):
             names = named(await group.list_tools())
         assert names.count("echo") == 1
         assert {"one.pid", "two.pid"} <= set(names)
-        assert "two in the group are called 'echo': the one of 'two' is hidden" in caplog.text
-        with pytest.raises(ResilienceError, match="No server of this group has 'three.pid'"):
+        assert "the name 'echo' is taken in the group: the one from server 'two' is hidden" in caplog.text
+        with pytest.raises(ResilienceError, match="No server in this group has 'three.pid'"):
             await group.call_tool("three.pid")
 
 
-async def test_a_client_of_yours():
-    """A client that was started before is used and left open; one that was not is the group's."""
+async def test_a_users_own_client_in_a_group():
+    """A client that was already started is used and left open; one that was not is owned by the group."""
     async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
         other = ResilientClient(raw_server(), policy=QUICK, **LEGACY)
         async with group_of({"yours": client, "given": other}) as group:
@@ -174,11 +174,11 @@ async def test_a_client_of_yours():
 
 
 async def test_closing_is_bounded():
-    """Frozen servers are closed side by side: one after the other would take longer than a test may."""
+    """Frozen servers are closed concurrently: one after the other would exceed the time limit of a test."""
     async with nothing_left():
         group = group_of({name: raw_server() for name in "abcdefghijk"})
         await group.start()
-        with pytest.raises(RuntimeError, match="started before"):
+        with pytest.raises(RuntimeError, match="already started"):
             await group.start()
         pids = [int(text_of(await group.call_tool(f"{name}__pid"))) for name in group]
         for pid in pids:
@@ -192,14 +192,14 @@ async def test_closing_is_bounded():
 
 
 async def test_a_cancelled_start_leaves_nothing():
-    """Given up in the middle of its start, it takes its servers with it."""
+    """A start that is cancelled half-way stops the servers that it started."""
     async with nothing_left():
         with anyio.move_on_after(0.3):
             await group_of({"mute": raw_server("--mute")}).start()
 
 
-async def test_a_servers_list_that_fails_is_missing_not_raised():
-    """A server whose listing is refused is named; the rest is listed."""
+async def test_a_failed_listing_is_reported_not_raised():
+    """A server that refuses to list is named as missing, and the others are listed."""
     async with group_of({"one": raw_server(), "bad": raw_server("--no-listing")}) as group:
         listed = await group.list_tools()
         assert {tool.meta[SERVER] for tool in listed.tools} == {"one"}
@@ -207,7 +207,7 @@ async def test_a_servers_list_that_fails_is_missing_not_raised():
 
 
 async def test_from_a_file(tmp_path: Path):
-    """`from_config` starts what the file names, with its policies."""
+    """`from_config` starts the servers in the file with their policies."""
     entry = {"command": sys.executable, "args": ["-m", "tests.servers.raw_server"], "cwd": str(ROOT)}
     document = {"mcpServers": {"a": entry, "b": {**entry, "resilience": {"timeout": {"total": 7}}}}}
     path = tmp_path / "mcp.json"
@@ -222,7 +222,7 @@ async def test_from_a_file(tmp_path: Path):
 @pytest.mark.timeout(60)
 @in_turn
 async def test_six_servers_of_every_kind(everything: Path, tmp_path: Path):
-    """Three that work are used while one does not exist, one dies and one hangs for longer than this test may take."""
+    """Three servers work while one does not exist, one dies, and one hangs for longer than this test may take."""
     command = [NODE, "--require", str(everything / "loopback.cjs"), program(everything), "streamableHttp"]
     server = {"command": sys.executable, "cwd": str(ROOT)}
     async with http_server(command=command) as http:

@@ -1,4 +1,4 @@
-"""The HTTP edge, over real sockets: SDK servers killed and restarted, and a scripted server that does every wrong."""
+"""The HTTP edge over real sockets: SDK servers that are killed and restarted, and a scripted server for every fault."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ async def echo(client: ResilientClient, text: str, tool: str = "echo") -> None:
     assert text_of(await client.call_tool(tool, {"text": text})) == text
 
 
-@pytest.mark.timeout(40)  # it starts three servers of the SDK, a second each, and more on a busy machine
+@pytest.mark.timeout(40)  # starts three SDK servers, one second each, more on a busy machine
 @every_pair("answers", ["sse", "json"])
 async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, answers: str):
-    """20 callers while the server is killed and started on the same port: all right, one re-initialization each."""
+    """20 callers survive kills and restarts on the same port: all answered, with one re-initialization each time."""
     arguments = ["--json"] if answers == "json" else []
     events = Recorder()
     restarts = 2
@@ -98,7 +98,7 @@ async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, ans
 
 @pytest.mark.skipif(MAJOR == 1, reason="servers at 2026-07-28 need mcp 2.x")
 async def test_a_server_without_sessions_needs_no_second_negotiation(tmp_path: Path):
-    """At 2026-07-28 a restarted server has no session to lose: calls wait, and nothing is negotiated again."""
+    """At 2026-07-28 a restarted server has no session to lose: calls wait, and nothing is renegotiated."""
     events = Recorder()
     async with http_server(journal=tmp_path / "journal") as server:
         async with ResilientClient(server.url, policy=QUICK, on_event=events) as client:
@@ -115,7 +115,7 @@ async def test_a_server_without_sessions_needs_no_second_negotiation(tmp_path: P
 
 
 async def test_a_refused_call_waits_for_the_server(tmp_path: Path):
-    """Connection refused: nothing was sent, so the call waits for the server, even a tool that must not run twice."""
+    """After "connection refused" nothing was sent, so even a call that must not run twice waits for the server."""
     events = Recorder()
     async with http_server(journal=tmp_path / "journal") as server:
         async with client_of(server.url, on_event=events) as client:
@@ -128,8 +128,8 @@ async def test_a_refused_call_waits_for_the_server(tmp_path: Path):
     assert path.read_text() == "ran\n"
 
 
-async def test_no_server_at_all_is_an_error_in_time():
-    """Nobody listens: `ServerUnavailable` within `timeout.ready`, not a hang and not an exception group."""
+async def test_no_server_at_all_fails_within_the_limit():
+    """With no server, `ServerUnavailable` is raised within `timeout.ready`: no hang and no exception group."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
     async with nothing_left():
         with measured() as took, pytest.raises(ServerUnavailable, match="Connect") as caught:
@@ -138,8 +138,8 @@ async def test_no_server_at_all_is_an_error_in_time():
         assert "is not available" in caught.value.advice
 
 
-async def test_a_call_while_the_server_is_down_is_an_error_in_time():
-    """The server goes away for good: a call waits `timeout.ready`, then says that nothing was sent."""
+async def test_a_call_while_the_server_is_down_fails_within_the_limit():
+    """When the server is gone for good, a call waits `timeout.ready`, then says that nothing was sent."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=1.5)})
     server = HttpServer()
     server.start()
@@ -157,7 +157,7 @@ async def test_a_call_while_the_server_is_down_is_an_error_in_time():
 
 
 async def test_forgotten_sessions_cost_nothing():
-    """404 with a session id: a new session, and the call is sent again, even a tool that must not run twice."""
+    """After a 404 with a session id a new session is made, and even a call that must not run twice is sent again."""
     server = ScriptedHttp()
     events = Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client:
@@ -170,8 +170,8 @@ async def test_forgotten_sessions_cost_nothing():
         assert sorted(server.calls) == sorted(["1", *map(str, range(20))])
 
 
-async def test_a_lost_session_says_nothing_of_other_calls():
-    """A call that was under way when another one lost the session may have run: it is not sent again."""
+async def test_a_lost_session_does_not_prove_that_other_calls_did_not_run():
+    """A call in flight when another one lost the session may have run, so it is not sent again."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.3)})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -189,8 +189,8 @@ async def test_a_lost_session_says_nothing_of_other_calls():
         assert server.calls.count("once") == 1
 
 
-async def test_a_400_that_speaks_of_the_session_is_a_lost_session():
-    """As server-everything answers after a restart."""
+async def test_a_400_about_the_session_is_a_lost_session():
+    """A 400 that names the session, as server-everything sends it after a restart, starts a new session."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         text = "Bad Request: No valid session ID provided"
@@ -199,8 +199,8 @@ async def test_a_400_that_speaks_of_the_session_is_a_lost_session():
         assert server.requests["initialize"] == 2
 
 
-async def test_a_session_that_is_always_lost_ends():
-    """A server that forgets every session at once is not asked for ever."""
+async def test_a_call_whose_session_is_always_lost_ends():
+    """A server that forgets every session immediately is not asked forever."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=1)})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -250,7 +250,7 @@ RUBBISH = {
 
 @pytest.mark.parametrize("fault", RETRIED)
 async def test_pushed_back_calls_are_sent_again(fault: str):
-    """The server said no without running it: any tool is sent again, on the same session."""
+    """The server refused without running the call, so any tool is retried, on the same session."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [RETRIED[fault]] * 2
@@ -260,8 +260,8 @@ async def test_pushed_back_calls_are_sent_again(fault: str):
 
 
 @pytest.mark.parametrize("fault", UNKNOWN)
-async def test_a_lost_answer_is_asked_for_again_only_where_that_is_safe(fault: str):
-    """A read-only tool is sent again on the same session; another one may have run, and says so."""
+async def test_a_lost_answer_is_retried_only_where_that_is_safe(fault: str):
+    """A read-only tool is retried on the same session; the error of any other tool says that it may have run."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [UNKNOWN[fault]] * 2
@@ -275,8 +275,8 @@ async def test_a_lost_answer_is_asked_for_again_only_where_that_is_safe(fault: s
 
 
 @pytest.mark.parametrize("fault", RUBBISH)
-async def test_a_rubbish_answer_ends_its_call_alone(fault: str):
-    """An answer that is none ends its call at once with what came, and the session goes on, bystanders included."""
+async def test_an_invalid_answer_fails_only_its_call(fault: str):
+    """An invalid answer fails its call immediately, quoting what came; the session and other calls go on."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [RUBBISH[fault]]
@@ -291,8 +291,8 @@ async def test_a_rubbish_answer_ends_its_call_alone(fault: str):
 @pytest.mark.parametrize(
     "body", [b'{"error": {"code": 1}}', b'{"error": {"code": "x", "message": "m"}}', b'{"error": 5}']
 )
-async def test_a_refusal_with_a_broken_error_in_it_ends_its_call(body: bytes):
-    """What looks like a JSON-RPC error and is none is not passed on."""
+async def test_a_refusal_with_a_malformed_error_fails_its_call(body: bytes):
+    """A malformed JSON-RPC error is not passed on."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.body(body, status=400)]
@@ -303,7 +303,7 @@ async def test_a_refusal_with_a_broken_error_in_it_ends_its_call(body: bytes):
 
 @pytest.mark.parametrize("status", [400, 405, 413, 418])
 async def test_other_refusals_are_final(status: int):
-    """A refusal that another try cannot change reaches the caller as an `MCPError`, at once."""
+    """A refusal that a retry cannot change reaches the caller immediately as an `MCPError`."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.status(status, b"no such thing")]
@@ -324,7 +324,7 @@ async def test_the_servers_own_error_in_a_refusal_is_kept():
 
 
 async def test_the_servers_own_error_is_raised_as_the_sdk_raises_it():
-    """Its -32603 is mostly a bug of the tool: after two tries the error comes out, with a note on the attempts."""
+    """A -32603 is mostly a bug of the tool: after two attempts it is raised, with a note on the attempts."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.error(200, -32603, "out of order")] * 6
@@ -337,7 +337,7 @@ async def test_the_servers_own_error_is_raised_as_the_sdk_raises_it():
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_refused_credentials_say_so(status: int):
-    """401 and 403 on a call: one attempt, and an error that names the remedy; the client stays ready."""
+    """401 or 403 on a call: one attempt, and an error that names the remedy; the client stays ready."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.status(status)]
@@ -347,8 +347,8 @@ async def test_refused_credentials_say_so(status: int):
         await echo(client, "x")
 
 
-async def test_refused_credentials_at_the_start_fail_at_once():
-    """401 on the handshake is no outage: `failed`, and `restart()` tries again."""
+async def test_refused_credentials_at_the_start_fail_immediately():
+    """A 401 on the handshake is not an outage: the client is `failed` until `restart()`."""
     server = ScriptedHttp()
     async with server.serve():
         server.handshake_faults = [Faults.status(401)]
@@ -357,8 +357,8 @@ async def test_refused_credentials_at_the_start_fail_at_once():
             await client.start()
 
 
-async def test_failed_is_left_by_restart():
-    """A failed client says what to change, and works again after `restart()`."""
+async def test_a_failed_client_works_again_after_restart():
+    """The error of a failed client says what to change, and `restart()` brings it back."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.handshake_faults = [Faults.status(403)]
@@ -373,7 +373,7 @@ async def test_failed_is_left_by_restart():
 
 
 async def test_retry_after_is_honoured():
-    """`Retry-After` is the wait before the next try, to the second."""
+    """The wait before the retry is that of `Retry-After`, to the second."""
     server = ScriptedHttp()
     events = Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client:
@@ -384,8 +384,8 @@ async def test_retry_after_is_honoured():
     assert events.of(RetryScheduled)[0].delay == 1
 
 
-async def test_a_retry_after_that_does_not_fit_fails_now():
-    """Longer than the deadline: the call fails at once and the error carries it."""
+async def test_a_retry_after_beyond_the_deadline_fails_immediately():
+    """A `Retry-After` beyond the deadline fails the call immediately, and the error carries the wait."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(total=5)})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -396,8 +396,8 @@ async def test_a_retry_after_that_does_not_fit_fails_now():
         assert caught.value.retry_in == 120
 
 
-async def test_a_redirect_of_the_same_origin_is_followed_and_another_is_not():
-    """By the SDK's own rule; what is not followed is an error that names where it led, without its query."""
+async def test_only_redirects_within_the_origin_are_followed():
+    """As in the SDK, other redirects are not followed: the error names the target without its query."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.status(307, location="/elsewhere")]
@@ -410,7 +410,7 @@ async def test_a_redirect_of_the_same_origin_is_followed_and_another_is_not():
 
 
 async def test_a_server_that_never_answers():
-    """The attempt ends at its time limit, the server is told, and other calls go on meanwhile."""
+    """The attempt ends at its time limit, the server gets a cancellation, and other calls go on meanwhile."""
     server = ScriptedHttp()
     policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=0.4)})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -430,8 +430,8 @@ async def test_a_server_that_never_answers():
         await echo(client, "after")
 
 
-async def test_a_cancelled_caller_is_not_retried_and_the_server_is_told():
-    """The caller's own cancellation ends the call, tells the server, and harms nothing."""
+async def test_a_call_cancelled_by_its_caller_is_cancelled_on_the_server():
+    """The call is not retried, the server is notified, and the session goes on."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.hang(server)]
@@ -446,7 +446,7 @@ async def test_a_cancelled_caller_is_not_retried_and_the_server_is_told():
 
 
 async def test_a_lost_initialized_notification_is_noticed():
-    """A handshake whose last step was refused is repeated, not discovered by the first call."""
+    """When the last step of a handshake is refused, the handshake is repeated before any call notices."""
     server = ScriptedHttp()
     server.initialized_faults = [Faults.status(503)]
     events = Recorder()
@@ -456,22 +456,22 @@ async def test_a_lost_initialized_notification_is_noticed():
 
 
 async def test_a_body_over_the_bound_is_not_read():
-    """More than `max_message_bytes`, announced or not: the call fails, memory stays."""
+    """A body over `max_message_bytes`, announced or not, fails its call, and memory stays bounded."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"max_message_bytes": 10_000})
     async with server.serve(), client_of(server.url, policy) as client:
         big = json.dumps({"jsonrpc": "2.0", "id": 2, "result": {"x": "y" * 50_000}}).encode()
         server.faults = [Faults.body(big)]
-        with pytest.raises(ConnectionLost, match="over the bound of 10000"):
+        with pytest.raises(ConnectionLost, match="over the limit of 10000"):
             await client.call_tool("unsafe")
         server.faults = [Faults.cut(b"data: " + b"y" * 50_000, "text/event-stream", 10**9)]
-        with pytest.raises(ConnectionLost, match="over the bound of 10000"):
+        with pytest.raises(ConnectionLost, match="over the limit of 10000"):
             await client.call_tool("unsafe")
         await echo(client, "x")
 
 
 async def test_answers_as_events():
-    """The same server with SSE answers."""
+    """Answers that come as server-sent events reach their callers."""
     server = ScriptedHttp(sse=True)
     async with server.serve(), client_of(server.url) as client:
         await echo(client, "x")
@@ -480,7 +480,7 @@ async def test_answers_as_events():
 
 
 async def test_events_with_ids_are_left_to_the_sdk_to_resume():
-    """A cut answer whose events had ids is resumed by the SDK; a resumption that is refused ends the call."""
+    """The SDK resumes an answer whose events had ids; a refused resumption fails the call."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.cut(b"id: 1\nretry: 10\ndata: \n\n", "text/event-stream", 999)]
@@ -492,7 +492,7 @@ async def test_events_with_ids_are_left_to_the_sdk_to_resume():
 
 
 async def test_a_users_client_is_used_and_left_open():
-    """Headers, hooks and auth of the user's own HTTP client work; it is theirs to close."""
+    """Headers, hooks and auth of a user's HTTP client apply, and the client is left for its owner to close."""
     server = ScriptedHttp()
     async with http.AsyncClient(headers={"x-mine": "yes"}, auth=http.BasicAuth("me", "pw")) as mine, server.serve():
         async with client_of(server.url, http_client=mine) as client:
@@ -503,7 +503,7 @@ async def test_a_users_client_is_used_and_left_open():
 
 
 async def test_an_auth_flow_sees_the_401_first():
-    """The edge sits above the auth flow: a token that is refreshed on 401 costs nobody anything."""
+    """The edge sits above the auth flow, so a token that is refreshed on a 401 fails no call."""
     server = ScriptedHttp()
 
     class Refreshing(http.Auth):
@@ -524,7 +524,7 @@ async def test_an_auth_flow_sees_the_401_first():
             assert server.headers[-1]["authorization"] == "new"
 
 
-async def test_a_users_hook_that_raises_costs_one_call():
+async def test_a_users_hook_that_raises_fails_one_call():
     """An exception in an event hook fails its call and nothing else."""
     server = ScriptedHttp()
     fail = False
@@ -544,7 +544,7 @@ async def test_a_users_hook_that_raises_costs_one_call():
 
 
 async def test_parameters_with_headers():
-    """`StreamableHttpParameters` as the SDK defines them."""
+    """`StreamableHttpParameters` work as the SDK defines them."""
     server = ScriptedHttp()
     async with server.serve():
         parameters = session_group.StreamableHttpParameters(url=server.url, headers={"x-key": "k"})
@@ -554,8 +554,8 @@ async def test_parameters_with_headers():
         assert server.requests["DELETE"] == 1
 
 
-async def test_a_frozen_server_does_not_hold_up_the_close():
-    """Leaving while the server takes the farewell and never answers is bounded."""
+async def test_closing_is_bounded_when_the_server_is_frozen():
+    """Closing is bounded when the server accepts the `DELETE` and never answers."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(shutdown=0.4)})
     async with server.serve():
@@ -569,7 +569,7 @@ async def test_a_frozen_server_does_not_hold_up_the_close():
 
 
 async def test_the_older_sse_transport():
-    """HTTP+SSE (2024-11-05) against an SDK server: calls, a kill, and calls again."""
+    """Calls over HTTP+SSE (2024-11-05) to an SDK server work before and after a kill."""
     server = HttpServer(transport="sse")
     server.start()
     try:
@@ -588,8 +588,8 @@ async def test_the_older_sse_transport():
 
 @pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x has one era")
 @pytest.mark.parametrize("fault", ["503", "401", "HTML", "reset"])
-async def test_an_outage_is_no_verdict_on_the_era(fault: str):
-    """A `server/discover` that meets an outage is asked again; the SDK's silent downgrade does not happen."""
+async def test_an_outage_does_not_decide_the_era(fault: str):
+    """A `server/discover` that meets an outage is repeated; the SDK's silent downgrade does not happen."""
     faults = {
         "503": Faults.status(503),
         "401": Faults.status(401),
@@ -624,7 +624,7 @@ SERVER_CODES = [
 
 @pytest.mark.parametrize(("dialect", "code", "meaning"), SERVER_CODES, ids=[f"{d} {c}" for d, c, _ in SERVER_CODES])
 async def test_every_code_of_every_dialect(dialect: Any, code: int, meaning: str):
-    """A server that sends it: retried where that could help, else raised at once as the SDK raises it."""
+    """A server's error code is retried where that can help, and otherwise raised immediately as by the SDK."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"dialect": dialect})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -648,8 +648,8 @@ async def test_every_code_of_every_dialect(dialect: Any, code: int, meaning: str
 
 @pytest.mark.parametrize("text", ["Connection closed", "Request 'tools/call' timed out", "Session terminated"])
 @pytest.mark.parametrize("code", [-32000, -32001, 408, -32600, 32600])
-async def test_the_servers_words_are_never_taken_for_our_own(code: int, text: str):
-    """A server that sends what the SDK makes up locally costs its own call, not the session."""
+async def test_a_servers_error_is_never_taken_for_a_local_one(code: int, text: str):
+    """A server that sends an error which the SDK makes up locally fails its own call, not the session."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         server.faults = [Faults.error(200, code, text)]
@@ -662,8 +662,8 @@ async def test_the_servers_words_are_never_taken_for_our_own(code: int, text: st
 
 
 @pytest.mark.parametrize("code", ['"x"', "null", "true", "[1]", "1e400", '{"a": 1}'])
-async def test_a_code_that_is_no_integer(code: str):
-    """An error that is none ends its call at once."""
+async def test_an_error_code_that_is_not_an_integer(code: str):
+    """A malformed error fails its call immediately."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         await echo(client, "x")
@@ -682,7 +682,7 @@ async def test_a_code_that_is_no_integer(code: str):
 
 
 async def test_a_message_of_ten_megabytes_and_data_of_any_shape():
-    """Both arrive with the error; nothing of ours grows with them."""
+    """Both arrive with the error, and this library's own texts stay short."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.error(200, -32602, "\x1b[31m" + "x" * 10_000_000, [{"deep": [[[1]]]}])]
@@ -704,8 +704,8 @@ def is_error(text: str) -> Any:
     return fault
 
 
-async def test_a_transient_tool_error_is_tried_again_for_repeatable_tools():
-    """Until it goes well; a tool that must not run twice gets its answer at once."""
+async def test_a_transient_tool_error_is_retried_for_repeatable_tools():
+    """A repeatable tool is retried until it succeeds; one that must not run twice returns its error immediately."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         await listed(client)
@@ -718,7 +718,7 @@ async def test_a_transient_tool_error_is_tried_again_for_repeatable_tools():
 
 
 async def test_the_last_tool_error_is_returned_and_never_raised():
-    """When the tries are spent, or another cannot help, the answer goes back as it came."""
+    """When the attempts are spent, or a retry cannot help, the `isError` result is returned unchanged."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         await listed(client)
@@ -735,7 +735,7 @@ async def test_the_last_tool_error_is_returned_and_never_raised():
 
 
 async def test_a_tool_error_that_names_a_wait():
-    """The wait is taken where it fits."""
+    """The wait that a tool error names is taken if it fits the deadline."""
     server = ScriptedHttp()
     events = Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client:
@@ -745,11 +745,11 @@ async def test_a_tool_error_that_names_a_wait():
     assert [event.delay for event in events.of(RetryScheduled)] == [0.2]
 
 
-# --- policies of one's own ---
+# --- custom policies ---
 
 
-async def test_tenacitys_own_wait_and_stop():
-    """A user's `wait` and `stop` take the place of back-off and attempts; `Retry-After` still comes first."""
+async def test_tenacity_wait_and_stop():
+    """A user's `wait` and `stop` replace back-off and attempts; `Retry-After` still takes precedence."""
     server = ScriptedHttp()
     events = Recorder()
     retry = RetryPolicy(wait=tenacity.wait_fixed(0.03), stop=tenacity.stop_after_attempt(2))
@@ -763,8 +763,8 @@ async def test_tenacitys_own_wait_and_stop():
     assert [event.delay for event in events.of(RetryScheduled)] == [0, 0.03]
 
 
-async def test_an_operation_id_tells_a_repeat_from_a_new_call():
-    """The same id for all attempts of a call, another for the next; the attempt's number; the caller's meta stays."""
+async def test_an_operation_id_tells_a_retry_from_a_new_call():
+    """The id is the same for all attempts of a call; the attempt's number is sent, and the caller's meta is kept."""
     server = ScriptedHttp()
     policy = QUICK.model_copy(update={"send_operation_id": True})
     async with server.serve(), client_of(server.url, policy) as client:
@@ -779,7 +779,7 @@ async def test_an_operation_id_tells_a_repeat_from_a_new_call():
 
 
 async def test_a_users_own_classifier():
-    """It sees the failure first, and what it says is done."""
+    """A user's classifier sees each failure first, and its verdict is final."""
     server = ScriptedHttp()
 
     def own(failure: Failure) -> Verdict | None:
@@ -796,7 +796,7 @@ async def test_a_users_own_classifier():
 
 
 async def test_a_call_that_ends_while_it_connects_was_not_sent():
-    """The time limit strikes while the connection is being made: nothing was sent, and the error says so."""
+    """When the time limit strikes during the connect, the error says that nothing was sent."""
     server = ScriptedHttp()
     policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=0.3)})
 
@@ -822,7 +822,7 @@ async def test_a_call_that_ends_while_it_connects_was_not_sent():
 
 
 async def audited(request_or_response: Any) -> None:
-    """A user's hook that tells a collector, which is down."""
+    """A user's hook that reports to a collector, which is down."""
     request = getattr(request_or_response, "request", request_or_response)
     if request.method == "POST" and b"tools/call" in request.content:
         async with http.AsyncClient() as other:
@@ -830,8 +830,8 @@ async def audited(request_or_response: Any) -> None:
 
 
 @pytest.mark.parametrize("hook", ["request", "response"])
-async def test_a_hook_that_cannot_connect_says_nothing_of_the_call(hook: str):
-    """Its `ConnectError` is of its own request: after the answer the call may have run, before it nothing was sent."""
+async def test_a_hook_that_cannot_connect_proves_nothing_about_the_call(hook: str):
+    """A hook's `ConnectError` after the answer means that the call may have run; before it, nothing was sent."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
     server = ScriptedHttp()
     async with server.serve(), http.AsyncClient(event_hooks={hook: [audited]}) as mine:
@@ -848,8 +848,8 @@ async def test_a_hook_that_cannot_connect_says_nothing_of_the_call(hook: str):
 
 
 @pytest.mark.parametrize("when", ["before", "after", "instead"])
-async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when: str):
-    """A `ConnectError` of it is proof where the library's trace saw a connection begun and nothing written."""
+async def test_a_users_transport_proves_only_what_the_trace_shows(when: str):
+    """Its `ConnectError` is proof only if the library's trace saw a connect begin and nothing written."""
     server = ScriptedHttp()
     elsewhere = f"http://127.0.0.1:{free_port()}/"
 
@@ -859,7 +859,7 @@ async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when:
         async def handle_async_request(self, request: Any) -> Any:
             if not self.broken or request.method != "POST":
                 return await super().handle_async_request(request)
-            if when == "before":  # the library's own, refused
+            if when == "before":  # the HTTP library's own connect, refused
                 request.url = http.URL(elsewhere)
                 return await super().handle_async_request(request)
             if when == "after":
@@ -879,8 +879,8 @@ async def test_a_transport_of_the_users_proves_only_what_it_was_seen_to_do(when:
             own.broken = False
 
 
-async def test_a_client_that_sends_by_other_means_proves_nothing():
-    """A subclass with a `send` of its own may have sent the content elsewhere before it says that it cannot connect."""
+async def test_a_client_with_its_own_send_proves_nothing():
+    """A subclass that overrides `send` may have sent the content elsewhere before it fails to connect."""
     server = ScriptedHttp()
 
     class Other(http.AsyncClient):
@@ -903,7 +903,7 @@ async def test_a_client_that_sends_by_other_means_proves_nothing():
 
 
 async def test_an_auth_flow_that_sends_twice_proves_nothing():
-    """Its first request was answered, its second could not connect: the call may have run."""
+    """The first request was answered and the second could not connect, so the call may have run."""
     server = ScriptedHttp()
     elsewhere = http.URL(f"http://127.0.0.1:{free_port()}/")
 
@@ -927,8 +927,8 @@ async def test_an_auth_flow_that_sends_twice_proves_nothing():
             auth.on = False
 
 
-async def test_sockets_ask_whether_anybody_is_there():
-    """Else a stream on which only the server speaks would wait for ever when the server is gone without a word."""
+async def test_sockets_use_tcp_keepalive():
+    """Keep-alive is on, or a stream on which only the server sends would hang after a silent disconnect."""
     async with ScriptedHttp().serve() as server, client_of(server.url) as client:
         ping = {"jsonrpc": "2.0", "id": 99, "method": "ping"}
         async with client._connector._own_client.stream("POST", server.url, json=ping) as response:
@@ -937,7 +937,8 @@ async def test_sockets_ask_whether_anybody_is_there():
             assert [sock.getsockopt(*option) for *option, _ in KEEPALIVE[1:]] == [30, 10, 3]
 
 
-async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch):
+async def test_a_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch):
+    """A request goes through the proxy in `HTTP_PROXY`."""
     async with ScriptedHttp().serve() as server:
         monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/mcp"))
         async with client_of("http://mcp.invalid/mcp") as client:
@@ -945,8 +946,8 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         assert server.calls == ["x"]
 
 
-async def test_tools_are_listed_again_until_it_works():
-    """A listing that met an outage is repeated: what a tool's annotations allow is not forgotten for good."""
+async def test_a_failed_listing_is_retried():
+    """A listing that met an outage is repeated, so the tools' annotations are known again."""
     server = ScriptedHttp()
     server.listing_faults = [Faults.status(503), Faults.reset()]
     async with server.serve(), client_of(server.url) as client:
@@ -955,8 +956,8 @@ async def test_tools_are_listed_again_until_it_works():
         assert server.requests["tools/list"] >= 3
 
 
-async def test_an_answer_outlives_the_listing_that_would_validate_it():
-    """A listing that hangs leaves the attempt enough time to give out what the tool has answered."""
+async def test_a_hanging_listing_does_not_lose_an_answer():
+    """A listing that hangs leaves the attempt enough time to return the tool's answer."""
     async with ScriptedHttp().serve() as server:
         server.listing_faults = [Faults.hang(server), Faults.hang(server)]
         policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(attempt=2)})
@@ -966,9 +967,9 @@ async def test_an_answer_outlives_the_listing_that_would_validate_it():
 
 
 async def test_the_first_answers_of_a_tool_share_one_listing():
-    """The SDK lists the tools to validate an answer; ten at once on a new connection do not list ten times."""
+    """The SDK lists tools to validate an answer; ten concurrent answers on a new connection share one listing."""
     async with ScriptedHttp().serve() as server:
-        server.listing_faults = [Faults.hang(server)]  # the listing that each connection begins with
+        server.listing_faults = [Faults.hang(server)]  # the initial listing of each connection
         async with client_of(server.url) as client, anyio.create_task_group() as tg:
             for n in range(10):
                 tg.start_soon(client.call_tool, "echo", {"text": str(n)})

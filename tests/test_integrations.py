@@ -1,4 +1,4 @@
-"""The integrations where their frameworks are not; what they do where they are is proved in tests/frameworks."""
+"""The integrations without their frameworks installed; tests/frameworks covers them with the frameworks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
         ("semantic_kernel", "semantic_kernel", "semantic-kernel"),
     ],
 )
-def test_a_framework_that_is_missing_is_named(module, framework, package, monkeypatch):
+def test_a_missing_framework_is_named(module, framework, package, monkeypatch):
     """The error says what to install."""
     monkeypatch.setitem(sys.modules, framework, None)
     monkeypatch.delitem(sys.modules, f"resilient_mcp.integrations.{module}", raising=False)

@@ -1,4 +1,4 @@
-"""What is shown of the stderr of a process that died: the lines that name the cause, of real tools' output."""
+"""What is shown of a dead process's stderr: the lines that name the cause, tested with the output of real tools."""
 
 from __future__ import annotations
 
@@ -116,15 +116,15 @@ Run 'docker run --help' for more information
     ids=["npm-404", "npm-old", "npm-refused", "uvx", "uvx-old", "python", "node", "docker"],
 )
 def test_the_line_that_names_the_cause_is_shown(stderr: str, cause: str):
-    """Of what real tools write, in six lines at most, also when the server has logged a lot before."""
+    """The cause is among at most six lines of real tools' output, even after a long log."""
     assert cause in last_words(stderr, 6)
     long = "INFO starting\n" * 500 + stderr
     assert cause in last_words(long, 6)
     assert len(last_words(long, 6)) == 6
 
 
-def test_what_every_failure_says_is_left_out():
-    """npm's advice and the frames of a stack trace take no room from what names the cause."""
+def test_boilerplate_is_left_out():
+    """npm's advice and stack frames take no space from the lines that name the cause."""
     assert last_words(NPM_404, 6) == [
         "npm error code E404",
         "npm error 404 Not Found - GET https://registry.npmjs.org/@scope%2fdoes-not-exist - Not found",
@@ -136,8 +136,8 @@ def test_what_every_failure_says_is_left_out():
     ]
 
 
-def test_errors_go_before_other_lines_and_those_before_details():
-    """The last line stays, then errors, then what is not indented, then the latest; in the order of the text."""
+def test_errors_take_precedence_over_other_lines():
+    """Lines are chosen in the order last line, errors, not indented, latest, and shown in the order of the text."""
     text = "error: one\nplain\n  detail\nerror: two\n  late detail\nlast"
     assert last_words(text, 1) == ["last"]
     assert last_words(text, 3) == ["error: one", "error: two", "last"]
@@ -146,15 +146,15 @@ def test_errors_go_before_other_lines_and_those_before_details():
     assert last_words("error: late\n" * 3 + "error: latest", 2) == ["error: late", "error: latest"]
 
 
-def test_the_last_frames_of_a_python_traceback_fill_the_room():
-    """A traceback is cut from above: where it happened is next to the error."""
+def test_the_last_frames_of_a_python_traceback_are_kept():
+    """A traceback is cut from above, so the frame that failed stays next to the error."""
     assert last_words(PYTHON, 3) == ["2026-01-01 INFO one", "2026-01-01 INFO two", PYTHON.splitlines()[-1]]
     without_log = PYTHON.partition("two\n")[2]
     assert last_words(without_log, 3) == [line.strip() for line in without_log.splitlines()[-3:]]
 
 
 def test_untrusted_text():
-    """Whatever a process writes, lines are printable, not empty, and of bounded length."""
+    """Whatever a process writes, the lines are printable, not empty, and of bounded length."""
     assert last_words("", 6) == []
     assert last_words("\n \x1b[0m\n\x07\n", 6) == []
     assert last_words("\x1b[31mfatal: red\x1b[0m\r\nprogress 1%\rprogress 2%", 6) == [
@@ -165,6 +165,6 @@ def test_untrusted_text():
     assert len(last_words("x" * 100_000, 6)[0]) <= 300
 
 
-def test_nothing_but_what_says_nothing():
-    """It is better than nothing."""
+def test_boilerplate_is_shown_when_there_is_nothing_else():
+    """Lines that are usually left out are better than none."""
     assert last_words("npm notice\nNode.js v20.20.2\n", 6) == ["npm notice", "Node.js v20.20.2"]

@@ -1,4 +1,4 @@
-"""`listen()` at 2026-07-28 ends as it does on `mcp.Client`: refused by the server's own error, at once, asked once."""
+"""`listen()` at 2026-07-28 ends as on `mcp.Client`: with the server's own error, immediately, after one request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PINNED = {"mode": "2026-07-28"}
 
 
 def server_of(refusal: int | None = None, **options: Any) -> tuple[Any, list[str]]:
-    """A server object of the SDK that may refuse to listen, and what it was asked to listen for."""
+    """An SDK server object that may refuse to listen, and the list of what it was asked to listen for."""
     asked: list[str] = []
 
     async def watch(context: Any, call_next: Any) -> Any:
@@ -54,11 +54,11 @@ def server_of(refusal: int | None = None, **options: Any) -> tuple[Any, list[str
 
 @contextmanager
 def at(where: str, server: Any) -> Iterator[Any]:
-    """What a client is given to reach `server`: itself, or a URL at which uvicorn serves it."""
+    """What a client takes to reach `server`: the object itself, or a URL at which uvicorn serves it."""
     if where == "in process":
         yield server
         return
-    import uvicorn  # the SDK of 1.x, too, brings it
+    import uvicorn  # the SDK of 1.x installs it too
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -66,7 +66,7 @@ def at(where: str, server: Any) -> Iterator[Any]:
             server.streamable_http_app, factory=True, log_level="critical", timeout_graceful_shutdown=1
         )
         running = uvicorn.Server(config)
-        thread = threading.Thread(target=running.run, args=([listening],))  # on asyncio, whatever runs here
+        thread = threading.Thread(target=running.run, args=([listening],))  # on asyncio, whatever the test runs on
         thread.start()
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
@@ -79,7 +79,7 @@ def at(where: str, server: Any) -> Iterator[Any]:
 @every_pair("where", ["in process", "http"])
 @pytest.mark.parametrize("code", [-32600, -32603, -31999])
 async def test_a_refusal_is_the_servers_own(where: str, code: int):
-    """Its code and its words reach the caller, after one request for what was asked for."""
+    """The server's code and message reach the caller after a single request."""
     server, asked = server_of(code)
     with at(where, server) as target:
         async with ResilientClient(target) as client:
@@ -94,7 +94,7 @@ async def test_a_refusal_is_the_servers_own(where: str, code: int):
 @every_pair("where", ["in process", "http"])
 @pytest.mark.parametrize("options", [{}, PINNED], ids=["auto", "pinned"])
 async def test_a_server_without_subscriptions_says_so(where: str, options: dict[str, Any]):
-    """That it does not know the method, whether or not its capabilities are known."""
+    """The error "Method not found" reaches the caller, whether or not the capabilities are known."""
     with at(where, server_of(subscriptions=False)[0]) as target:
         async with ResilientClient(target, **options) as client:
             with pytest.raises(MCPError, match="Method not found"):
@@ -105,7 +105,7 @@ async def test_a_server_without_subscriptions_says_so(where: str, options: dict[
 @needs_2
 @every_pair("where", ["in process", "http"])
 async def test_a_pinned_version_listens_and_watches(where: str):
-    """Who pins the version never learns what the server declares: it is asked all the same."""
+    """A client with a pinned version never learns what the server declares, and asks all the same."""
     from mcp.client.subscriptions import ToolsListChanged
 
     with at(where, server_of()[0]) as target:
@@ -122,7 +122,7 @@ async def test_a_pinned_version_listens_and_watches(where: str):
 
 @needs_2
 async def test_a_server_that_declares_nothing_is_asked():
-    """As by `mcp.Client`: the server decides, not what it declares. `watch()` still says what is missing."""
+    """As with `mcp.Client`, the server decides, not what it declares; `watch()` still says what is missing."""
     from mcp.client.subscriptions import ToolsListChanged
     from mcp.server import Server
     from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
@@ -139,8 +139,8 @@ async def test_a_server_that_declares_nothing_is_asked():
                 raise AssertionError
 
 
-async def test_unsubscribing_asks_no_circuit():
-    """While the circuit is open it returns at once, and the server is told by the replay."""
+async def test_unsubscribing_does_not_wait_for_the_circuit():
+    """It returns immediately while the circuit is open, and the replay sends the unsubscribe request later."""
     policy = QUICK.model_copy(
         update={"retry": RetryPolicy(attempts=1), "breaker": BreakerPolicy(failures=2, open=30)},
     )

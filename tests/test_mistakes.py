@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong: each mistake ends at once, in one message that names the remedy."""
+"""A newcomer's mistakes: each ends immediately in one message that names the remedy."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def of_http_and_sse(_: Path) -> AsyncIterator[Any]:
 async def listening(
     _: Path, *, scheme: str, said: bytes = b"", tls: Callable[[], ssl.SSLContext] | None = None
 ) -> AsyncIterator[Any]:
-    """A port at which something else listens."""
+    """A port at which something other than an MCP server listens."""
 
     async def answer(stream: Any) -> None:
         async with stream:
@@ -143,7 +143,7 @@ HTTPS_ONLY = b"HTTP/1.0 400 x\r\ncontent-length: 48\r\n\r\nClient sent an HTTP r
 STARTS: Mapping[str, tuple[Place, str]] = {
     "no such command": (
         command("no-such-command"),
-        r"No such file.*: no-such-command\. Is it installed, and on PATH\?",
+        r"No such file.*: no-such-command\. Is it installed and on PATH\?",
     ),
     "no such directory": (
         command("echo", cwd="/no-such-folder"),
@@ -159,7 +159,7 @@ STARTS: Mapping[str, tuple[Place, str]] = {
     "no such script": (command(sys.executable, "no_such_script.py"), r"can't open file '.*no_such_script.py'.*Check"),
     "a server that lacks a key": (
         command(sys.executable, "-c", "import os; os.environ['API_KEY']"),
-        r"exit status 1; its last words on stderr: .*KeyError: 'API_KEY'.*Check command, args, env",
+        r"exit status 1; its stderr: .*KeyError: 'API_KEY'.*Check command, args, env",
     ),
     "no server but a program": (command("cat"), r"(?:Method not found|Invalid request parameters).*Check command"),
     "a program that ends": (command("echo", "hello"), r"exit status 0.*Does it run in a terminal\? Check command"),
@@ -167,7 +167,7 @@ STARTS: Mapping[str, tuple[Place, str]] = {
     "root": (partial(of_the_sdk, path="/"), r"HTTP 404.*Is the path right\? Most servers are at /mcp\."),
     "wrong host name": (
         partial(of_the_sdk, headers={"Host": "evil.example"}),
-        r"HTTP 421.*Does the server allow this host name\? Servers of the SDK have a list, allowed_hosts\.",
+        r"HTTP 421.*Does the server allow this host name\? SDK servers check it against allowed_hosts\.",
     ),
     "an HTTP+SSE server": (of_http_and_sse, r"HTTP 405.*speaks HTTP\+SSE \(2024-11-05\) needs SseServerParameters"),
     "a web page": (
@@ -192,7 +192,7 @@ STARTS: Mapping[str, tuple[Place, str]] = {
     ),
     "http at a port for https": (
         partial(listening, scheme="http", said=HTTPS_ONLY),
-        r"HTTP 400.*Must the URL begin with https://\?",
+        r"HTTP 400.*Should the URL start with https://\?",
     ),
     "unknown authority": (
         partial(listening, scheme="https", tls=certificate),
@@ -210,22 +210,22 @@ STARTS: Mapping[str, tuple[Place, str]] = {
 
 
 @every_pair("mistake", list(STARTS))
-async def test_a_mistake_ends_the_start(mistake: str, tmp_path: Path):
-    """The first `start()` fails, long before the limits for a server that is away, and says what to look at."""
+async def test_a_mistake_fails_the_start(mistake: str, tmp_path: Path):
+    """The first `start()` fails long before the limits for an absent server, and says what to check."""
     place, said = STARTS[mistake]
     async with place(tmp_path) as server:
         client = ResilientClient(server, errlog=None)
         with anyio.fail_after(PATIENCE), pytest.raises(ServerUnavailable, match=said) as caught:
             await client.start()
     assert "Check " in str(caught.value)
-    assert "next try" not in str(caught.value)  # there is none: the client is closed
+    assert "next attempt" not in str(caught.value)  # there is none: the client is closed
     assert client.state is State.CLOSED
     assert client.generation <= 8
 
 
 @needs_npm
 async def test_a_package_that_does_not_exist():
-    """What npm says of it is in the error, with the package's name."""
+    """The error holds npm's message with the package's name."""
     server = StdioServerParameters(command="npx", args=["-y", "@resilient-mcp/no-such-package"])
     with anyio.fail_after(PATIENCE), pytest.raises(ServerUnavailable, match=r"no-such-package"):
         await ResilientClient(server, errlog=None).start()
@@ -253,7 +253,7 @@ CONSTRUCTIONS: Mapping[str, tuple[Callable[[], Any], str]] = {
     ),
     "a typo in an option": (
         lambda: ResilientClient("https://example.com/mcp", samplin_callback=None),
-        r"unknown 'samplin_callback': did you mean 'sampling_callback'\?",
+        r"does not take 'samplin_callback': did you mean 'sampling_callback'\?",
     ),
     "a command as text": (lambda: ResilientClient("npx -y some-server"), r"not a server's URL.*StdioServerParameters"),
     "no server": (lambda: ResilientClient(None), r"server is NoneType: pass a URL, StdioServerParameters"),
@@ -273,8 +273,8 @@ CONSTRUCTIONS: Mapping[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", CONSTRUCTIONS)
-async def test_a_mistake_ends_the_construction(mistake: str):
-    """Nothing is started: the error names the value and what to write."""
+async def test_a_mistake_fails_the_construction(mistake: str):
+    """Nothing is started, and the error names the value and what to write instead."""
     construct, said = CONSTRUCTIONS[mistake]
     with pytest.raises((TypeError, ValueError), match=said):
         construct()
@@ -298,7 +298,7 @@ FILES: Mapping[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("mistake", FILES)
 async def test_a_mistake_in_a_file(mistake: str, tmp_path: Path):
-    """The file cannot be used, and the error says which key of which server and what to write."""
+    """The file is rejected, and the error says which key of which server is wrong and what to write."""
     text, said = FILES[mistake]
     (tmp_path / "mcp.json").write_text(text)
     with pytest.raises(ValueError, match="mcp.json") as caught:
@@ -306,11 +306,11 @@ async def test_a_mistake_in_a_file(mistake: str, tmp_path: Path):
     assert said in str(caught.value)
 
 
-# --- what looks like a mistake and is an outage, and the other way round ---
+# --- outages that look like mistakes, and the reverse ---
 
 
-async def test_what_worked_once_is_waited_for():
-    """A 404 of a gateway whose server is being replaced is an outage for a client that was connected before."""
+async def test_a_server_that_worked_before_is_waited_for():
+    """A gateway's 404 during a redeploy is an outage for a client that was connected before."""
     server, events = ScriptedHttp(), Recorder()
     async with server.serve(), ResilientClient(server.url, on_event=events, **LEGACY) as client:
         server.handshake_faults = [Faults.status(404)] * 4
@@ -319,8 +319,8 @@ async def test_what_worked_once_is_waited_for():
         assert State.FAILED not in [event.new for event in events.of(StateChanged)]
 
 
-async def test_a_doubtful_answer_is_asked_for_once_more():
-    """A 404 that passes within a second is no failure; one that stays is, and is tried again later."""
+async def test_an_ambiguous_answer_is_checked_once_more():
+    """A 404 that passes within a second is not a failure; one that stays fails the start, and is retried later."""
     server = ScriptedHttp()
     async with server.serve():
         server.handshake_faults = [Faults.status(404)]
@@ -329,7 +329,7 @@ async def test_a_doubtful_answer_is_asked_for_once_more():
         server.handshake_faults = [Faults.status(404)] * 5
         client = ResilientClient(server.url, **LEGACY)
         await client.start(wait=False)
-        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed, match="tried again in 30 s") as caught:
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerFailed, match="next attempt is in 30 s") as caught:
             await client.call_tool("unsafe")
         assert caught.value.retry_in is not None
         assert client.generation == 2
@@ -339,8 +339,8 @@ async def test_a_doubtful_answer_is_asked_for_once_more():
         await client.aclose()
 
 
-async def test_a_server_that_comes_later():
-    """`start(wait=False)` goes on trying where `start()` gives up."""
+async def test_a_server_that_appears_later():
+    """`start(wait=False)` keeps trying where `start()` gives up."""
     server = HttpServer()
     client = ResilientClient(server.url, **LEGACY)
     await client.start(wait=False)
@@ -359,7 +359,7 @@ SCATTERED = r"sessions were lost within \d+ s: are there several servers behind 
 
 @needs_nginx
 async def test_servers_behind_one_address_without_sticky_sessions():
-    """Sessions that are lost again and again are diagnosed, in the error and in the event."""
+    """Sessions that are lost again and again are diagnosed in the error and in the event."""
     async with http_server() as one, http_server() as two, nginx(one.port, two.port) as gateway:
         events, policy = Recorder(), Policy(restart=RestartPolicy(base=0.01, intensity=4))
         async with ResilientClient(gateway.url, policy=policy, on_event=events, **LEGACY) as client:
@@ -370,7 +370,7 @@ async def test_servers_behind_one_address_without_sticky_sessions():
 
 
 async def test_a_refused_login_through_a_function():
-    """An OAuth flow that fails in the user's own transport ends as one over a URL does: at once, and as credentials."""
+    """An OAuth flow in a user's own transport fails as over a URL: immediately, and as a credentials error."""
     server = ScriptedHttp()
     async with server.serve():
         server.handshake_faults = [Faults.status(401)] * 20

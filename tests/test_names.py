@@ -1,4 +1,4 @@
-"""What servers are called that were given no name."""
+"""The names of servers that were given none."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_server_is_called_after_its_package_or_script(command: str):
-    """Not after npx, uvx, python, node, docker or a shell; and after those where there is nothing else."""
+def test_a_server_is_named_after_its_package_or_script(command: str):
+    """npx, uvx, python, node, docker or a shell give the name only where there is nothing else."""
     program, *args = shlex.split(command)
     assert name_of_command(program, args) == COMMANDS[command]
 

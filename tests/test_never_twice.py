@@ -1,6 +1,6 @@
-"""Nothing is done twice that must be done once: servers that count, under faults that a seed draws.
+"""Nothing runs twice that must run once: servers that count executions, under faults drawn from a seed.
 
-`NEVER_TWICE_SEED=7 pytest tests/test_never_twice.py` draws others; the seed is in each test's id.
+`NEVER_TWICE_SEED=7 pytest tests/test_never_twice.py` draws other faults; the seed is in each test's id.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ CALLERS = 20
 
 @dataclass
 class Ledger:
-    """What callers were told, to be compared with what the server did."""
+    """The outcomes that callers got, to be compared with what the server did."""
 
     seed: int
     told: dict[str, Any] = field(default_factory=dict)
 
     async def ask(self, client: ResilientClient, calls: int) -> None:
-        """Make `calls` calls from 20 callers at once, each with a key of its own, and note each outcome."""
+        """Make `calls` calls from 20 concurrent callers, each with its own key, and record each outcome."""
         rng = random.Random(self.seed)
         keys = iter([f"{rng.choice([REPEATABLE, ONCE])}-{n}" for n in range(calls)])
 
@@ -101,14 +101,14 @@ class Ledger:
         assert len(self.told) == calls
 
     def compare(self, ran: Counter[str], taken: Counter[str]) -> None:
-        """Compare with how often each key was executed, and how often it was taken and not provably refused."""
+        """Compare with how often each key was executed, and how often it was received and not provably refused."""
         broken = {key: broken_promise(key, Told.of(self.told[key]), ran[key], taken[key]) for key in self.told}
         wrong = [f"{key} {why}: told {self.told[key]!r}" for key, why in broken.items() if why]
         assert not wrong, f"seed {self.seed}, {len(wrong)} wrong: " + "\n".join(wrong[:10])
         assert not ran.keys() - self.told.keys()
 
     def assert_that_it_was_hard(self, ran: Counter[str]) -> None:
-        """The faults did happen: answers were lost on both kinds of tools, before and after they were executed."""
+        """Assert that the faults occurred: answers of both kinds of tools were lost before and after execution."""
         lost = [key for key, outcome in self.told.items() if isinstance(outcome, ConnectionLost)]
         assert any(ran[key] for key in lost)
         assert not all(ran[key] for key in lost)
@@ -131,7 +131,7 @@ def read_journal(path: Path) -> tuple[Counter[str], Counter[str], int]:
 @pytest.mark.timeout(180)  # seconds of work, and more on a busy machine
 @pytest.mark.anyio
 async def test_on_stdio_nothing_is_done_twice(seed: int, tmp_path: Path):
-    """600 calls of a server that is killed before, after and while it answers, mute, noisy, or dead after its start."""
+    """600 calls to a server killed before, after and while it answers, silent, noisy, or dead after its start."""
     ledger = Ledger(seed)
     server = stdio_server(
         "tests.servers.counting_server", ("raw", "--journal", str(tmp_path / "journal"), "--seed", str(seed)), None
@@ -149,7 +149,7 @@ async def test_on_stdio_nothing_is_done_twice(seed: int, tmp_path: Path):
 @pytest.mark.anyio
 @in_turn
 async def test_on_the_sdks_stdio_server_nothing_is_done_twice(seed: int, tmp_path: Path):
-    """100 calls of the SDK's own server, in the era that it negotiates by itself, killed before and after it ran."""
+    """100 calls to the SDK's own server, in the era it negotiates by itself, killed before and after a run."""
     ledger = Ledger(seed)
     server = stdio_server(
         "tests.servers.counting_server", ("stdio", "--journal", str(tmp_path / "journal"), "--seed", str(seed)), None
@@ -169,7 +169,7 @@ async def test_on_the_sdks_stdio_server_nothing_is_done_twice(seed: int, tmp_pat
 @pytest.mark.anyio
 @every_pair("answers", ["json", "sse"])
 async def test_on_http_nothing_is_done_twice(seed: int, answers: str):
-    """600 calls of a server that refuses, loses and cuts answers, forgets sessions, crashes and is late."""
+    """600 calls to a server that refuses, loses and cuts answers, forgets sessions, crashes and is late."""
     ledger = Ledger(seed)
     journal = Memory()
     server = CountingHttp(seed, journal, sse=answers == "sse", late=1.3 * HARD.timeout.attempt)
@@ -185,7 +185,7 @@ async def test_on_http_nothing_is_done_twice(seed: int, answers: str):
 
 @asynccontextmanager
 async def _restarted(server: HttpServer) -> AsyncIterator[None]:
-    """Start the server again whenever it died."""
+    """Start the server again whenever it dies."""
 
     async def keep() -> None:
         while True:
@@ -209,7 +209,7 @@ async def _restarted(server: HttpServer) -> AsyncIterator[None]:
 @pytest.mark.anyio
 @in_turn
 async def test_on_the_sdks_http_server_nothing_is_done_twice(seed: int, tmp_path: Path):
-    """100 calls of the SDK's own server, in the era that it negotiates by itself, killed before and after it ran."""
+    """100 calls to the SDK's own server, in the era it negotiates by itself, killed before and after a run."""
     ledger = Ledger(seed)
     server = HttpServer()
     server._command = [
@@ -236,7 +236,7 @@ LIMIT = TimeoutPolicy(attempt=20, ready=30, connect=10, total=60)
 
 @dataclass(frozen=True)
 class Seen:
-    """An edge saw the attempt fail, and answers in the server's stead."""
+    """An edge saw the attempt fail, and answers in place of the server."""
 
     evidence: Evidence
 
@@ -260,7 +260,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Gone:
-    """The connection ends while the attempt waits: before its request was sent, or after; the SDK says so first."""
+    """The connection ends before or after the attempt's request was sent; with `sdk_first` the SDK reports it first."""
 
     sent: bool
     sdk_first: bool
@@ -276,7 +276,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class Silence:
-    """No answer comes, or only after `seconds`; none to what was not sent."""
+    """No answer comes, or only after `seconds`; a request that was not sent gets none."""
 
     sent: bool
     seconds: float
@@ -304,7 +304,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Step:
-    """What becomes of one attempt: `fault`, at its first request or, when `rounds` is 2, at its second."""
+    """One attempt: `fault` strikes its first request or, when `rounds` is 2, its second."""
 
     fault: Any
     rounds: int
@@ -320,7 +320,7 @@ class Step:
 
     @property
     def left(self) -> bool:
-        """Whether a request of it was sent."""
+        """Whether a request of this attempt was sent."""
         return self.rounds > 1 or getattr(self.fault, "sent", True)
 
 
@@ -353,7 +353,7 @@ step = st.builds(Step, fault, st.sampled_from([1, 1, 1, 2]), st.sampled_from([0.
 
 @dataclass(frozen=True)
 class Listing:
-    """What a connection's list of tools says of the tool, and when; `hint` None is a list that is refused."""
+    """What a connection's tool list says about the tool, and when; `hint` None is a refused listing."""
 
     hint: bool | None
     after: float
@@ -370,11 +370,11 @@ LISTED = Listing(hint=True, after=0, stale_after=None)
 
 
 class Play:
-    """A server that follows a script, seen from the SDK's session: stands where `Connector` and the session stand.
+    """A server that follows a script, in place of `Connector` and the SDK's session.
 
     Attributes:
         done: The steps played so far.
-        allowed: For each of them, whether the list of its connection said just then that it may run twice.
+        allowed: For each of them, whether the list of its connection said at that moment that it may run twice.
     """
 
     is_process = False
@@ -426,7 +426,7 @@ class Play:
         return types.ListToolsResult(tools=[tool])
 
     async def follow(self, connection: Connection) -> None:
-        """What a client does beside the calls: keep the list, until the server says that it changed for good."""
+        """Keep the list as a client does, until the server reports a permanent change."""
         assert self.catalog is not None
         async with anyio.create_task_group() as tg:
             tg.start_soon(partial(self.catalog.keep, connection, timeout=20))
@@ -437,7 +437,7 @@ class Play:
                 self.catalog.changed()
 
     async def _told(self, request_id: object, reason: str) -> None:
-        """The server takes no notice of cancellations."""
+        """Ignore cancellations."""
 
     async def invoke(self, _session: Any, _progress: Any) -> Any:
         connection, attempt = self.connection, current_attempt.get()
@@ -485,7 +485,7 @@ class Play:
 
 
 class _Answered(Exception):
-    """A signal of the play: the tool answers `isError`."""
+    """Signals that the tool answers `isError`."""
 
 
 def _result(text: str, *, is_error: bool) -> Any:
@@ -521,9 +521,11 @@ def reset_after(pause: float) -> Step:
 def test_the_rule(
     steps: list[Step], absences: list[float], listings: list[Listing], repeatable: bool | None, attempts: int
 ):
-    """Whatever happens: nothing that may have run is sent again unless the policy or the list of its connection says
-    just then that it may; nobody is told "not run" of what may have run; no attempt and no second beyond the policy;
-    and what was taken for a request that was not sent is there again.
+    """Whatever happens, no call is repeated or reported against the rule.
+
+    Nothing that may have run is sent again unless the policy, or the current list of its connection, says at that
+    moment that it may be; no error says "not run" of a call that may have run; attempts and time stay within the
+    policy; and tokens taken for a request that was not sent are returned.
     """
     play = Play(list(steps), absences, list(listings))
     policy = Policy(
@@ -563,7 +565,7 @@ def test_the_rule(
             elapsed = anyio.current_time() - began
             supervisor.close()
         sent = [step for step in play.done if not step.free]
-        assert len(sent) <= attempts, "an attempt too many"
+        assert len(sent) <= attempts, "one attempt too many"
         assert elapsed <= LIMIT.total + 1e-6, f"{elapsed} s is beyond the deadline"
         may_have_run = False
         for one, allowed in zip(play.done, play.allowed, strict=True):
@@ -571,10 +573,10 @@ def test_the_rule(
             assert may_twice or not may_have_run, "sent again, though it may have run"
             may_have_run = may_have_run or one.may_have_run
         if isinstance(outcome, ResilienceError):
-            assert outcome.may_have_run or not may_have_run, "it may have run, and is told not to"
-            if elapsed < LIMIT.total:  # else the deadline may have come before the proof that it was not run
-                assert outcome.may_have_run is may_have_run, "it was not run, and is told that it may have"
-            assert outcome.attempts == sum(one.left for one in play.done), "it is told wrong how often it was sent"
+            assert outcome.may_have_run or not may_have_run, "it may have run, but the error says it did not"
+            if elapsed < LIMIT.total:  # otherwise the deadline may have passed before the proof that it did not run
+                assert outcome.may_have_run is may_have_run, "it did not run, but the error says it may have"
+            assert outcome.attempts == sum(one.left for one in play.done), "the error has the wrong number of attempts"
             if may_have_run and not outcome.repeatable:
                 assert not isinstance(outcome, ServerUnavailable)
             for text in (str(outcome), outcome.advice) if may_have_run else ():
@@ -585,7 +587,7 @@ def test_the_rule(
         assert gate._budget is not None
         assert (gate._bulkhead.running, gate._bulkhead.waiting) == (0, 0)
         left = sum(gate._bucket.reserve(1e6, 0) is not None for _ in range(BURST))
-        assert left >= BURST - sum(one.left for one in play.done), "a token was taken for what was not sent"
+        assert left >= BURST - sum(one.left for one in play.done), "a token was taken for a request that was not sent"
         assert BURST - sum(one.left for one in play.done) <= gate._budget.tokens <= BURST
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

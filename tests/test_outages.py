@@ -1,6 +1,6 @@
-"""Outages behind real gateways, with the default policy: no repeatable call is lost, and then all goes on.
+"""Outages behind real gateways with the default policy: no repeatable call is lost, and service resumes.
 
-A few short ones of those that `python -m tests.outages` measures.
+A short selection of those that `python -m tests.outages` measures.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NAMES = [
 ]
 
 
-@pytest.mark.timeout(60)  # most of it is waiting, and the machine may be busy
+@pytest.mark.timeout(60)  # mostly waiting, on a machine that may be busy
 @every_pair("name", NAMES)
-async def test_twenty_callers(name: str):
-    """Every call is answered, those made during the outage too, and nobody is refused once the server is back."""
+async def test_twenty_callers_survive_an_outage(name: str):
+    """Every call is answered, even during the outage, and none is refused once the server is back."""
     found = await SITUATIONS[name].outcome(ours)
     assert not found.failed
     assert not found.refused

@@ -1,4 +1,4 @@
-"""What takes long and is well: slow starts, slow tools, people. All of it with the default policy, in virtual time."""
+"""Slow but healthy: slow starts, slow tools, and people, with the default policy in virtual time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ any_era = pytest.mark.parametrize("options", list(ERAS.values()), ids=list(ERAS)
 
 @any_era
 def test_a_start_of_a_minute(options: dict[str, Any]):
-    """The server is started once; whoever waits, waits as long; events and health say what is going on."""
+    """The server is started once, callers wait as long as it takes, and events and health report the progress."""
 
     async def body() -> None:
         world, events = World(starts_in=MINUTE), Recorder()
@@ -71,7 +71,7 @@ def test_a_start_of_a_minute(options: dict[str, Any]):
 
 
 def test_a_start_has_a_limit():
-    """`timeout.connect`, and then another try."""
+    """A start ends after `timeout.connect`, and another one is attempted."""
 
     async def body() -> None:
         world = World(starts_in=math.inf)
@@ -89,7 +89,7 @@ def test_a_start_has_a_limit():
 
 @any_era
 def test_a_tool_of_ninety_seconds(options: dict[str, Any]):
-    """It is delivered on the first try, beside others, and the circuit hears of nothing."""
+    """A slow answer is delivered on the first attempt, beside other calls, and counts as no failure."""
 
     async def body() -> None:
         world = World()
@@ -106,8 +106,8 @@ def test_a_tool_of_ninety_seconds(options: dict[str, Any]):
 
 
 @any_era
-def test_a_limit_that_nobody_set_is_not_repeated(options: dict[str, Any]):
-    """It would take as long again; one that the user set is."""
+def test_a_call_that_hits_a_default_limit_is_not_retried(options: dict[str, Any]):
+    """A retry would take as long again; after a limit that the user set, the call is retried."""
 
     async def body() -> None:
         world = World()
@@ -122,8 +122,8 @@ def test_a_limit_that_nobody_set_is_not_repeated(options: dict[str, Any]):
     in_virtual_time(body)
 
 
-def test_there_may_be_no_limit_at_all():
-    """Five hours."""
+def test_time_limits_can_be_disabled():
+    """With infinite limits, a call of five hours is answered."""
 
     async def body() -> None:
         world = World()
@@ -134,8 +134,8 @@ def test_there_may_be_no_limit_at_all():
     in_virtual_time(body)
 
 
-def test_a_slow_tool_on_a_server_that_is_heard_opens_no_circuit():
-    """Six calls run into their limit while another answers: the server is well."""
+def test_slow_tools_on_a_responsive_server_open_no_circuit():
+    """Six calls hit their limit while another one is answered, so the server is healthy."""
 
     async def body() -> None:
         world = World()
@@ -180,7 +180,7 @@ ANSWERS: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize("tool", list(ANSWERS))
 @pytest.mark.parametrize("seconds", [90, 5000])
 def test_no_clock_runs_while_a_person_answers(tool: str, seconds: float):
-    """The server waits for our callback: neither the attempt's limit nor the call's counts that, and others go on."""
+    """While a callback answers the server, neither the attempt's nor the call's limit runs, and other calls go on."""
     name, answer, expected = ANSWERS[tool]
 
     async def body() -> None:
@@ -208,7 +208,7 @@ def test_no_clock_runs_while_a_person_answers(tool: str, seconds: float):
 
 
 def test_the_clock_runs_again_when_the_person_has_answered():
-    """What the tool takes then is the server's own time."""
+    """Time that the tool takes after the answer counts again."""
 
     async def body() -> None:
         world = World()
@@ -233,7 +233,7 @@ def test_the_clock_runs_again_when_the_person_has_answered():
 
 @any_era
 def test_a_login_of_a_minute(options: dict[str, Any]):
-    """The browser opens once, and the client is in."""
+    """The browser opens once, and the client connects."""
     world, login = World(), Login()
 
     async def body() -> None:
@@ -248,11 +248,11 @@ def test_a_login_of_a_minute(options: dict[str, Any]):
     in_virtual_time(body)
 
 
-# --- credentials that come back ---
+# --- credentials that become valid again ---
 
 
-def test_a_client_that_is_refused_is_tried_again_slowly():
-    """After 30 s, then 60, up to 300; its error says when, and `restart()` does it at once."""
+def test_refused_credentials_are_retried_slowly():
+    """After 30 s, then 60, up to 300; the error says when, and `restart()` retries immediately."""
 
     async def body() -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -262,7 +262,7 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
         async with http.AsyncClient(transport=http.ASGITransport(app)) as own:
             client = ResilientClient("http://127.0.0.1:8000/mcp", http_client=own, **LEGACY)
             await client.start(wait=False)
-            with pytest.raises(ServerFailed, match=r"tried again in 30 s, and at once by restart\(\)") as caught:
+            with pytest.raises(ServerFailed, match=r"attempt is in 30 s; restart\(\) retries immediately") as caught:
                 await client.list_tools()
             assert caught.value.retry_in == pytest.approx(30, abs=1)
             await client.aclose()
@@ -285,7 +285,7 @@ def test_a_client_that_is_refused_is_tried_again_slowly():
 
 
 def test_the_limits_of_silence():
-    """A minute, which no quick request may take, and half of it where the system knows better."""
+    """The limit is 60 s, above that of any quick request, or 30 s where the operating system knows better."""
     assert (generation._SILENCE, generation._STOPPED_SILENCE) == (60, 30)
     assert Policy().timeout.request <= generation._SILENCE
 
@@ -294,8 +294,8 @@ def test_the_limits_of_silence():
 
 
 @pytest.mark.parametrize("name", list(SITUATIONS))
-def test_the_readme_shows_what_ours_does(name: str):
-    """Its table is measured by `python -m tests.situations`; ours holds in every row, on both majors."""
+def test_the_readme_shows_what_this_library_does(name: str):
+    """The README's table, made by `python -m tests.situations`, holds in every row on both majors."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = readme[readme.index(HEAD) + len(HEAD) :].split("\n\n", maxsplit=1)[0].splitlines()
     shown = {row.strip("| ").split(" | ")[0]: row.strip("| ").split(" | ")[-1] for row in rows}

@@ -1,4 +1,4 @@
-"""Policies: what may be written, and what an impossible value is told."""
+"""Policies: what may be written, and the errors for impossible values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FULL: dict[str, Any] = {
 
 
 def test_the_defaults():
-    """They are the documented ones, and they are possible."""
+    """The defaults are the documented ones, and they validate."""
     policy = Policy()
     assert policy.budget == BudgetPolicy(tokens=100, cost=1, refund=0.5)
     assert policy.breaker == BreakerPolicy(
@@ -74,8 +74,8 @@ def test_the_defaults():
     assert Policy.model_validate(policy.model_dump()) == policy
 
 
-def test_a_dict_and_json_say_the_same():
-    """Infinity may be spelled out, and integer keys are strings, as JSON has neither."""
+def test_a_dict_and_json_give_the_same_policy():
+    """Infinity may be spelled out and integer keys are strings, because JSON has neither."""
     policy = Policy.model_validate(FULL)
     assert policy == Policy.model_validate_json(json.dumps(FULL))
     assert policy.retry.max_delay == policy.timeout.attempt == policy.timeout.total == math.inf
@@ -86,22 +86,22 @@ def test_a_dict_and_json_say_the_same():
 
 
 def test_round_trips():
-    """What is dumped, as a dict or as JSON, is the same policy again."""
+    """A policy dumped as a dict or as JSON loads as the same policy."""
     policy = Policy.model_validate(FULL)
     assert Policy.model_validate(policy.model_dump()) == policy
     assert Policy.model_validate(policy.model_dump(mode="json")) == policy
     assert Policy.model_validate_json(policy.model_dump_json()) == policy
 
 
-def test_nothing_switches_a_strategy_off_but_none():
-    """None from Python and null from JSON."""
+def test_only_none_disables_a_strategy():
+    """None from Python and null from JSON disable a strategy; no other value does."""
     off = {"budget": None, "breaker": None, "health": None}
     assert Policy.model_validate_json(json.dumps(off)) == Policy.model_validate(off)
     assert Policy(breaker=None).breaker is None
 
 
 def test_the_first_pattern_that_matches_decides():
-    """Tool policies are chosen by glob, in their order; a tool that none matches has an empty one."""
+    """Tool policies match by glob in their order; a tool that matches none has an empty policy."""
     policy = Policy(tools={"get_*": ToolPolicy(repeatable=True), "get_x": ToolPolicy(), "set": ToolPolicy()})
     assert policy.tool("get_x") is policy.tools["get_*"]
     assert policy.tool("set") is policy.tools["set"]
@@ -110,13 +110,13 @@ def test_the_first_pattern_that_matches_decides():
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_every_number_is_documented_and_exported(model: type[BaseModel]):
-    """Each field says what it is; each model can be imported from the package."""
+    """Each field has a description, and each model can be imported from the package."""
     assert getattr(resilient_mcp, model.__name__) is model
     assert all(field.description for field in model.model_fields.values())
 
 
 def test_policies_are_frozen():
-    """A policy that is in use does not change."""
+    """A policy in use cannot change."""
     with pytest.raises(ValidationError, match="frozen"):
         BreakerPolicy().failures = 3  # type: ignore[misc]
 
@@ -230,7 +230,7 @@ CASES = [
 
 
 def test_no_key_is_left_out_of_the_table():
-    """Every field of every model has its impossible values below."""
+    """Every field of every model has its impossible values in the table."""
     assert {model: set(keys) for model, keys in IMPOSSIBLE.items()} == {
         model: set(model.model_fields) for model in MODELS
     }
@@ -238,7 +238,7 @@ def test_no_key_is_left_out_of_the_table():
 
 @pytest.mark.parametrize(("model", "key", "value", "remedy"), CASES)
 def test_impossible_values(model: type[BaseModel], key: str, value: Any, remedy: str):
-    """From Python, from a dict and from JSON: the error names the key, the value and what to write."""
+    """From Python, a dict or JSON, the error names the key, the value and what to write instead."""
     values = {**NEEDED.get(model, {}), key: value}
     text = json.dumps(values)
     for make in (
@@ -256,27 +256,27 @@ TOGETHER = [
     (
         RetryPolicy,
         {"base": 2, "max_delay": 1},
-        "RetryPolicy: max_delay is 1.0, less than base, which is 2.0: write a max_delay of at least 2.0, or a",
+        "RetryPolicy: max_delay is 1.0, less than base, which is 2.0: set max_delay to at least 2.0, or lower",
     ),
     (
         RestartPolicy,
         {"base": 31},
-        "max_delay is 30.0, less than base, which is 31.0: write a max_delay of at least 31.0",
+        "max_delay is 30.0, less than base, which is 31.0: set max_delay to at least 31.0",
     ),
-    (RestartPolicy, {"suspend": "inf"}, "max_suspend is 300.0, less than suspend, which is inf: write a max_suspend"),
-    (RestartPolicy, {"max_suspend": 20}, "max_suspend is 20.0, less than suspend, which is 30.0: write a max_suspend"),
-    (BudgetPolicy, {"tokens": 0.5}, "tokens is 0.5, less than cost, which is 1.0: write a tokens of at least 1.0"),
+    (RestartPolicy, {"suspend": "inf"}, "max_suspend is 300.0, less than suspend, which is inf: set max_suspend"),
+    (RestartPolicy, {"max_suspend": 20}, "max_suspend is 20.0, less than suspend, which is 30.0: set max_suspend"),
+    (BudgetPolicy, {"tokens": 0.5}, "tokens is 0.5, less than cost, which is 1.0: set tokens to at least 1.0"),
     (
         BreakerPolicy,
         {"max_open": 30},
-        "max_open is 30.0, less than open, which is 60.0: write a max_open of at least 60.0",
+        "max_open is 30.0, less than open, which is 60.0: set max_open to at least 60.0",
     ),
 ]
 
 
 @pytest.mark.parametrize(("model", "values", "message"), TOGETHER, ids=[case[2][:30] for case in TOGETHER])
-def test_what_is_impossible_together(model: type[BaseModel], values: dict[str, Any], message: str):
-    """Two values that contradict each other are both named, with the way out."""
+def test_contradictory_values(model: type[BaseModel], values: dict[str, Any], message: str):
+    """Of two values that contradict each other, both are named, with the remedy."""
     for make in (lambda: model.model_validate(values), lambda: model.model_validate_json(json.dumps(values))):
         with pytest.raises(ValidationError) as caught:
             make()
@@ -285,7 +285,7 @@ def test_what_is_impossible_together(model: type[BaseModel], values: dict[str, A
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_unknown_keys(model: type[BaseModel]):
-    """A slip is named with its value and with the key that was meant; a strange key, with all there are."""
+    """A misspelt key is reported with its value and the intended key; an unknown one, with all valid keys."""
     key = next(iter(model.model_fields))
     with pytest.raises(ValidationError) as caught:
         model.model_validate({key + "z": 1})
@@ -295,7 +295,7 @@ def test_unknown_keys(model: type[BaseModel]):
     assert f"its keys are {', '.join(model.model_fields)}" in str(caught.value)
 
 
-def test_an_error_says_where_in_a_whole_file_it_is():
+def test_an_error_gives_the_path_within_a_file():
     """The path through tools and patterns is in the message."""
     with pytest.raises(ValidationError, match=r"tools\.get_\*\.retry\.attempts"):
         Policy.model_validate({"tools": {"get_*": {"retry": {"attempts": 0}}}})
@@ -311,7 +311,7 @@ def test_an_error_says_where_in_a_whole_file_it_is():
     )
 )
 def test_rubbish_is_a_validation_error(rubbish: Any):
-    """Whatever a file holds, the answer is a policy or a ValidationError."""
+    """Whatever a file holds, the outcome is a policy or a `ValidationError`."""
     try:
         policy = Policy.model_validate(rubbish)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The token bucket under a clock of our own."""
+"""The token bucket under a simulated clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 
 
 def within_limit(dues: list[float], rate: float, burst: int) -> bool:
-    """Whether no window of t seconds holds more than burst + rate * t of them."""
+    """Whether every window of t seconds holds at most burst + rate * t of them."""
     dues = sorted(dues)
     return all(
         last - first + 1 <= burst + rate * (dues[last] - dues[first]) + ROUNDING
@@ -26,13 +26,13 @@ def within_limit(dues: list[float], rate: float, burst: int) -> bool:
 
 
 def test_a_burst_and_then_the_rate():
-    """Three at once, then one each half second, in the order of asking."""
+    """Three go immediately, then one each half second, in the order of their requests."""
     bucket = TokenBucket(rate=2, burst=3)
     assert [bucket.reserve(0, EVER) for _ in range(6)] == [0, 0, 0, 0.5, 1, 1.5]
 
 
-def test_a_rest_fills_the_bucket_and_no_more():
-    """After an hour there are three tokens again."""
+def test_an_idle_bucket_refills_up_to_the_burst():
+    """After an hour there are three tokens, not more."""
     bucket = TokenBucket(rate=2, burst=3)
     for _ in range(3):
         bucket.reserve(0, EVER)
@@ -40,7 +40,7 @@ def test_a_rest_fills_the_bucket_and_no_more():
 
 
 def test_a_wait_that_is_too_long_reserves_nothing():
-    """The caller hears no, and the next one has the token."""
+    """The caller is refused, and the next one gets the token."""
     bucket = TokenBucket(rate=1, burst=1)
     assert bucket.reserve(0, 0) == 0
     assert [bucket.reserve(0, 0.9) for _ in range(100)] == [None] * 100
@@ -48,8 +48,8 @@ def test_a_wait_that_is_too_long_reserves_nothing():
     assert bucket.reserve(0, 1) == 1
 
 
-def test_without_a_rate_all_go_at_once():
-    """Only pauses matter then."""
+def test_without_a_rate_only_pauses_matter():
+    """Without a rate nothing waits, except for a pause."""
     bucket = TokenBucket()
     assert {bucket.reserve(0, 0) for _ in range(10_000)} == {0}
     bucket.pause(5)
@@ -57,16 +57,16 @@ def test_without_a_rate_all_go_at_once():
     assert (bucket.retry_in(1), bucket.retry_in(6)) == (4, 0)
 
 
-def test_a_pause_holds_for_those_who_wait_already():
-    """Who wakes within it learns how long it lasts; who wakes after it goes."""
+def test_a_pause_applies_to_callers_already_waiting():
+    """A caller that wakes during the pause learns how long it lasts; one that wakes after it goes."""
     bucket = TokenBucket()
     assert bucket.reserve(0, EVER) == 0
     bucket.pause(5)
     assert [bucket.paused(0, now) for now in (0, 4, 5, 6)] == [5, 1, 0, 0]
 
 
-def test_a_pause_is_only_made_longer():
-    """A shorter push-back does not cut the one before short."""
+def test_a_pause_is_only_ever_extended():
+    """A shorter push-back does not shorten the one before."""
     bucket = TokenBucket()
     bucket.pause(5)
     bucket.pause(3)
@@ -75,8 +75,8 @@ def test_a_pause_is_only_made_longer():
     assert bucket.retry_in(0) == 8
 
 
-def test_the_end_of_a_pause_is_no_stampede():
-    """Ten that waited come out of it one burst, then at the rate."""
+def test_callers_leave_a_pause_at_the_rate():
+    """Of ten callers that waited, one burst goes when the pause ends, and the rest at the rate."""
     bucket = TokenBucket(rate=10, burst=2)
     dues = [bucket.reserve(0, EVER) for _ in range(10)]
     bucket.pause(5)
@@ -85,8 +85,8 @@ def test_the_end_of_a_pause_is_no_stampede():
     assert {bucket.paused(due, due) for due in moved} == {0}
 
 
-def test_a_reservation_behind_a_pause_is_one_token():
-    """Not one before it and one behind it."""
+def test_a_reservation_after_a_pause_is_one_token():
+    """A reservation moved by a pause does not cost a token before it and another after it."""
     bucket = TokenBucket(rate=1e-6, burst=3)
     assert bucket.reserve(0, EVER) == 0
     bucket.pause(5)
@@ -95,7 +95,7 @@ def test_a_reservation_behind_a_pause_is_one_token():
 
 
 def test_a_sleep_that_ends_a_tick_early_costs_no_second_token():
-    """Event loops round: the caller waits for the rest, in its place."""
+    """Event loops round, so a caller that wakes early waits for the rest, in its place."""
     bucket = TokenBucket(rate=0.01, burst=1)
     bucket.pause(5)
     assert bucket.reserve(0, EVER) == 5
@@ -103,8 +103,8 @@ def test_a_sleep_that_ends_a_tick_early_costs_no_second_token():
     assert bucket.retry_in(5) == 100
 
 
-def test_what_is_given_back_goes_to_the_next():
-    """The last one without a trace; one in the middle by its own moment, since those after it keep theirs."""
+def test_a_returned_token_goes_to_the_next_caller():
+    """The last reservation leaves no trace; one in the middle frees its own slot, since later ones keep theirs."""
     bucket = TokenBucket(rate=1, burst=1)
     assert [bucket.reserve(0, EVER) for _ in range(4)] == [0, 1, 2, 3]
     bucket.give_back(3, 0)
@@ -115,28 +115,28 @@ def test_what_is_given_back_goes_to_the_next():
     assert bucket.reserve(0, EVER) == 4
 
 
-def test_a_moment_given_back_too_late_is_lost():
-    """Nothing is due in the past, and nothing twice at the same time."""
+def test_a_slot_returned_too_late_is_lost():
+    """Nothing falls due in the past, and no two callers at the same moment."""
     bucket = TokenBucket(rate=1, burst=1)
     assert [bucket.reserve(0, EVER) for _ in range(3)] == [0, 1, 2]
     bucket.give_back(1, 1.5)
     assert bucket.reserve(1.5, EVER) == 1.5
 
 
-def test_what_came_due_and_was_not_sent_goes_back():
-    """The bucket is as full as if it had never been taken: what was due after it stays, and it is never overfull."""
+def test_an_unused_token_refills_the_bucket():
+    """The bucket is as full as if the token had never been taken: later slots stay, and it never overflows."""
     bucket = TokenBucket(rate=1, burst=3)
     assert [bucket.reserve(now, EVER) for now in (0, 0.5, 0.75)] == [0, 0, 0]
     bucket.give_back(0.5, 0.8)
     assert [bucket.reserve(0.8, EVER) for _ in range(2)] == [0, pytest.approx(0.2)]
     bucket = TokenBucket(rate=1, burst=1)
     assert [bucket.reserve(now, EVER) for now in (0, 5)] == [0, 0]
-    bucket.give_back(0, 5)  # by now the bucket would be full in any case
+    bucket.give_back(0, 5)  # the bucket would be full by now in any case
     assert bucket.reserve(5, EVER) == 1
 
 
-def test_a_moment_that_nobody_took_up_goes_back():
-    """It was given back before it fell due, and then it passed."""
+def test_a_returned_slot_that_passes_unused_refills_the_bucket():
+    """A slot returned before it fell due, and taken by no other caller, counts as a token again."""
     bucket = TokenBucket(rate=1, burst=3)
     assert [bucket.reserve(0, EVER) for _ in range(5)] == [0, 0, 0, 1, 2]
     bucket.give_back(1, 0)
@@ -144,8 +144,8 @@ def test_a_moment_that_nobody_took_up_goes_back():
     assert bucket.reserve(2.5, EVER) == pytest.approx(0.5)
 
 
-def test_a_thousand_that_gave_up_are_in_nobodys_way():
-    """All are cancelled, in any order: the next one goes as if they had never been."""
+def test_a_thousand_cancelled_waits_delay_no_caller():
+    """All are cancelled in any order, and the next caller goes as if they had never waited."""
     bucket = TokenBucket(rate=1, burst=1)
     for due in range(1000):
         assert bucket.reserve(0, EVER) == due
@@ -154,8 +154,8 @@ def test_a_thousand_that_gave_up_are_in_nobodys_way():
     assert bucket.reserve(0, EVER) == 1
 
 
-def test_a_burst_given_back_is_there_again():
-    """Those reserved at the same moment are alike."""
+def test_a_returned_burst_is_available_again():
+    """Reservations for the same moment are interchangeable."""
     bucket = TokenBucket(rate=1, burst=5)
     for _ in range(5):
         bucket.reserve(0, EVER)
@@ -166,14 +166,14 @@ def test_a_burst_given_back_is_there_again():
 
 @given(st.floats(1e-6, 1e9), st.integers(1, 1_000_000_000), st.floats(0, 1e9))
 def test_any_rate_and_burst(rate: float, burst: int, now: float):
-    """The first may always go, and no number makes nonsense of the next."""
+    """The first caller may always go, and no number leads to an invalid wait for the next."""
     bucket = TokenBucket(rate, burst)
     assert bucket.reserve(now, 0) == 0
     assert 0 <= bucket.retry_in(now) <= 1.001 / rate + 2 * math.ulp(now)
 
 
-def test_a_moment_that_was_given_back_is_not_all_there_is():
-    """What is free now goes before a moment to come that nobody wants any more."""
+def test_a_token_available_now_precedes_a_returned_slot():
+    """A token that is free now is used before a future slot that was returned."""
     bucket = TokenBucket(0.5, 4)
     assert [bucket.reserve(0, 5) for _ in range(6)] == [0, 0, 0, 0, 2, 4]
     for due in (0, 0, 0):
@@ -208,7 +208,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.3, 1.0, 10.0]))
     def time_passes(self, seconds: float):
-        """Whoever comes due asks whether a pause has come between, and sends."""
+        """Each caller that comes due checks for a pause, then sends."""
         end = self.now + seconds
         while self.waiting and min(self.waiting) <= end:
             due = min(self.waiting)

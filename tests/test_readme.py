@@ -1,4 +1,4 @@
-"""The README is true: its code runs, its commands are complete, its tables name what there is."""
+"""The README is true: its code runs, its commands are complete, and its tables are up to date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMANDS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.splitlines()[-1][:30] for block in BLOCKS])
 def test_the_code_runs(block: str, tmp_path: Path):
-    """Each block is a program of its own."""
+    """Each code block is a complete program."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", block],
         capture_output=True,
@@ -40,8 +40,8 @@ def test_the_code_runs(block: str, tmp_path: Path):
         assert "Oslo" in done.stdout
 
 
-def test_the_commands_are_two_lines_that_begin_from_nothing():
-    """The demo first, the tests second; each in a block of its own, each making its own environment."""
+def test_the_two_commands_need_no_preparation():
+    """The demo comes first, then the tests, each in its own block that creates its own environment."""
     demo, tests = COMMANDS
     for command in COMMANDS:
         assert len(command.splitlines()) == 1
@@ -55,34 +55,34 @@ def subclasses(base: type) -> set[str]:
 
 
 def test_every_error_is_in_the_table():
-    """The errors, the names that are exported, and the README hold together."""
+    """The errors, the exported names and the README agree."""
     errors = {name for name in subclasses(ResilienceError) if hasattr(resilient_mcp, name)}
     table = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
     assert errors == table | {"ResilienceError"}
     assert errors == subclasses(ResilienceError)
 
 
-def test_the_reference_table_is_what_the_code_does():
-    """Made from the tables and the code; `python -m tests.reference` prints it anew."""
+def test_the_reference_table_is_up_to_date():
+    """The table is generated from the tables and the code; `python -m tests.reference` prints it again."""
     import anyio
 
     assert anyio.run(reference.table) in README
 
 
 def test_every_event_is_named():
-    """No event is a secret."""
+    """The README names every event."""
     for name in subclasses(Event) - {"Event"}:
         assert f"`{name}`" in README
 
 
 def test_every_example_is_linked():
-    """And every link leads somewhere."""
+    """Every example is linked, and every link leads to a file."""
     linked = set(re.findall(r"\]\((examples/\w+\.\w+)\)", README))
     assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")}
 
 
-def test_every_framework_is_linked_with_the_version_that_is_tested():
-    """The table has each framework's example, and the pins of its environment."""
+def test_every_framework_is_linked_with_its_tested_version():
+    """The table links each framework's example and gives the version pinned in its environment."""
     linked = set(re.findall(r"\]\((examples/frameworks/[\w.]+)\)", README))
     examples = (ROOT / "examples" / "frameworks").glob("*.py")
     assert linked == {f"examples/frameworks/{path.name}" for path in examples} - {"examples/frameworks/script.py"}
@@ -97,8 +97,8 @@ def test_every_framework_is_linked_with_the_version_that_is_tested():
         assert pins[framework] == version
 
 
-def test_the_docstrings_examples_run():
-    """Examples in docstrings are run."""
+def test_docstring_examples_run():
+    """The examples in docstrings run."""
     import doctest
     import importlib
 

@@ -1,4 +1,4 @@
-"""What takes secrets out: values it was told of in every spelling, those it was not told of, and nothing else."""
+"""Redaction masks configured secrets in every spelling, and unknown ones by their shape, and nothing else."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ SPELLINGS: list[Callable[[str], str]] = [
 @pytest.mark.parametrize("secret", SECRETS, ids=ascii)
 @pytest.mark.parametrize("spell", SPELLINGS)
 def test_every_spelling_of_a_secret(secret: str, spell: Callable[[str], str]):
-    """As it is, in JSON, in `repr`, in a URL, in HTML, escaped, in hex, or with its whitespace collapsed."""
+    """Plain, in JSON, `repr`, a URL, HTML, escaped, in hex, or with its whitespace collapsed."""
     cleaned = Redactor([secret]).clean(f"before ({spell(secret)}) after")
     assert re.fullmatch(r"""before \([\\"']*(https://host/)?\*\*\*[\\"']*(&(amp;)?quot;)?\) after""", cleaned), cleaned
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=8), st.text('aZ09+/=é§𝄞\\"', min_size=6, max_size=30), st.binary(max_size=8), st.booleans())
-def test_base64_of_something_that_has_a_secret_in_it(before: bytes, secret: str, after: bytes, for_urls: bool):
-    """Alone or inside, wherever it begins: nothing of the base64 is left."""
+def test_base64_that_contains_a_secret(before: bytes, secret: str, after: bytes, for_urls: bool):
+    """Alone or within other text, at any offset, nothing of the base64 is left."""
     encode = base64.urlsafe_b64encode if for_urls else base64.b64encode
     encoded = encode(before + secret.encode() + after).decode()
     assert Redactor([secret]).clean(f"[{encoded}]") == "[***]"
 
 
 @given(st.text("ab: =/\"'\\", max_size=200), st.integers(0, 40), st.integers(1, 60))
-def test_nothing_is_left_where_text_is_cut(noise: str, at: int, limit: int):
-    """Wherever the cut goes through, no half of a secret is left; and cleaning twice is cleaning once."""
+def test_no_part_of_a_secret_is_left_at_a_cut(noise: str, at: int, limit: int):
+    """Wherever text is cut, no part of a secret remains, and cleaning is idempotent."""
     redactor = Redactor(["s3cr3t-0123456789-t0k3n"])
     text = f"{noise[:at]}s3cr3t-0123456789-t0k3n{noise[at:]}" * 40
     line = redactor.line(text, limit)
@@ -120,13 +120,13 @@ def test_nothing_is_left_where_text_is_cut(noise: str, at: int, limit: int):
         ("ordinary text: 42 things at 10:30", "ordinary text: 42 things at 10:30"),
     ],
 )
-def test_how_secrets_look(text: str, cleaned: str | None):
-    """Tokens, headers, `key=value`, logins and queries that nobody told it of; ordinary words (None) stay."""
+def test_unconfigured_secrets_are_recognised(text: str, cleaned: str | None):
+    """Tokens, headers, `key=value`, logins and queries are masked by their shape; ordinary words (None) stay."""
     assert Redactor().clean(text) == (text if cleaned is None else cleaned)
 
 
-def test_what_a_server_is_configured_with():
-    """Values of `env` and of arguments whose names say credential; nothing else."""
+def test_secrets_of_a_stdio_server():
+    """Values of `env` and of arguments are masked if their names suggest a credential; others are not."""
     server = StdioServerParameters(
         command="npx",
         args=[
@@ -142,8 +142,8 @@ def test_what_a_server_is_configured_with():
         assert redactor.clean(f"<{secret}>") == "<***>"
 
 
-def test_what_the_sdk_gives_to_every_server_is_kept(monkeypatch: pytest.MonkeyPatch):
-    """A user's name may look random."""
+def test_the_sdks_default_environment_is_not_masked(monkeypatch: pytest.MonkeyPatch):
+    """Variables that the SDK passes to every server stay, even a user name that looks random."""
     monkeypatch.setenv("USER", "Zx9kQ1tt")
     text = "Zx9kQ1tt"
     assert Redactor.of(StdioServerParameters(command="x", env={"USER": text})).clean(text) == text
@@ -151,8 +151,8 @@ def test_what_the_sdk_gives_to_every_server_is_kept(monkeypatch: pytest.MonkeyPa
     assert Redactor.of(print).clean(text) == text
 
 
-def test_what_an_http_server_is_configured_with():
-    """Header values, with and without their scheme, secrets of the URL, and what the HTTP client was given."""
+def test_secrets_of_an_http_server():
+    """Header values with and without their scheme, secrets in the URL, and those of the HTTP client."""
     server = session_group.StreamableHttpParameters(
         url="https://joe:p%40ssword@host/Path9kQ1tt/mcp?key=query-secret#frag-s3cret",
         headers={"Authorization": "Bearer head-secret", "X-Region": "europe-1", "Accept": "text/plain"},
@@ -172,8 +172,8 @@ def test_what_an_http_server_is_configured_with():
     assert redactor.clean("text/plain europe-1 english host joe") == "text/plain europe-1 english host joe"
 
 
-def test_lines_and_beginnings_of_long_secrets():
-    """Logs are written by line, and servers quote the beginning of a key so that people know which one is meant."""
+def test_lines_and_prefixes_of_long_secrets():
+    """Logs are written by line, and servers quote the beginning of a key to identify it."""
     key = "-----BEGIN PRIVATE KEY-----\nMIIEowIBAAKCAQEA\nshort\n-----END PRIVATE KEY-----"
     redactor = Redactor([key, "Zx9kQ1ttabcdefabcdef0123456789"])
     assert redactor.clean("line MIIEowIBAAKCAQEA of short") == "line *** of short"
@@ -181,20 +181,20 @@ def test_lines_and_beginnings_of_long_secrets():
 
 
 def test_a_secret_that_is_part_of_a_longer_one():
-    """The longer one is masked as a whole."""
+    """The longer secret is masked as a whole."""
     redactor = Redactor(["hunter2", "hunter2/more&hunter2"])
     assert redactor.clean("hunter2/more&amp;hunter2 hunter2") == "*** ***"
 
 
-def test_little_is_left_of_text_that_is_all_secrets():
-    """A long line of masks still shows what is between them, where it was cut after many secrets."""
+def test_text_between_many_secrets_is_shown():
+    """A long line of masks still shows the text between them when it is cut after many secrets."""
     redactor = Redactor(["s3cr3t-0123456789-t0k3n-" * 4])
     assert "why" in redactor.line(("s3cr3t-0123456789-t0k3n-" * 4 + " why ") * 100, 50)
     assert redactor.line("s3cr3t-0123456789-t0k3n-" * 4 * 10_000, 50)
 
 
-def test_what_it_learns_is_bounded():
-    """Of the tokens seen on the way the latest are known; one that is still in use is not forgotten."""
+def test_learned_tokens_are_bounded():
+    """Only the latest tokens seen in requests are remembered, and one still in use is never forgotten."""
     redactor = Redactor()
     for n in range(200):
         redactor.learn_headers(http.Headers({"Authorization": "Bearer still-in-use", "X-Token": f"number-{n:03}"}))
@@ -202,8 +202,8 @@ def test_what_it_learns_is_bounded():
     assert redactor.clean("number-000") == "number-000"
 
 
-def test_errors_with_all_that_they_came_from():
-    """Message, data, notes, cause, context, group members, file names and pydantic's quotations."""
+def test_errors_are_cleaned_with_their_causes():
+    """Message, data, notes, cause, context, group members, file names and pydantic's quotations are cleaned."""
     redactor = Redactor(["s3cr3t"])
     with pytest.raises(ValidationError) as caught:
         CallToolResult.model_validate({"content": "s3cr3t"})
@@ -224,8 +224,8 @@ def test_errors_with_all_that_they_came_from():
     assert isinstance(cause.__context__, ValidationError)
 
 
-def test_what_holds_no_secret_stays_itself():
-    """The same objects come back, so that nothing is copied in vain; what is too deep is not passed on unseen."""
+def test_values_without_secrets_are_not_copied():
+    """The same objects are returned; values nested too deeply to inspect are not passed on."""
     redactor = Redactor(["s3cr3t"])
     for value in (
         {"a": [1, ("x",)]},
@@ -272,14 +272,14 @@ def test_what_holds_no_secret_stays_itself():
         ),
     ],
 )
-def test_hostile_text_takes_no_time(evil: str):
-    """10 MB made to be slow to read is read in less than the seconds that a backtracking pattern takes."""
+def test_hostile_text_takes_linear_time(evil: str):
+    """10 MB of adversarial text take less time than a backtracking pattern would."""
     began = time.process_time()
     Redactor(["s3cr3t", "p@ss/w+rd"]).clean(evil * (10_000_000 // len(evil)))
     assert time.process_time() - began < 5
 
 
-def test_more_than_an_error_can_mean_is_not_passed_on():
+def test_oversized_data_is_not_passed_on():
     """A million values take no time to clean, and leak nothing."""
     redactor = Redactor(["s3cr3t"])
     began = time.process_time()
@@ -289,8 +289,8 @@ def test_more_than_an_error_can_mean_is_not_passed_on():
     assert "s3cr3t" not in repr(cleaned[0]) + repr(cleaned[-1]) + repr(again)
 
 
-def test_words_are_no_secrets():
-    """A flag that has the name of a credential does not blank every `true`."""
+def test_ordinary_words_are_not_treated_as_secrets():
+    """A flag named like a credential does not mask every `true`."""
     server = StdioServerParameters(command="x", args=["--use-token", "true"], env={"USE_TOKEN": "false"})
     redactor = Redactor.of(server)
     redactor.learn_headers(http.Headers({"X-Auth": "none"}))
@@ -303,8 +303,8 @@ def test_words_are_no_secrets():
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpx2", "httpcore.http11", "httpcore2.connection", "hpack.hpack"])
-def test_records_while_a_client_sends(name: str, caplog: pytest.LogCaptureFixture):
-    """Message, arguments and error are cleaned while a request of a client is sent, and left alone otherwise."""
+def test_log_records_are_cleaned_while_a_client_sends(name: str, caplog: pytest.LogCaptureFixture):
+    """Message, arguments and error are cleaned while a client sends a request, and left alone otherwise."""
     caplog.set_level(logging.DEBUG, name)
     logger, secret = logging.getLogger(name), "s3cr3t"
     logger.debug("to %s", "s3cr3t")
@@ -324,7 +324,7 @@ def test_records_while_a_client_sends(name: str, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_record_that_cannot_be_formatted(monkeypatch: pytest.MonkeyPatch):
-    """It does not fail the request, and its parts are cleaned all the same."""
+    """The request does not fail, and the record's parts are cleaned all the same."""
     record = logging.LogRecord("httpx", logging.INFO, "", 0, "%d", ("s3cr3t",), None)
     token = http_logs.sending.set(Redactor(["s3cr3t"]))
     try:

@@ -1,4 +1,4 @@
-"""What a person is told to check, by what went wrong and by where it was configured."""
+"""What a user is advised to check, by what failed and where it was configured."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def status(code: int, body: str = "") -> AttemptError:
 @pytest.mark.parametrize(
     ("failure", "remedy"),
     [
-        (AttemptError(FileNotFoundError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
-        (AttemptError(NotADirectoryError(2, "x"), None), "Is it installed, and on PATH? Check --url."),
+        (AttemptError(FileNotFoundError(2, "x"), None), "Is it installed and on PATH? Check --url."),
+        (AttemptError(NotADirectoryError(2, "x"), None), "Is it installed and on PATH? Check --url."),
         (AttemptError(OSError(errno.ENOEXEC, "x"), None), "Can it be run from a terminal? Check --url."),
-        (AttemptError(TypeError("x"), None), "Do client and server fit together? Check --url."),
-        (AttemptError(None, None), "Do client and server fit together? Check --url."),
-        (AttemptError(mcp_error(-32022, "x"), None), "Is there a version of MCP that both sides know? Check both, "),
+        (AttemptError(TypeError("x"), None), "Are client and server compatible? Check --url."),
+        (AttemptError(None, None), "Are client and server compatible? Check --url."),
+        (AttemptError(mcp_error(-32022, "x"), None), "Do client and server support a common MCP version? Check both, "),
         (
             AttemptError(RuntimeError("Unsupported protocol version: 1"), None),
-            "Is there a version of MCP that both sides",
+            "Do client and server support a common MCP version?",
         ),
-        (seen(FailureKind.AUTH), "Are the credentials right, and still valid? Check --header."),
-        (status(401), "Are the credentials right, and still valid? Check --header."),
-        (status(403), "Are the credentials right, and still valid? Check --header."),
+        (seen(FailureKind.AUTH), "Are the credentials correct and still valid? Check --header."),
+        (status(401), "Are the credentials correct and still valid? Check --header."),
+        (status(403), "Are the credentials correct and still valid? Check --header."),
         (
             status(400, "The plain HTTP request was sent to HTTPS port"),
-            "Must the URL begin with https://? Check --url.",
+            "Should the URL start with https://? Check --url.",
         ),
         (status(302), "Is that the server's new address?"),
         (status(400), "Is the path right, and is an MCP server there?"),
@@ -55,19 +55,19 @@ def status(code: int, body: str = "") -> AttemptError:
         (seen(FailureKind.PROTOCOL), "Is an MCP server there?"),
         (
             seen(FailureKind.TLS, "[SSL: CERTIFICATE_VERIFY_FAILED]"),
-            "SSL_CERT_FILE names a file with the authorities to trust.",
+            "SSL_CERT_FILE names a file of trusted certificate authorities.",
         ),
         (seen(FailureKind.TLS), "Do client and server agree on http:// or https://?"),
         (seen(FailureKind.NETWORK), "Is the server running, and are scheme, host and port right? Check --url."),
     ],
 )
 def test_the_likely_cause_and_where_to_look(failure: AttemptError, remedy: str):
-    """A question about the cause, and the place where the user configured it."""
+    """The advice is a question about the cause, and the place where the user configured it."""
     assert remedy in remedy_of(failure, WORDING)
 
 
 def test_where_python_configures_a_server():
-    """The words are those of what was given to `ResilientClient`."""
+    """The advice uses the terms of what was passed to `ResilientClient`."""
     process = StdioServerParameters(command="x")
     url = StreamableHttpParameters(url="http://x/mcp")
     assert in_python(process).server == "command, args, env and cwd in StdioServerParameters"
@@ -79,9 +79,9 @@ def test_where_python_configures_a_server():
 
 
 def test_reasons():
-    """One line, with the telling lines of stderr, never empty."""
+    """A reason is one line with the relevant lines of stderr, and never empty."""
     ended = seen(FailureKind.PROCESS, "it ended", exit=ExitStatus(1, 3, stderr="starting\nKeyError: 'A'\n"))
-    assert reason_of(ended) == "it ended; its last words on stderr: starting; KeyError: 'A'"
+    assert reason_of(ended) == "it ended; its stderr: starting; KeyError: 'A'"
     quiet = AttemptError(None, replace(ended.evidence, exit=ExitStatus(1, 3)))
     assert reason_of(quiet) == "it ended"
     assert (

@@ -1,4 +1,4 @@
-"""The ledger: whatever happens between, the server has in the end what is wanted, and nothing else."""
+"""The ledger: whatever happens in between, the server ends up with exactly what is wanted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settle(ledger: Ledger, key: Key, now: float = 0.0) -> bool:
 
 
 def test_what_is_wanted_is_due_until_the_server_has_it():
-    """And again on the next connection."""
+    """A wanted item is due until the server confirms it, and again on the next connection."""
     ledger = ledger_of(A, B)
     assert ledger.due(0.0) == [A, B]
     assert settle(ledger, A)
@@ -42,7 +42,7 @@ def test_what_is_wanted_is_due_until_the_server_has_it():
 
 
 def test_the_last_holder_ends_it():
-    """Two holders cost one subscription."""
+    """Two holders share one subscription, which ends with the last of them."""
     ledger = ledger_of(A)
     ledger.want(A, "watcher")
     settle(ledger, A)
@@ -56,15 +56,15 @@ def test_the_last_holder_ends_it():
     ledger.release(A, "nobody")
 
 
-def test_what_came_into_force_is_said_once():
-    """A second subscription to the same changes nothing."""
+def test_a_change_is_reported_once():
+    """Confirming an item that is already in force changes nothing."""
     ledger = ledger_of(A)
     assert settle(ledger, A)
     assert not settle(ledger, A)
 
 
-def test_an_answer_of_an_older_connection_says_nothing():
-    """Whatever it says."""
+def test_answers_from_older_connections_are_ignored():
+    """No answer from an older connection changes the ledger."""
     ledger = ledger_of(A, generation=2)
     ledger.sending(1, A, True)
     assert not ledger.settled(1, A, True, 0.0)
@@ -73,8 +73,8 @@ def test_an_answer_of_an_older_connection_says_nothing():
     assert not ledger.in_force(A)
 
 
-def test_an_unknown_fate_is_settled_by_asking_again():
-    """A subscription that was sent and never answered is taken back when nobody wants it any more."""
+def test_an_unanswered_subscription_is_settled_by_another_request():
+    """A subscription that was sent and never answered is cancelled once it is no longer wanted."""
     ledger = ledger_of(A)
     ledger.sending(1, A, True)
     ledger.failed(1, A, 0.0, 0.0, gone=False)
@@ -86,7 +86,8 @@ def test_an_unknown_fate_is_settled_by_asking_again():
     assert ledger.due(math.inf) == []
 
 
-def test_what_the_server_does_not_know_is_asked_again_only_for_a_new_wish_or_connection():
+def test_an_unsupported_method_is_not_repeated_on_the_connection():
+    """It is sent again only for a new wish or on a new connection."""
     ledger = ledger_of(A)
     ledger.failed(1, A, 0.0, 1.0, gone=True, unknown=True)
     assert ledger.due(1e9) == []
@@ -99,7 +100,7 @@ def test_what_the_server_does_not_know_is_asked_again_only_for_a_new_wish_or_con
 
 
 def test_a_refusal_waits_longer_each_time():
-    """Half-jittered exponential back-off; a new wish does not wait."""
+    """Refusals back off exponentially with half jitter; a new wish does not wait."""
     ledger = ledger_of(A)
     waits = []
     now = 0.0
@@ -116,8 +117,8 @@ def test_a_refusal_waits_longer_each_time():
     assert ledger.next_due(now) == math.inf
 
 
-def test_what_was_stable_begins_its_back_off_anew():
-    """A stream that ends at once is opened less and less often; one that lived is opened soon."""
+def test_a_stable_stream_resets_its_back_off():
+    """A stream that ends immediately is reopened less and less often; one that lasted is reopened soon."""
     ledger = ledger_of(A)
     for now in (0.0, 100.0):
         for _ in range(5):
@@ -132,7 +133,7 @@ def test_what_was_stable_begins_its_back_off_anew():
 
 
 def test_what_is_not_offered_is_never_sent():
-    """It is known to be lacking."""
+    """A capability that the server does not offer is reported as missing."""
     ledger = Ledger()
     ledger.want(A, "user")
     ledger.want(LEVEL, "user", "error")
@@ -142,8 +143,8 @@ def test_what_is_not_offered_is_never_sent():
     assert ledger.due(0.0) == [LEVEL]
 
 
-def test_the_log_level_changes_and_is_never_taken_back():
-    """The latest wish is what is wanted."""
+def test_the_log_level_changes_and_is_never_undone():
+    """The latest level is the wanted one, and releasing it sends nothing."""
     ledger = ledger_of()
     assert ledger.want(LEVEL, "user", "error") is None
     settle(ledger, LEVEL)
@@ -155,8 +156,8 @@ def test_the_log_level_changes_and_is_never_taken_back():
     assert ledger.due(0.0) == []
 
 
-def test_keys_say_what_they_are():
-    """As method and target; a filter names what it needs."""
+def test_keys_are_readable():
+    """A key reads as method and target, and a filter names the capabilities it needs."""
     listen = Listen(("test://a",), tools=True, resource_list=True)
     assert [str(key) for key in (A, LEVEL, listen)] == [
         "resources/subscribe test://a",
@@ -220,7 +221,7 @@ class Journey(RuleBasedStateMachine):
         if outcome in ("answered", "lost after"):
             (self.server.add if value else self.server.discard)(key)
         if outcome == "refused" and not value:
-            self.server.discard(key)  # a server refuses to unsubscribe from what it has no subscription to
+            self.server.discard(key)  # a server refuses to unsubscribe from a resource without a subscription
         if outcome == "answered":
             self.ledger.settled(generation, key, value, self.now)
         else:
@@ -248,7 +249,7 @@ class Journey(RuleBasedStateMachine):
             assert set(self.ledger.held()) <= self.server
 
     def teardown(self) -> None:
-        """At rest, the server's set is the user's."""
+        """At rest, the server's set equals the user's."""
         if not self.up:
             self.restore()
         for _ in range(100):

@@ -1,4 +1,4 @@
-"""The stream on which a server up to 2025-11-25 says things unasked: the SDK gives it up, this library does not."""
+"""The server's notification stream (GET) up to 2025-11-25: the SDK gives up on it, this library reopens it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from resilient_mcp import Change, Connected, Disconnected, Restored
 
 from .support import Recorder, ScriptedHttp, client_of, in_turn, reply, reset
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed, on a busy machine
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # servers are started and killed on a busy machine
 
 URI = "test://a"
 
 
 class Streaming(ScriptedHttp):
-    """A scripted server whose answers to GET a test writes: a status, or a stream until it is told how that ends."""
+    """A scripted server whose GET answers a test controls: a status, or a stream that ends on command."""
 
     def __init__(self) -> None:
         super().__init__(sessions=True)
@@ -78,12 +78,12 @@ class Streaming(ScriptedHttp):
         news.set()
 
     def order(self, what: bytes | str) -> None:
-        """Send these bytes on the stream, or let it end so."""
+        """Send these bytes on the stream, or end it in this way."""
         self._orders.append(what)
         self._tell()
 
     def update(self) -> None:
-        """The resource changed."""
+        """Send an update of the resource."""
         body = {"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": URI}}
         self.order(b"event: message\r\ndata: " + json.dumps(body).encode() + b"\r\n\r\n")
 
@@ -99,8 +99,8 @@ async def next_of(changes: Any) -> Change:
 
 
 @in_turn
-async def test_it_is_opened_again_however_often_it_breaks():
-    """Reset, closed, cut in the middle of an event, four in a row: each time `missed`, and then the next update."""
+async def test_the_stream_is_reopened_after_every_break():
+    """Reset, closed, cut in the middle of an event, four in a row: each time `missed`, then the next update."""
     server, events = Streaming(), Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
         server.update()
@@ -119,7 +119,7 @@ async def test_it_is_opened_again_however_often_it_breaks():
 
 @in_turn
 async def test_an_outage_is_waited_for():
-    """503 and a gateway's 502, more often than the SDK would ask."""
+    """A 503 and a gateway's 502 are waited out, for more attempts than the SDK makes."""
     server = Streaming()
     server.statuses = [503, 502, 503, 429, 500]
     async with server.serve(), client_of(server.url) as client, client.watch([URI]) as changes:
@@ -131,8 +131,8 @@ async def test_an_outage_is_waited_for():
 
 
 @in_turn
-async def test_a_server_that_has_not_noticed_the_end_of_it_is_asked_again():
-    """The end of a connection may reach one side long before the other: until then it is 409 Conflict."""
+async def test_a_409_for_a_stream_that_just_ended_is_retried():
+    """The server may notice the end of a stream later than the client, and answers 409 Conflict until then."""
     server = Streaming()
     async with server.serve(), client_of(server.url) as client, client.watch([URI]) as changes:
         await server.opened_times(1)
@@ -142,8 +142,8 @@ async def test_a_server_that_has_not_noticed_the_end_of_it_is_asked_again():
         assert await next_of(changes) == Change("resource", URI, missed=True)
 
 
-async def test_a_lost_session_is_noticed_with_no_call_under_way():
-    """404 where the stream was open before: a new session, and what was subscribed to is there again."""
+async def test_the_stream_notices_a_lost_session():
+    """After a 404 for a stream that was open before, a new session is made with the same subscriptions."""
     server, events = Streaming(), Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
         await server.opened_times(1)
@@ -157,22 +157,22 @@ async def test_a_lost_session_is_noticed_with_no_call_under_way():
 
 
 @pytest.mark.parametrize("status", [404, 405, 400])
-async def test_a_server_without_such_a_stream_is_left_alone(status: int):
-    """What it answers to the first GET says nothing of the session."""
+async def test_a_server_without_the_stream_keeps_its_session(status: int):
+    """The answer to the first GET does not affect the session."""
     server, events = Streaming(), Recorder()
     server.statuses = [status] * 10
     async with server.serve(), client_of(server.url, on_event=events) as client:
         async with client.watch([URI]):
             await client.send_ping()
         with anyio.fail_after(10):
-            while server.requests["GET"] < 2:  # the SDK asks twice
+            while server.requests["GET"] < 2:  # the SDK tries twice
                 await anyio.sleep(0.01)
         await client.send_ping()
         assert len(events.of(Connected)) == 1
 
 
-async def test_rubbish_on_it_ends_no_session():
-    """What is no JSON-RPC costs that stream alone."""
+async def test_invalid_data_on_the_stream_ends_no_session():
+    """Data that is not JSON-RPC ends that stream only."""
     server, events = Streaming(), Recorder()
     async with server.serve(), client_of(server.url, on_event=events) as client, client.watch([URI]) as changes:
         await server.opened_times(1)

@@ -1,4 +1,4 @@
-"""Code written for the SDK's clients runs with only the construction replaced, and sees the same."""
+"""Code written for the SDK's clients runs with only the construction replaced, and prints the same."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .support import LIBRARIES, ROOT, HttpServer
 if MAJOR == 1:
     from .snippets import v1  # noqa: F401 - fills SNIPPETS
 
-    # The SDK warns of its experimental tasks.
+    # The SDK warns that its tasks are experimental.
     DEPRECATED = ["ignore::DeprecationWarning"]
 else:
     from .snippets import v2  # noqa: F401 - fills SNIPPETS
 
-    # The SDK warns of what the newest protocol version drops.
+    # The SDK warns about features that the newest protocol version drops.
     DEPRECATED = ["ignore::mcp.shared.exceptions.MCPDeprecationWarning"]
 pytestmark = [
     pytest.mark.anyio,
@@ -48,7 +48,7 @@ SSE: Any = SseServerParameters
 
 @asynccontextmanager
 async def session_over_streams(server: Any, *, http_client: Any = None, **options: Any) -> AsyncIterator[ClientSession]:
-    """A session as the SDK's documentation opens it, for what `ResilientClient` takes as a server."""
+    """A session opened as in the SDK's documentation, for whatever `ResilientClient` takes as a server."""
     if isinstance(server, StdioServerParameters):
         streams = stdio_client(server)
     elif isinstance(server, SSE):
@@ -71,7 +71,7 @@ async def in_memory(server: Any) -> AsyncIterator[Any]:
 
 
 def client_of_2(server: Any, *, http_client: Any = None, **options: Any) -> Any:
-    """A client as the SDK's documentation constructs it, for what `ResilientClient` takes as a server."""
+    """A client constructed as in the SDK's documentation, for whatever `ResilientClient` takes as a server."""
     if isinstance(server, SSE):
         server = sse_client(server.url)
     elif http_client is not None:
@@ -104,7 +104,7 @@ def servers() -> Iterator[HttpServer]:
 
 
 def address(snippet: Snippet, way: str, servers: HttpServer) -> Any:
-    """What `connect` gets as its server."""
+    """The server argument of `connect`."""
     base = f"http://127.0.0.1:{servers.port}"
     if way in serve.WAYS:
         return f"{base}/{snippet.server}/{way}"
@@ -127,13 +127,13 @@ async def transcript(snippet: Snippet, connect: Any, server: Any) -> str:
 def cases() -> Iterator[Any]:
     for snippet in SNIPPETS:
         for way in snippet.on:
-            # Over HTTP, the SDK's own client of 1.x loses requests on trio.
+            # Over HTTP, the SDK's own 1.x client loses requests on trio.
             for library in LIBRARIES if way == "memory" else LIBRARIES[:1]:
                 yield pytest.param(library, snippet, way, id=f"{snippet.name}-{way}-{library}")
 
 
 @pytest.mark.parametrize(("anyio_backend", "snippet", "way"), list(cases()))
-async def test_prints_the_same(snippet: Snippet, way: str, servers: HttpServer):
+async def test_a_snippet_prints_the_same(snippet: Snippet, way: str, servers: HttpServer):
     """A snippet prints the same with the SDK's own client and with `ResilientClient` in its place."""
     sdk, ours = constructions(snippet, way)
 
@@ -145,14 +145,14 @@ async def test_prints_the_same(snippet: Snippet, way: str, servers: HttpServer):
 
 
 def test_there_are_enough_snippets():
-    """Each major has at least thirty snippets, and no two of them have one name."""
+    """Each major has at least thirty snippets, with distinct names."""
     assert len({snippet.name for snippet in SNIPPETS}) == len(SNIPPETS) >= 30
 
 
-@pytest.mark.timeout(60)  # it starts and kills servers of the SDK, and the machine may be busy
+@pytest.mark.timeout(60)  # starts and kills SDK servers, on a machine that may be busy
 @pytest.mark.parametrize("anyio_backend", LIBRARIES[:1])
 async def test_a_short_use_logs_no_errors(servers: HttpServer, caplog: pytest.LogCaptureFixture):
-    """Of a program that connects, makes one request and leaves, the SDK logs no error."""
+    """A program that connects, makes one request and leaves makes the SDK log no error."""
     for _ in range(20):
         async with ResilientClient(f"http://127.0.0.1:{servers.port}/garden/http") as client:
             await client.list_prompts()
@@ -162,8 +162,8 @@ async def test_a_short_use_logs_no_errors(servers: HttpServer, caplog: pytest.Lo
 
 @pytest.mark.skipif(MAJOR == 1, reason="1.x does not listen")
 @pytest.mark.parametrize("anyio_backend", LIBRARIES[1:])
-async def test_a_short_use_leaves_nothing_to_collect():
-    """Of a program that connects, makes one request and leaves, no coroutine is left that was never awaited."""
+async def test_a_short_use_leaves_no_unawaited_coroutine():
+    """A program that connects, makes one request and leaves awaits all its coroutines."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(30):

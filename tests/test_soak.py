@@ -1,4 +1,4 @@
-"""The soak itself: a short one is green, and broken promises are found."""
+"""The soak test itself: a short run is green, and broken promises are found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
 
 
 def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A soak of three seconds with the server that starts in an instant, and thirty callers who do not rest long."""
+    """A soak of three seconds with a server that starts instantly and thirty callers that rest briefly."""
     command = [sys.executable, "-m", "tests.soak", "--minutes", "0.05", "--only", "stdio", "--callers", "30"]
     return subprocess.run(
         [*command, "--pause", "0.2", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
@@ -28,7 +28,7 @@ def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(120)  # seconds of work, and more on a busy machine
 @pytest.mark.parametrize("backend", [(), ("--trio",)], ids=["asyncio", "trio"])
 def test_a_short_soak_is_green(backend: tuple[str, ...]):
-    """On both event loops, with faults that happened."""
+    """A short soak on either event loop keeps all promises and prints its seed."""
     done = soak("--seed", "3", *backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All promises were kept." in done.stdout
@@ -37,7 +37,7 @@ def test_a_short_soak_is_green(backend: tuple[str, ...]):
 
 @pytest.mark.timeout(120)  # seconds of work, and more on a busy machine
 def test_broken_promises_are_found():
-    """The soak can fail: it names what was broken, the seed, and the story of the call."""
+    """The soak can fail: it names the broken promise, the seed, and the history of the call."""
     done = soak("--seed", "3", "--sabotage", "twice", "wrong", "lost", "deaf", "leak")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "BROKEN, seed 3" in done.stdout
@@ -78,13 +78,13 @@ ANSWERED = Told(Kind.ANSWER, "unsafe-1")
         ("echo-1", Told(Kind.CANCELLED), 0, 0, None),
     ],
 )
-def test_what_is_true_of_a_call(key: str, told: Told, ran: int, taken: int, why: str | None):
-    """The table in `promises.py`, line by line."""
+def test_the_promises_of_a_call(key: str, told: Told, ran: int, taken: int, why: str | None):
+    """The table in `promises.py` holds row by row."""
     assert broken_promise(key, told, ran, taken) == why
 
 
 def test_a_run_follows_from_its_seed():
-    """The same faults at the same times, and others with another seed."""
+    """One seed gives the same faults at the same times, another seed gives others."""
     for spec in fleet():
         faults = schedule(1, spec, 600)
         assert faults == schedule(1, spec, 600) != schedule(2, spec, 600)
@@ -92,6 +92,6 @@ def test_a_run_follows_from_its_seed():
         assert faults[: len(schedule(1, spec, 60))] == schedule(1, spec, 60)
 
 
-def test_growth_is_told_by_what_grew():
-    """Less is no growth, and memory is judged elsewhere."""
+def test_growth_names_what_grew():
+    """A decrease is not growth, and memory is judged elsewhere."""
     assert Gauges(90, 11, 5, 2).growth(Gauges(70, 10, 5, 3)) == ["tasks: 10, now 11"]

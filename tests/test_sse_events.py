@@ -1,4 +1,4 @@
-"""Server-sent events as they pass: whole ones only, the answer noticed, ids remembered."""
+"""Filtering server-sent events: only whole ones pass, the answer is noticed, and ids are remembered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTE = b'{"jsonrpc":"2.0","method":"notifications/message","params":{}}'
     st.lists(st.integers(1, 30)),
 )
 def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], sizes: list[int]):
-    """However the bytes are cut, whole events come out, unchanged and in order; the rest is held back."""
+    """However the bytes are chunked, whole events pass unchanged and in order; the rest is held back."""
     scanner = EventScanner(1, 10_000, repr)
     data = b"".join(line + newline * 2 for line in lines) + b"data: unfinish"
     out = []
@@ -32,7 +32,7 @@ def test_any_chunking_gives_the_same_events(newline: bytes, lines: list[bytes], 
 
 
 def test_the_answer_is_noticed():
-    """Only the response to this request counts."""
+    """Only the response to this request counts as the answer."""
     scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b"data: " + NOTE + b"\n\n"))
     assert not scanner.answered
@@ -45,7 +45,7 @@ def test_the_answer_is_noticed():
 
 
 def test_answers_to_other_requests_are_left_out():
-    """The SDK would take one for the answer to this request; nor is its event id one to resume from."""
+    """The SDK would take one for the answer to this request, or resume from its event id."""
     scanner = EventScanner(1, 10_000, bytes.decode)
     stray = ANSWER.replace(b"1,", b"2,")
     own = b"id: b\ndata: " + ANSWER + b"\n\n"
@@ -56,8 +56,8 @@ def test_answers_to_other_requests_are_left_out():
 
 
 @pytest.mark.parametrize("nobody", [b'"id":null,', b""])
-def test_an_error_without_an_id_is_this_requests(nobody: bytes):
-    """The server could not read it: the SDK gets the error with the id of the request that it answers."""
+def test_an_error_without_an_id_belongs_to_this_request(nobody: bytes):
+    """The server could not read the request, so the SDK gets the error with the request's id."""
     scanner = EventScanner(1, 10_000, repr)
     (event,) = scanner.feed(b'data: {"jsonrpc":"2.0",%s"error":{"code":1,"message":"m"}}\n\n' % nobody)
     expected = {"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "m"}}
@@ -65,21 +65,21 @@ def test_an_error_without_an_id_is_this_requests(nobody: bytes):
     assert scanner.answered
 
 
-def test_a_stream_of_no_request_is_left_as_it_is():
-    """What belongs to whom there is the SDK's business."""
+def test_the_notification_stream_is_not_filtered():
+    """A stream that belongs to no request is left to the SDK."""
     event = b"data: " + ANSWER + b"\n\n"
     assert list(EventScanner(None, 10_000, repr).feed(event)) == [event]
 
 
 def test_an_answer_over_several_data_lines():
-    """Lines of data are joined, as the standard says."""
+    """Data lines are joined, as the standard requires."""
     scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b'data: {"jsonrpc": "2.0",\ndata:"id": 1, "result": {}}\n\n'))
     assert scanner.answered
 
 
 def test_ids_are_remembered():
-    """The last non-empty id; an event without data is only a priming event."""
+    """The last non-empty id is remembered; an event without data is only a priming event."""
     scanner = EventScanner(1, 10_000, repr)
     list(scanner.feed(b"id: a\ndata:\n\nid:\n\nid: b\n\n"))
     assert scanner.last_id == "b"
@@ -90,11 +90,11 @@ def test_other_kinds_of_events_are_not_read():
     assert list(EventScanner(1, 100, repr).feed(b"event: endpoint\ndata: /x\n\n")) == [b"event: endpoint\ndata: /x\n\n"]
 
 
-def test_what_cannot_be_passed_on():
-    """No JSON, or too long."""
-    with pytest.raises(Unusable, match="no JSON-RPC: {nope"):
+def test_invalid_events():
+    """An event that is not JSON or is too long is not passed on."""
+    with pytest.raises(Unusable, match="not JSON-RPC: {nope"):
         list(EventScanner(1, 100, bytes.decode).feed(b"data: {nope\n\n"))
-    with pytest.raises(Unusable, match="over the bound of 100"):
+    with pytest.raises(Unusable, match="over the limit of 100"):
         list(EventScanner(1, 100, repr).feed(b"x" * 101))
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_passed_on():
     ],
 )
 def test_what_answers_a_request(message: object, expected: bool):
-    """A result or an error to this id; an error without an id too; nothing that is not of JSON-RPC 2.0."""
+    """A request is answered by a JSON-RPC 2.0 result or error with its id, or an error without an id."""
     if isinstance(message, dict):
         assert not is_response(message, 1)
         assert not is_response({"jsonrpc": 2.0, **message}, 1)

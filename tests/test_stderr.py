@@ -1,4 +1,4 @@
-"""What a server process writes to stderr: in the log and in `errlog`, without secrets, and never in the way."""
+"""A server's stderr goes to the log and to `errlog`, without secrets, and never blocks the server."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ async def until(errlog: io.StringIO, text: str) -> None:
         await anyio.sleep(0.005)
 
 
-async def test_a_living_server_is_heard(records: Records):  # noqa: F811
-    """Each line is logged at INFO and written to `errlog`; the secret from `env` goes to neither."""
+async def test_stderr_of_a_running_server_is_logged(records: Records):  # noqa: F811
+    """Each line is logged at INFO and written to `errlog`; the secret from `env` appears in neither."""
     errlog = io.StringIO()
     server = raw_server(env={"API_TOKEN": TOKEN})
     async with client_of(server, name="notes", errlog=errlog) as client:
@@ -52,8 +52,8 @@ async def test_a_living_server_is_heard(records: Records):  # noqa: F811
     assert lines_in(records)[:3] == ["notes: listening", "notes: with ***", "notes: half a line"]
 
 
-async def test_by_default_it_is_seen_on_stderr(capsys: pytest.CaptureFixture[str]):
-    """As with `stdio_client`, who changes only the construction still sees it; `errlog=None` is silent."""
+async def test_by_default_stderr_is_shown(capsys: pytest.CaptureFixture[str]):
+    """A user who changes only the construction still sees it, as with `stdio_client`; `errlog=None` is silent."""
     async with client_of(raw_server()) as client:
         await say(client, "seen\n")
     async with client_of(raw_server(), errlog=None) as client:
@@ -61,8 +61,8 @@ async def test_by_default_it_is_seen_on_stderr(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "seen\n"
 
 
-async def test_a_pipe_that_nobody_reads_stops_nothing():
-    """Of more than it takes the rest is dropped, and calls are answered all the while."""
+async def test_an_unread_errlog_pipe_blocks_nothing():
+    """What the pipe cannot hold is dropped, and calls are answered meanwhile."""
     reading, writing = os.pipe()
     with open(writing, "w", encoding="utf-8") as errlog, open(reading, "rb") as unread:
         async with client_of(raw_server(), errlog=errlog) as client:
@@ -82,15 +82,15 @@ def for_reading() -> TextIO:
 
 
 @pytest.mark.parametrize("broken", [Broken, for_reading])
-async def test_a_broken_errlog_stops_nothing(broken: Callable[[], TextIO], records: Records):  # noqa: F811
-    """It is given up with one warning; the log goes on."""
+async def test_a_broken_errlog_is_dropped(broken: Callable[[], TextIO], records: Records):  # noqa: F811
+    """It is dropped with one warning, and the log goes on."""
     errlog = broken()
     async with client_of(raw_server(), name="notes", errlog=errlog) as client:
         for n in range(3):
             await say(client, f"{n}\n")
     assert lines_in(records) == ["notes: 0", "notes: 1", "notes: 2"]
     (warning,) = records.at(logging.WARNING)
-    assert "its stderr goes to errlog no more" in warning.getMessage()
+    assert "stderr is no longer written to errlog" in warning.getMessage()
     errlog.close()
 
 
@@ -104,15 +104,15 @@ def fed(*chunks: bytes) -> list[str]:
 
 
 def test_lines_that_come_in_pieces():
-    """However the bytes are cut, a line is a line; bytes that are not UTF-8 are replaced."""
+    """However the bytes are chunked, lines are whole, and bytes that are not UTF-8 are replaced."""
     text = b"one\r\ntwo\n\n \nthree \xe9\nend"
     for size in range(1, len(text)):
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         assert fed(*pieces) == ["one", "two", "three \ufffd", "end"]
 
 
-def test_a_line_without_end_is_cut():
-    """A line keeps no more than 4 KiB however it comes, the next one is whole, and no half of a secret is left."""
+def test_an_endless_line_is_cut():
+    """At most 4 KiB of a line are kept however it arrives, the next one is whole, and no part of a secret is left."""
     long = b"x" * (LINE - 5) + TOKEN.encode() + b"y" * 100_000
     for size in (1000, LINE, 10_000, 200_000):
         shown = fed(*[(long + b"\nnext")[at : at + size] for at in range(0, len(long) + 5, size)])
@@ -122,8 +122,8 @@ def test_a_line_without_end_is_cut():
         assert "t0k" not in shown[0]
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch):
-    """Without `errlog` and with the log turned off nothing is kept."""
+def test_nothing_is_kept_without_a_reader(monkeypatch: pytest.MonkeyPatch):
+    """Without `errlog` and with the log turned off, nothing is buffered."""
     monkeypatch.setattr(stderr.logger, "disabled", True)
     lines = StderrLines("notes", Redactor(), None)
     lines.feed(b"half")
@@ -135,7 +135,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch):
     stderr.logger.setLevel(logging.NOTSET)
 
 
-def test_streams_without_descriptor_take_everything():
-    """Whatever has no file descriptor is in memory; a closed one is found out by writing."""
+def test_streams_without_a_descriptor_accept_everything():
+    """A stream without a file descriptor is in memory; whether it is closed shows only on writing."""
     assert stderr._takes(io.StringIO())
     assert stderr._takes(object())  # type: ignore[arg-type]

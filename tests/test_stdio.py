@@ -1,4 +1,4 @@
-"""The stdio edge, against real processes: killed, stopped, flooding, talking rubbish."""
+"""The stdio edge with real processes that are killed, stopped, flood their pipes or print garbage."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ async def pid_of(client: ResilientClient) -> int:
     return int(text_of(await client.call_tool("pid")))
 
 
-@pytest.mark.timeout(60)  # it starts eleven servers of the SDK, a second each, and more on a busy machine
+@pytest.mark.timeout(60)  # starts eleven SDK servers, one second each, more on a busy machine
 async def test_three_hundred_calls_survive_ten_kills():
-    """300 echo calls while an SDK server is killed ten times: 300 right answers, ten restarts, nothing left."""
+    """300 echo calls to an SDK server killed ten times get 300 right answers, with ten restarts and nothing left."""
     events = Recorder()
     async with nothing_left():
         async with ResilientClient(sdk_server(), policy=QUICK, on_event=events) as client:
@@ -74,7 +74,7 @@ async def test_three_hundred_calls_survive_ten_kills():
 
 
 async def test_concurrent_calls_survive_a_kill():
-    """A kill under 40 calls at once costs one restart and no answer."""
+    """A kill during 40 concurrent calls costs one restart and no answer."""
     events = Recorder()
     async with client_of(raw_server(), on_event=events) as client:
         pid = await pid_of(client)
@@ -92,8 +92,8 @@ async def test_concurrent_calls_survive_a_kill():
 
 
 @pytest.mark.parametrize("policy", [QUICK, QUICK.model_copy(update={"trust_annotations": False})])
-async def test_what_may_have_run_is_not_sent_twice(tmp_path: Path, policy: Policy):
-    """A tool that appends and dies, called once: one line, and an error that says that it may have run."""
+async def test_a_call_that_may_have_run_is_not_sent_twice(tmp_path: Path, policy: Policy):
+    """A tool that appends and dies runs once: one line, and an error that says it may have run."""
     file = tmp_path / "file"
     async with client_of(sdk_server(), policy) as client:
         with pytest.raises(ConnectionLost, match="may have run") as caught:
@@ -104,7 +104,7 @@ async def test_what_may_have_run_is_not_sent_twice(tmp_path: Path, policy: Polic
 
 
 async def test_annotations_are_not_trusted_when_the_policy_says_so(tmp_path: Path):
-    """With `trust_annotations=False` an idempotent tool is called once, too."""
+    """With `trust_annotations=False` an idempotent tool is called only once too."""
     file = tmp_path / "file"
     policy = QUICK.model_copy(update={"trust_annotations": False})
     async with client_of(sdk_server(), policy) as client:
@@ -122,7 +122,7 @@ async def test_annotations_are_not_trusted_when_the_policy_says_so(tmp_path: Pat
     ids=["annotated", "by policy"],
 )
 async def test_an_idempotent_tool_is_called_until_it_answers(tmp_path: Path, tool: str, policy: Policy):
-    """The same tool marked idempotent is sent again until it answers."""
+    """The same tool, marked idempotent, is retried until it answers."""
     file = tmp_path / "file"
     async with client_of(sdk_server(), policy) as client:
         result = await client.call_tool(tool, {"path": str(file), "lives": 3})
@@ -131,7 +131,7 @@ async def test_an_idempotent_tool_is_called_until_it_answers(tmp_path: Path, too
 
 
 async def test_a_policy_can_forbid_what_annotations_allow(tmp_path: Path):
-    """`repeatable=False` wins over `idempotentHint`."""
+    """`repeatable=False` takes precedence over `idempotentHint`."""
     file = tmp_path / "file"
     policy = QUICK.model_copy(update={"tools": {"append_idempotent": ToolPolicy(repeatable=False)}})
     async with client_of(sdk_server(), policy) as client:
@@ -141,7 +141,7 @@ async def test_a_policy_can_forbid_what_annotations_allow(tmp_path: Path):
 
 
 async def test_attempts_are_bounded():
-    """A call that kills its server every time is sent three times, then given up."""
+    """A call that kills its server every time fails after three attempts."""
     events = Recorder()
     policy = QUICK.model_copy(update={"restart": RestartPolicy(base=0.01, intensity=50)})
     async with client_of(raw_server(), policy, on_event=events) as client:
@@ -152,8 +152,8 @@ async def test_attempts_are_bounded():
     assert len(events.of(Connected)) == 4
 
 
-async def test_a_stopped_server_costs_its_call_and_no_more():
-    """SIGSTOP in mid-call: the call ends at its deadline, and after SIGCONT the next one works."""
+async def test_a_stopped_server_fails_only_its_call():
+    """After SIGSTOP during a call it ends at its deadline, and after SIGCONT the next one works."""
     policy = SHORT.model_copy(update={"retry": RetryPolicy(attempts=1)})
     async with client_of(raw_server(), policy) as client:
         pid = await pid_of(client)
@@ -170,7 +170,7 @@ async def test_a_stopped_server_costs_its_call_and_no_more():
 
 
 async def test_a_stopped_server_can_be_restarted():
-    """`restart()` replaces a process that no longer answers; nothing of it stays."""
+    """`restart()` replaces a process that no longer answers, and nothing of it is left."""
     async with client_of(raw_server(), SHORT) as client:
         pid = await pid_of(client)
         os.kill(pid, signal.SIGSTOP)
@@ -179,9 +179,9 @@ async def test_a_stopped_server_can_be_restarted():
         assert await pid_of(client) != pid
 
 
-async def test_a_full_pipe_holds_up_nobody():
-    """With the server stopped and the pipe full, every call ends at its own deadline; then all goes on."""
-    # The limit is the tool's alone: the ping that follows has time until the process goes on.
+async def test_a_full_pipe_does_not_block_other_calls():
+    """With the server stopped and the pipe full, each call ends at its own deadline; then all goes on."""
+    # Only the tool has this limit: the ping that follows may wait until the process continues.
     once = ToolPolicy(attempt_timeout=0.4, retry=RetryPolicy(attempts=1))
     policy = QUICK.model_copy(update={"tools": {"unsafe": once}})
     async with client_of(raw_server(), policy) as client:
@@ -201,14 +201,14 @@ async def test_a_full_pipe_holds_up_nobody():
                 for _ in range(3):
                     tg.start_soon(caller, 10)
         assert took[0] < 4
-        assert sum("before it was run" in outcome for outcome in outcomes) == 3  # behind the full pipe: never sent
+        assert sum("before it was run" in outcome for outcome in outcomes) == 3  # blocked by the full pipe: never sent
         os.kill(pid, signal.SIGCONT)
         back = await client.call_tool("echo", {"text": "back"}, read_timeout_seconds=8)
         assert text_of(back) == "back"
 
 
 async def test_cancelling_a_caller_leaves_the_stream_whole():
-    """A caller cancelled in the middle of a long write harms no later call."""
+    """Cancelling a caller in the middle of a long write breaks no later call."""
     async with client_of(raw_server()) as client:
         pid = await pid_of(client)
         os.kill(pid, signal.SIGSTOP)
@@ -220,8 +220,8 @@ async def test_cancelling_a_caller_leaves_the_stream_whole():
         assert await pid_of(client) == pid
 
 
-async def test_a_call_given_up_as_its_answer_comes_ends_nothing_else():
-    """Between the edge and the caller, again and again: the session lives, and so does the call beside it."""
+async def test_a_call_cancelled_as_its_answer_arrives_breaks_nothing():
+    """Repeated between edge and caller: the session and the call beside it survive."""
     async with client_of(raw_server()) as client, anyio.create_task_group() as tg:
         assert text_of(await client.call_tool("echo", {"text": "first"})) == "first"
         bystanders: list[object] = []
@@ -246,8 +246,8 @@ async def test_a_call_given_up_as_its_answer_comes_ends_nothing_else():
         tg.cancel_scope.cancel()
 
 
-async def test_a_message_handler_that_raises_ends_nothing():
-    """Not on what a server says unasked, nor on the late answer to a call that was given up (mcp 1.x hands it on)."""
+async def test_a_message_handler_that_raises_breaks_nothing():
+    """Neither on a notification nor on the late answer to a cancelled call (which mcp 1.x passes to the handler)."""
 
     async def handler(message: object) -> None:
         raise ValueError(f"no {type(message).__name__} expected")
@@ -262,8 +262,8 @@ async def test_a_message_handler_that_raises_ends_nothing():
         assert client.generation == 1
 
 
-async def test_garbage_on_stdout_is_counted_once_and_survived():
-    """Lines that are no messages cost nothing but one event, with the terminal escapes gone."""
+async def test_garbage_on_stdout_is_reported_once_and_survived():
+    """Lines that are not messages cause one event, without terminal escapes, and nothing else."""
     events = Recorder()
     async with client_of(raw_server(), on_event=events) as client:
         for n in range(3):
@@ -273,13 +273,13 @@ async def test_garbage_on_stdout_is_counted_once_and_survived():
 
 
 async def test_text_without_a_newline_before_an_answer():
-    """An answer behind text that was printed without a newline is found."""
+    """An answer that follows text printed without a newline is found."""
     async with client_of(raw_server()) as client:
         assert text_of(await client.call_tool("prefixed", {"text": "found"})) == "found"
 
 
-async def test_bytes_that_are_not_utf8_fail_their_call_alone():
-    """An answer that is not UTF-8 fails at once with a clear error; the connection goes on."""
+async def test_bytes_that_are_not_utf8_fail_only_their_call():
+    """An answer that is not UTF-8 fails immediately with a clear error, and the connection goes on."""
     async with client_of(raw_server()) as client:
         pid = await pid_of(client)
         with measured() as took, pytest.raises(ConnectionLost, match="not valid UTF-8"):
@@ -289,33 +289,33 @@ async def test_bytes_that_are_not_utf8_fail_their_call_alone():
 
 
 async def test_bytes_that_are_not_utf8_can_be_replaced():
-    """With the SDK's `encoding_error_handler="replace"` the same answer comes through."""
+    """With the SDK's `encoding_error_handler="replace"` the same answer is delivered."""
     server = raw_server().model_copy(update={"encoding_error_handler": "replace"})
     async with client_of(server) as client:
         assert text_of(await client.call_tool("bad_utf8")) == "caf\ufffd"
 
 
 @pytest.mark.parametrize("id_first", [True, False])
-async def test_a_message_over_the_bound_fails_its_call_alone(id_first: bool):
-    """A line over `max_message_bytes` fails at once, wherever its id stands; the connection goes on."""
+async def test_a_message_over_the_bound_fails_only_its_call(id_first: bool):
+    """A line over `max_message_bytes` fails immediately, wherever its id is, and the connection goes on."""
     policy = QUICK.model_copy(update={"max_message_bytes": 100_000})
     async with client_of(raw_server(), policy) as client:
         pid = await pid_of(client)
         big = await client.call_tool("big", {"size": 90_000})
         assert len(text_of(big)) == 90_000
-        with pytest.raises(ConnectionLost, match="over the bound of 100000"):
+        with pytest.raises(ConnectionLost, match="over the limit of 100000"):
             await client.call_tool("big", {"size": 1_000_000, "id_first": id_first})
         assert await pid_of(client) == pid
 
 
 async def test_a_large_result():
-    """20 MB in one line come through whole."""
+    """20 MB in one line arrive whole."""
     async with client_of(raw_server()) as client:
         assert len(text_of(await client.call_tool("big", {"size": 20_000_000}))) == 20_000_000
 
 
-async def test_a_grandchild_that_holds_the_pipe_hides_no_exit():
-    """The server is gone but a child of it keeps stdout open: the exit is noticed, and the child dies with it."""
+async def test_an_exit_is_noticed_while_a_grandchild_holds_the_pipe():
+    """The server is gone but its child keeps stdout open: the exit is noticed, and the child is killed."""
     events = Recorder()
     async with nothing_left(), client_of(raw_server(), on_event=events) as client:
         assert text_of(await client.call_tool("orphan_pipe")) == "about to die"
@@ -324,7 +324,7 @@ async def test_a_grandchild_that_holds_the_pipe_hides_no_exit():
 
 
 async def test_a_server_that_closes_stdout_is_replaced():
-    """End of stdout without an exit: the process is killed and another one serves."""
+    """After end of stdout without an exit the process is killed, and another one serves."""
     async with client_of(raw_server()) as client:
         pid = await pid_of(client)
         with pytest.raises(ConnectionLost, match="closed its stdin or stdout"):
@@ -333,15 +333,15 @@ async def test_a_server_that_closes_stdout_is_replaced():
         assert await pid_of(client) != pid
 
 
-async def test_an_answer_cut_in_half_by_the_exit():
-    """Half an answer and an exit is no answer."""
+async def test_half_an_answer_is_not_an_answer():
+    """An answer cut off by the server's exit fails its call."""
     async with client_of(raw_server()) as client:
         with pytest.raises(ConnectionLost, match="exit status 3"):
             await client.call_tool("unsafe", {"do": "partial"})
 
 
 async def test_exit_status_and_stderr_are_known():
-    """A crash tells its exit status and last words."""
+    """A crash is reported with its exit status and last lines of stderr."""
     events = Recorder()
     async with client_of(raw_server(), on_event=events) as client:
         with pytest.raises(ConnectionLost, match="exit status 7"):
@@ -353,7 +353,7 @@ async def test_exit_status_and_stderr_are_known():
 
 
 async def test_a_flood_on_stderr_is_drained_and_bounded():
-    """10 MB of stderr block nothing; the last 64 KiB are kept."""
+    """10 MB of stderr block nothing, and only the last 64 KiB are kept."""
     events = Recorder()
     async with client_of(raw_server(), on_event=events) as client:
         assert text_of(await client.call_tool("stderr", {"kilobytes": 10_000})) == "written"
@@ -365,8 +365,8 @@ async def test_a_flood_on_stderr_is_drained_and_bounded():
     assert 60_000 < len(stderr) <= 3 * 65536
 
 
-async def test_a_command_that_does_not_exist_fails_at_once():
-    """No loop for what no restart can mend: the error names the command and the remedy."""
+async def test_a_command_that_does_not_exist_fails_immediately():
+    """There is no restart loop, and the error names the command and the remedy."""
     async with nothing_left():
         with measured() as took, pytest.raises(ServerFailed, match=r"no-such-program.*StdioServerParameters"):
             async with ResilientClient(StdioServerParameters(command="no-such-program")):
@@ -374,16 +374,16 @@ async def test_a_command_that_does_not_exist_fails_at_once():
         assert took[0] < 3
 
 
-async def test_a_working_directory_that_does_not_exist_fails_at_once():
-    """The same for `cwd`: the error names it."""
+async def test_a_working_directory_that_does_not_exist_fails_immediately():
+    """The error names `cwd`."""
     with pytest.raises(ServerFailed, match="no-such-folder"):
         await ResilientClient(StdioServerParameters(command=sys.executable, cwd="/no-such-folder")).start()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors")
 @pytest.mark.parametrize("left", range(6))
-async def test_a_start_without_descriptors_leaks_none(left: int):
-    """However many are left when the pipes are made: those that were opened are closed again."""
+async def test_a_start_that_runs_out_of_descriptors_leaks_none(left: int):
+    """However many are left when the pipes are made, those that were opened are closed again."""
     count = len(os.listdir("/proc/self/fd"))
     give_back = take(left=left)
     try:
@@ -394,14 +394,14 @@ async def test_a_start_without_descriptors_leaks_none(left: int):
     assert len(os.listdir("/proc/self/fd")) == count
 
 
-async def test_exit_127_at_start_fails_at_once():
-    """A shell wrapper's "command not found" is as hopeless as our own."""
+async def test_exit_127_at_start_fails_immediately():
+    """A shell wrapper's "command not found" is as final as a missing command."""
     with pytest.raises(ServerFailed, match="exit status 127"):
         await ResilientClient(raw_server("--die-at-start", "127"), policy=QUICK).start()
 
 
 async def test_a_server_that_dies_at_start_says_why():
-    """Tried a few times, then suspended: exit status and stderr are in the error, the secret from `env` is not."""
+    """After a few attempts it is suspended: exit status and stderr are in the error, the secret from `env` is not."""
     policy = QUICK.model_copy(update={"restart": RestartPolicy(base=0.01, intensity=2)})
     events = Recorder()
     async with nothing_left():
@@ -415,8 +415,8 @@ async def test_a_server_that_dies_at_start_says_why():
         assert "s3cr3t" not in repr(events.events) + str(caught.value) + caught.value.stderr
 
 
-async def test_a_server_that_dies_after_its_handshake_is_not_forked_without_end():
-    """A handshake alone proves nothing: the meter suspends it."""
+async def test_a_server_that_dies_after_its_handshake_is_suspended():
+    """A handshake alone proves nothing, so the restart meter suspends the server."""
     events = Recorder()
     client = ResilientClient(raw_server("--die-after-handshake"), policy=QUICK, on_event=events)
     try:
@@ -430,7 +430,7 @@ async def test_a_server_that_dies_after_its_handshake_is_not_forked_without_end(
 
 
 async def test_a_handshake_that_hangs_ends_in_time():
-    """A mute server ends at `timeout.ready`; its process is gone."""
+    """A mute server fails at `timeout.ready`, and its process is gone."""
     policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(connect=0.3, ready=0.8, shutdown=0.5)})
     async with nothing_left():
         with measured() as took, pytest.raises(ServerUnavailable, match="no handshake within 0.3 s"):
@@ -438,14 +438,14 @@ async def test_a_handshake_that_hangs_ends_in_time():
         assert took[0] < 5
 
 
-async def test_a_protocol_version_that_nobody_shares_fails_at_once():
-    """No restart can mend a version mismatch."""
+async def test_a_protocol_version_mismatch_fails_immediately():
+    """A restart cannot fix a version mismatch."""
     with pytest.raises(ServerFailed, match="1999-01-01"):
         await ResilientClient(raw_server("--old-protocol"), policy=QUICK).start()
 
 
 async def test_closing_stops_a_busy_server_and_ends_its_calls():
-    """`aclose` in the middle of a call: the call ends with an error, the process is gone, all in bounded time."""
+    """`aclose` during a call fails the call and ends the process in bounded time."""
     client = ResilientClient(raw_server(), policy=QUICK)
     await client.start()
     pid = await pid_of(client)
@@ -469,8 +469,8 @@ async def test_closing_stops_a_busy_server_and_ends_its_calls():
         await client.call_tool("echo", {"text": "x"})
 
 
-async def test_a_server_that_ignores_its_end_is_killed():
-    """SIGTERM ignored, stdin's end ignored: SIGKILL within `timeout.shutdown`."""
+async def test_a_server_that_ignores_termination_is_killed():
+    """A server that ignores SIGTERM and the end of stdin gets SIGKILL within `timeout.shutdown`."""
     script = "import signal,time,sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + (
         "sys.argv=['x']\nfrom tests.servers import raw_server\nraw_server.main()\nwhile True: time.sleep(1)"
     )
@@ -517,7 +517,7 @@ async def test_the_total_deadline_is_not_restarted_by_progress():
 
 
 async def test_a_time_limit_per_call():
-    """`read_timeout_seconds` limits one attempt; the server is told that nobody waits."""
+    """`read_timeout_seconds` limits one attempt, and the server gets a cancellation."""
     async with client_of(raw_server(), ONCE) as client:
         with pytest.raises(DeadlineExceeded, match="no answer within 0.2 s") as caught:
             await client.call_tool("no_answer", read_timeout_seconds=0.2)
@@ -527,7 +527,7 @@ async def test_a_time_limit_per_call():
 
 
 async def test_a_process_that_is_slow_to_start():
-    """It reads nothing for longer than the SDK waits for an answer to `server/discover`, and is started once."""
+    """A process that is silent for longer than the SDK waits for `server/discover` is started only once."""
     events = Recorder()
     async with ResilientClient(raw_server("--slow", "11"), on_event=events) as client:
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
@@ -536,8 +536,8 @@ async def test_a_process_that_is_slow_to_start():
 
 
 @pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x has one era")
-async def test_a_slow_process_that_takes_one_handshake(monkeypatch: pytest.MonkeyPatch):
-    """It was asked for the newer era, then for the older, and refuses the second: it is asked for that alone."""
+async def test_a_slow_process_that_accepts_one_handshake(monkeypatch: pytest.MonkeyPatch):
+    """It got both handshakes and refused the second, so the next process gets only that one."""
     monkeypatch.setattr("mcp.client.session.DISCOVER_TIMEOUT_SECONDS", 0.3)
     async with ResilientClient(raw_server("--slow", "1", "--one-handshake"), policy=QUICK) as client:
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
@@ -546,17 +546,17 @@ async def test_a_slow_process_that_takes_one_handshake(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of a second of silence is what a minute is."""
+    """Scale the limits of silence down: 0.6 s instead of a minute."""
     monkeypatch.setattr(generation, "_LOOK", 0.1)
     monkeypatch.setattr(generation, "_SILENCE", 0.6)
     monkeypatch.setattr(generation, "_STOPPED_SILENCE", 0.3)
     monkeypatch.setattr(supervisor, "_PING_PATIENCE", 0.3)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says that a process is stopped")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports that a process is stopped")
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_a_stopped_process_is_replaced(impatience: None, *, wrapped: bool):
-    """The operating system says so: nobody has to wait for a time limit, and the call is answered by the next one."""
+    """The operating system reports the stop, so no time limit is awaited; the next process answers the call."""
     server = raw_server()
     if wrapped:
         line = f"{server.command} {' '.join(server.args)}; true"
@@ -569,7 +569,7 @@ async def test_a_stopped_process_is_replaced(impatience: None, *, wrapped: bool)
 
 
 async def test_a_process_that_hangs_for_good_is_replaced(impatience: None, monkeypatch: pytest.MonkeyPatch):
-    """However many calls wait, and whenever they began: once one of them ran into its limit, and a ping, too."""
+    """It is replaced once any of many calls has hit its limit and a ping went unanswered, whenever they began."""
     monkeypatch.setattr(connector, "is_stopped", lambda _: False)
     async with client_of(raw_server(), QUICK) as client:
         pid = await pid_of(client)
@@ -588,7 +588,7 @@ async def test_a_process_that_hangs_for_good_is_replaced(impatience: None, monke
 
 
 async def test_a_slow_process_that_answers_pings_is_left_alone():
-    """Calls that time out on a server that answers pings meanwhile cost it nothing."""
+    """Calls that time out on a server that answers pings do not cause a restart."""
     policy = ONCE.model_copy(update={"timeout": TimeoutPolicy(attempt=3, ready=10, connect=10, shutdown=2)})
     async with client_of(sdk_server(), policy) as client:
         pid = await pid_of(client)
@@ -599,7 +599,7 @@ async def test_a_slow_process_that_answers_pings_is_left_alone():
 
 
 async def test_a_busy_process_is_left_alone():
-    """A call that takes long keeps its process, whatever else times out meanwhile."""
+    """A long call keeps its process, whatever else times out meanwhile."""
     policy = ONCE.model_copy(update={"tools": {"hang": ToolPolicy(attempt_timeout=10)}})
     async with client_of(raw_server(), policy) as client:
         pid = await pid_of(client)

@@ -1,4 +1,4 @@
-"""Back-off, restart meter, budget, bulkhead and loop guard, with time and chance as arguments."""
+"""Back-off, restart meter, budget, bulkhead and loop guard, with time and randomness as arguments."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ CHANCE = st.floats(0, 1)
 
 @given(st.integers(0, 10_000), st.floats(0, 1e6), st.floats(0, 1e6), CHANCE)
 def test_waits_are_bounded(n: int, base: float, cap: float, random: float):
-    """No wait is negative or over its cap, however many went before."""
+    """No wait is negative or above its cap, however many came before."""
     longest = exponential(n, base=base, cap=cap)
     assert 0 <= full_jitter(n, base=base, cap=cap, random=random) <= longest <= cap
     assert longest / 2 <= half_jitter(n, base=base, cap=cap, random=random) <= longest
 
 
 def test_waits_double():
-    """base * 2ⁿ, up to the cap."""
+    """Waits are base * 2ⁿ, up to the cap."""
     assert [exponential(n, base=0.5, cap=3) for n in range(5)] == [0.5, 1, 2, 3, 3]
 
 
-def test_the_first_replacement_is_at_once_and_later_ones_back_off():
-    """0, then 0.5 s * 2ⁿ."""
+def test_the_first_restart_is_immediate_and_later_ones_back_off():
+    """The delays are 0, then 0.5 s * 2ⁿ."""
     meter = RestartMeter(RestartPolicy(intensity=9))
     assert [meter.next(0, 1).delay for _ in range(5)] == [0, 0.5, 1, 2, 4]
 
 
 def test_more_than_intensity_within_period_suspends():
-    """The sixth within 60 s suspends for 30 s, the next time for 60 s, at most 300 s."""
+    """The sixth loss within 60 s suspends for 30 s, the next one for 60 s, at most 300 s."""
     meter = RestartMeter(RestartPolicy())
     now = 0.0
     suspensions = []
@@ -50,13 +50,13 @@ def test_more_than_intensity_within_period_suspends():
 
 
 def test_slow_failures_do_not_suspend():
-    """Spread over more than the period, replacements only back off."""
+    """Losses spread over more than the period only back off."""
     meter = RestartMeter(RestartPolicy())
     assert not any(meter.next(n * 13.0, 1).suspended for n in range(50))
 
 
-def test_only_proof_clears_the_count():
-    """`proven` starts all over; nothing else does."""
+def test_only_proven_clears_the_count():
+    """`proven` resets the meter; nothing else does."""
     meter = RestartMeter(RestartPolicy())
     for _ in range(5):
         meter.next(0, 1)
@@ -67,8 +67,8 @@ def test_only_proof_clears_the_count():
     assert meter.next(0, 1).delay == 0
 
 
-def test_what_was_not_started_is_not_metered():
-    """A server that cannot be reached is tried on, with back-off, and never suspended."""
+def test_unreachable_servers_are_not_metered():
+    """A server that cannot be reached is retried with back-off, and never suspended."""
     meter = RestartMeter(RestartPolicy())
     steps = [meter.next(0, 1, metered=False) for _ in range(50)]
     assert not any(step.suspended for step in steps)
@@ -76,8 +76,8 @@ def test_what_was_not_started_is_not_metered():
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), CHANCE, st.booleans()), max_size=60))
-def test_no_more_than_intensity_starts_within_any_period(steps: list[tuple[float, float, bool]]):
-    """Whatever happens, between two proofs no window of `period` holds more than `intensity` starts."""
+def test_starts_within_any_period_are_bounded(steps: list[tuple[float, float, bool]]):
+    """Without a proof in between, a window of `period` holds at most `intensity` + 1 starts."""
     policy = RestartPolicy(suspend=60)
     meter = RestartMeter(policy)
     now = 0.0
@@ -96,7 +96,7 @@ def test_no_more_than_intensity_starts_within_any_period(steps: list[tuple[float
 
 
 def test_an_hour_of_back_off_takes_no_time():
-    """A server that is down for an hour is tried at its pace, on a clock of our own: no test sleeps for it."""
+    """An hour of outage is retried at the meter's pace on a simulated clock, so no test sleeps."""
     for metered, fewest, most in ((True, 10, 30), (False, 120, 260)):
         meter = RestartMeter(RestartPolicy())
         now, tries = 0.0, 0
@@ -107,7 +107,7 @@ def test_an_hour_of_back_off_takes_no_time():
 
 
 class MeterMachine(RuleBasedStateMachine):
-    """Losses and proofs in any order, under a clock that may stand still."""
+    """Losses and proofs in any order, with a clock that may stand still."""
 
     @initialize(intensity=st.integers(1, 4), metered=st.booleans())
     def start(self, intensity: int, metered: bool):
@@ -141,7 +141,7 @@ class MeterMachine(RuleBasedStateMachine):
             assert self.suspension or len(recent) >= self.policy.intensity
             self.suspension = step.delay
         else:
-            assert not self.suspension, "a suspension ends by a proof only"
+            assert not self.suspension, "only a proof ends a series of suspensions"
             assert 0 <= step.delay <= self.policy.max_delay
             assert (step.delay == 0) == self.fresh
             assert not self.metered or len(recent) < self.policy.intensity
@@ -188,7 +188,7 @@ TestBudgetMachine.settings = settings(TestBudgetMachine.settings, max_examples=6
 
 
 def test_a_budget_lasts_for_its_retries_and_no_longer():
-    """A hundred of them; two successes pay for one more."""
+    """A budget allows exactly a hundred retries; two successes pay for one more."""
     budget = RetryBudget(BudgetPolicy())
     assert [budget.spend() for _ in range(102)] == [True] * 100 + [False] * 2
     budget.earn()
@@ -197,8 +197,8 @@ def test_a_budget_lasts_for_its_retries_and_no_longer():
     assert budget.spend()
 
 
-def test_a_bulkhead_lets_in_and_queues_and_refuses():
-    """Two run, two wait, the fifth is refused; who leaves lets the first in the queue in."""
+def test_a_bulkhead_admits_queues_and_refuses():
+    """Two run, two wait, the fifth is refused; a call that ends admits the first in the queue."""
     bulkhead = Bulkhead(limit=2, queue=2)
     tickets = [bulkhead.enter() for _ in range(5)]
     assert [ticket and ticket.admitted for ticket in tickets] == [True, True, False, False, None]
@@ -212,7 +212,7 @@ def test_a_bulkhead_lets_in_and_queues_and_refuses():
     assert (bulkhead.running, bulkhead.waiting) == (2, 0)
 
 
-def test_without_a_queue_nobody_waits():
+def test_without_a_queue_the_second_call_is_refused():
     """One runs, the next is refused."""
     bulkhead = Bulkhead(limit=1, queue=0)
     ticket = bulkhead.enter()
@@ -223,7 +223,7 @@ def test_without_a_queue_nobody_waits():
 
 
 class BulkheadMachine(RuleBasedStateMachine):
-    """Calls come, leave, give up while they wait, and leave twice."""
+    """Calls arrive, leave, give up while waiting, and leave twice."""
 
     @initialize(limit=st.integers(1, 3), queue=st.integers(0, 3))
     def start(self, limit: int, queue: int):
@@ -283,22 +283,22 @@ TestBulkheadMachine = BulkheadMachine.TestCase
 TestBulkheadMachine.settings = settings(TestBulkheadMachine.settings, max_examples=60)
 
 
-def test_refusals_in_a_row_are_told_from_the_fifth_on():
-    """None before it; an answer that is no error starts anew."""
+def test_the_loop_guard_warns_from_the_fifth_refusal():
+    """There is no warning before the fifth, and an answer that is not an error resets the count."""
     counter = RefusalCounter(LoopGuard())
     assert [counter.record(n, refused=True) for n in range(6)] == [None] * 4 + [5, 6]
     assert counter.record(6, refused=False) is None
     assert [counter.record(n, refused=True) for n in range(5)] == [None] * 4 + [5]
 
 
-def test_refusals_of_long_ago_are_no_loop():
-    """Only those within the window are counted."""
+def test_old_refusals_are_not_counted():
+    """Only refusals within the window count."""
     counter = RefusalCounter(LoopGuard(failures=2, window=10))
     assert [counter.record(now, refused=True) for now in (0, 11, 21, 22, 40)] == [None, None, 2, 2, None]
 
 
-def test_endless_refusals_take_no_endless_memory():
-    """The count stops at a hundred, or at the number asked for."""
+def test_refusals_take_bounded_memory():
+    """The count stops at a hundred, or at the configured number."""
     for failures, most in ((5, 100), (150, 150)):
         counter = RefusalCounter(LoopGuard(failures=failures))
         assert [counter.record(0, refused=True) for _ in range(1000)][-1] == most
@@ -306,6 +306,6 @@ def test_endless_refusals_take_no_endless_memory():
 
 @pytest.mark.parametrize("bad", [{"intensity": 0}, {"period": -1}, {"base": -0.1}])
 def test_impossible_numbers(bad: dict[str, float]):
-    """A policy that cannot be is refused."""
+    """Impossible values are rejected."""
     with pytest.raises(ValueError, match=next(iter(bad))):
         RestartPolicy.model_validate(bad)

@@ -1,5 +1,7 @@
-"""What was subscribed to, listened for or set is there again after a reconnect, and readers know what they may have
-missed: over stdio and Streamable HTTP, up to 2025-11-25 and at 2026-07-28."""
+"""Subscriptions, listen streams and the log level are restored after a reconnect.
+
+Readers learn what they may have missed: over stdio and Streamable HTTP, up to 2025-11-25 and at 2026-07-28.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ MODERN_PLACES = [where for where in PLACES if "modern" in where]
 
 
 @every_pair("where", PLACES)
-async def test_a_watcher_lives_through_a_crash(where: str):
+async def test_a_watcher_survives_a_crash(where: str):
     """An update, a kill: then `missed` for each thing, one `Restored`, and the next real update."""
     async with place(where) as at, at.client.watch([A], tools=True) as changes:
         await at.ask("touch", uri=A)
@@ -58,8 +60,8 @@ async def test_a_watcher_lives_through_a_crash(where: str):
 
 
 @every_pair("where", PLACES)
-async def test_several_watchers_cost_one_subscription_and_the_last_one_out_ends_it(where: str):
-    """The server is asked once, and told when nobody watches any more."""
+async def test_several_watchers_share_one_subscription(where: str):
+    """The server gets one subscription, and an unsubscribe when the last watcher leaves."""
     async with place(where) as at:
         async with at.client.watch([A]) as one:
             async with at.client.watch([A]) as two:
@@ -73,7 +75,7 @@ async def test_several_watchers_cost_one_subscription_and_the_last_one_out_ends_
 
 @every_pair("where", PLACES)
 async def test_a_watcher_ends_with_its_client_and_not_before(where: str):
-    """Through a crash it waits; when the client is closed the loop is over, in another task, too."""
+    """It waits through a crash; when the client is closed the loop ends, in another task too."""
     async with nothing_left():
         seen: list[Change] = []
         ended = anyio.Event()
@@ -102,8 +104,8 @@ async def test_a_watcher_ends_with_its_client_and_not_before(where: str):
 
 
 @every_pair("where", PLACES)
-async def test_a_refusal_is_the_watchers_own(where: str):
-    """A resource that the server refuses is an error on entering, and troubles nobody else."""
+async def test_a_refusal_affects_only_its_watcher(where: str):
+    """A resource that the server refuses is an error on entering, and does not disturb other watchers."""
     async with place(where) as at, at.client.watch([A]) as changes:
         with pytest.raises(MCPError, match="cannot be subscribed"):
             async with at.client.watch(["test://refused", B]):
@@ -114,8 +116,8 @@ async def test_a_refusal_is_the_watchers_own(where: str):
 
 
 @every_pair("where", PLACES)
-async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
-    """The server refuses it the first time: `Restored` says so, and says so again when it is back."""
+async def test_a_part_that_fails_is_retried_and_reported(where: str):
+    """When the server first refuses it, `Restored` reports that, and again when it is back."""
     async with place(where) as at:
         await at.ask("touch", uri="test://flaky")
         async with AsyncExitStack() as stack:
@@ -129,7 +131,7 @@ async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
             second = await at.events.wait_for(Restored, 2)
             assert [A in key for key in first.restored] == [True]
             assert ["flaky" in key for key in second.restored] == [True]
-            if where != "http modern":  # there is no session to lose: each stream is opened again by itself
+            if where != "http modern":  # no session can be lost: each stream is reopened independently
                 assert ["flaky" in key for key in first.failed] == [True]
             assert await next_of(steady) == Change("resource", A, missed=True)
             assert await next_of(flaky) == Change("resource", "test://flaky", missed=True)
@@ -138,7 +140,7 @@ async def test_a_part_that_fails_is_tried_again_and_reported(where: str):
 
 @every_pair("where", PLACES)
 async def test_watching_while_the_server_is_down(where: str):
-    """Entering does not wait for a server that is not there; the watch begins, with `missed`, once it is back."""
+    """Entering does not wait for an absent server; the watch begins, with `missed`, once it is back."""
     async with place(where, QUICK.model_copy(update={"restart": QUICK.restart.model_copy(update={"base": 0.3})})) as at:
         if at.server is not None:
             at.server.kill()
@@ -158,7 +160,7 @@ async def test_watching_while_the_server_is_down(where: str):
 
 @every_pair("where", PLACES)
 async def test_closing_is_quiet(where: str, caplog: pytest.LogCaptureFixture):
-    """Streams that are open when a watcher leaves, or the client is closed, end without an error in any log."""
+    """Streams that are open when a watcher leaves or the client is closed end without an error in any log."""
     async with place(where) as at:
         async with at.client.watch([A]):
             pass
@@ -169,8 +171,8 @@ async def test_closing_is_quiet(where: str, caplog: pytest.LogCaptureFixture):
     assert [record.getMessage() for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
 
 
-async def test_what_cannot_work_is_said_on_entering():
-    """A capability that the server does not declare, nothing to watch, a string for a list, a client not started."""
+async def test_impossible_watches_fail_on_entering():
+    """An undeclared capability, nothing to watch, a string for a list, or a client not started is an error."""
     async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
         with pytest.raises(ResilienceError, match=r"does not declare tools\.listChanged"):
             async with client.watch(tools=True):
@@ -186,12 +188,12 @@ async def test_what_cannot_work_is_said_on_entering():
             raise AssertionError
 
 
-# --- what ClientSession has ---
+# --- the API of ClientSession ---
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_subscriptions_and_the_log_level_are_there_again(where: str):
-    """Without a word from the user; `message_handler` hears once of each resource."""
+async def test_subscriptions_and_the_log_level_are_restored(where: str):
+    """The user does nothing, and `message_handler` gets one update per resource."""
     heard: list[str] = []
     news = anyio.Event()
 
@@ -221,8 +223,8 @@ async def test_subscriptions_and_the_log_level_are_there_again(where: str):
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_a_handler_that_raises_or_hangs_stops_nothing(where: str):
-    """The synthetic update is given beside the replay."""
+async def test_a_handler_that_raises_or_hangs_does_not_block_the_replay(where: str):
+    """The synthetic updates are delivered concurrently with the replay."""
     calls = 0
 
     async def handler(message: Any) -> None:
@@ -241,8 +243,8 @@ async def test_a_handler_that_raises_or_hangs_stops_nothing(where: str):
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_wishes_while_the_server_is_down(where: str):
-    """Unsubscribed while down: not replayed, and no server is needed. Subscribed while down: in force after."""
+async def test_subscribing_and_unsubscribing_while_the_server_is_down(where: str):
+    """An unsubscribe needs no server and is not replayed; a subscribe is in force afterwards."""
     async with place(where) as at:
         await at.client.subscribe_resource(A)
         connector = at.client._supervisor._connector
@@ -268,7 +270,7 @@ async def test_wishes_while_the_server_is_down(where: str):
 
 
 class _Refusing:
-    """A connection that cannot be opened, for the time being."""
+    """A connection that cannot be opened for now."""
 
     async def __aenter__(self) -> Any:
         raise AttemptError(FileNotFoundError(2, "the test keeps it away", "server"), None)
@@ -278,8 +280,8 @@ class _Refusing:
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_the_servers_refusal_takes_the_wish_back(where: str):
-    """A refused subscription is not replayed; a refused log level leaves the one before."""
+async def test_a_refused_request_is_not_replayed(where: str):
+    """A refused subscription is not replayed; a refused log level leaves the previous one in force."""
     async with place(where) as at:
         await at.client.set_logging_level("error")
         with pytest.raises(MCPError, match="cannot be subscribed"):
@@ -296,7 +298,7 @@ async def test_the_servers_refusal_takes_the_wish_back(where: str):
 
 @every_pair("where", LEGACY_PLACES)
 async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
-    """And the other way round: each has its own wish."""
+    """A watcher and `subscribe_resource` hold a subscription independently, in either order."""
     async with place(where) as at:
         await at.client.subscribe_resource(A)
         async with at.client.watch([A]) as changes:
@@ -309,15 +311,15 @@ async def test_a_watcher_keeps_what_the_user_unsubscribes_from(where: str):
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
-    """In one go: calls are answered while they are under way."""
+async def test_500_subscriptions_are_replayed_concurrently_with_calls(where: str):
+    """The replay is one batch, and calls are answered while it is in progress."""
     uris = [f"test://{n}" for n in range(500)]
     async with place(where) as at, at.client.watch(uris) as changes:
         await at.kill()
         assert await at.ask("pid")
         assert not at.events.of(Restored)
         missed: set[str] = set()
-        while len(missed) < len(uris):  # one that was read is told again if the server's stream breaks once more
+        while len(missed) < len(uris):  # one already read is repeated if the server's stream breaks once more
             missed.add((await next_of(changes)).uri)
         assert missed == set(uris)
         restored = await at.events.wait_for(Restored)
@@ -326,8 +328,8 @@ async def test_500_subscriptions_are_replayed_beside_the_calls(where: str):
 
 
 @every_pair("where", LEGACY_PLACES)
-async def test_a_replay_dies_with_its_connection(where: str):
-    """Killed again and again in the middle of it: the last one restores all, and nothing is left behind."""
+async def test_a_replay_ends_with_its_connection(where: str):
+    """Killed repeatedly during the replay: the last one restores everything, and nothing is left behind."""
     uris = [f"test://{n}" for n in range(200)]
     async with nothing_left():
         async with place(where) as at, at.client.watch(uris):
@@ -336,7 +338,7 @@ async def test_a_replay_dies_with_its_connection(where: str):
                 await at.ask("pid")
             await at.subscribed(*uris)
             await at.events.wait_for(Restored, generation=at.client.generation)
-            for event in at.events.of(Restored) if at.server is None else ():  # an abandoned replay tells nothing
+            for event in at.events.of(Restored) if at.server is None else ():  # an abandoned replay reports nothing
                 assert (len(event.restored), event.failed) == (200, ())
 
 
@@ -344,8 +346,8 @@ async def test_a_replay_dies_with_its_connection(where: str):
 
 
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
-async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_status():
-    """The SDK tells the stream of the end before the exit status is known, and the status is told all the same."""
+async def test_the_exit_status_is_known_when_a_listen_request_kills_the_process():
+    """The SDK ends the stream before the exit status is known, and it is reported all the same."""
     events = Recorder()
     async with ScriptedStdioServer({"subscriptions/listen": [StdioReply.exit(7)]}, modern=True) as server:
         client = ResilientClient(server.parameters, policy=QUICK, on_event=events)
@@ -355,8 +357,8 @@ async def test_a_process_that_dies_of_a_listen_request_is_not_without_an_exit_st
 
 
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
-async def test_a_server_without_listen_is_asked_once_a_connection():
-    """It declares what needs `subscriptions/listen` and does not know that: to ask again and again is of no use."""
+async def test_a_server_without_listen_is_asked_once_per_connection():
+    """If the server does not know `subscriptions/listen`, it is not asked again on that connection."""
     discovered = {
         "supportedVersions": ["2026-07-28"],
         "capabilities": {"tools": {"listChanged": True}},
@@ -383,7 +385,7 @@ async def test_a_server_without_listen_is_asked_once_a_connection():
 @pytest.mark.timeout(120)
 @every_pair("where", MODERN_PLACES)
 async def test_listen_through_ten_kills(where: str):
-    """`listen()` gives the SDK's own events, one for each thing after each kill, and then the real ones."""
+    """`listen()` yields the SDK's events, one for each thing after each kill, and then the real ones."""
     from mcp.client.subscriptions import ResourceUpdated, ToolsListChanged
 
     async with place(where) as at:
@@ -403,7 +405,7 @@ async def test_listen_through_ten_kills(where: str):
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 @every_pair("where", MODERN_PLACES)
 async def test_a_listen_stream_cut_while_the_server_lives(where: str):
-    """It is opened again on the same connection, with `missed` for what it was for."""
+    """It is reopened on the same connection, with `missed` for what it covers."""
     async with place(where) as at, at.client.watch([A]) as changes:
         for cut in range(1, 4):
             await at.ask("cut")
@@ -417,7 +419,7 @@ async def test_a_listen_stream_cut_while_the_server_lives(where: str):
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 @pytest.mark.parametrize("where", ["stdio modern"])
 async def test_listen_is_refused_as_the_sdk_refuses(where: str):
-    """By the server, at once; and up to 2025-11-25 by the SDK."""
+    """The server refuses immediately; up to 2025-11-25 the SDK does."""
     from mcp.client.subscriptions import ListenNotSupportedError
 
     async with place(where) as at:
@@ -432,7 +434,7 @@ async def test_listen_is_refused_as_the_sdk_refuses(where: str):
 
 @pytest.mark.skipif(MAJOR == 1, reason="needs mcp 2.x")
 async def test_an_in_process_server_is_watched_too():
-    """A server object of this process, which has no wire."""
+    """A server object in this process, which has no wire, can be watched."""
     from .servers.changing_server import build
 
     async with nothing_left():
@@ -448,7 +450,7 @@ async def test_an_in_process_server_is_watched_too():
 
 
 async def test_changes_collapse_until_they_are_read():
-    """A slow reader has one change per thing, whatever happened; `missed` is not forgotten."""
+    """A slow reader gets one change per thing, whatever happened; `missed` is kept."""
     watcher = Watcher([A, B], tools=True)
     watcher.entered = True
     for _ in range(1000):
@@ -467,8 +469,8 @@ async def test_changes_collapse_until_they_are_read():
     assert [change async for change in watcher] == []
 
 
-async def test_sub_resources_are_told_up_to_a_bound():
-    """An update may name a part of what is watched; past the bound it is told as the whole."""
+async def test_sub_resources_are_reported_up_to_a_bound():
+    """An update may name a part of a watched resource; past the bound the whole is reported."""
     watcher = Watcher([A])
     for n in range(5000):
         watcher.notify("resource", f"{A}/{n}")
@@ -481,7 +483,7 @@ async def test_sub_resources_are_told_up_to_a_bound():
 
 
 async def test_two_readers_of_one_watcher():
-    """Each change goes to one of them, and both see the end."""
+    """Each change reaches one of them, and both see the end."""
     watcher = Watcher([A])
     seen: list[Change] = []
 

@@ -1,4 +1,4 @@
-"""The supervisor under virtual time: hours of outage in milliseconds, and one reconnect however many ask."""
+"""The supervisor under virtual time: hours of outage in milliseconds, and one reconnect for any number of callers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DIED = AttemptError(OSError("died"), None)
 
 
 class Script:
-    """Stands where `Connector` stands, which needs a server: opens connections, or fails, as it is told."""
+    """Takes the place of `Connector`, which needs a server: opens connections or fails, as scripted."""
 
     def __init__(self, *outcomes: AttemptError | None, is_process: bool = True) -> None:
         self.outcomes = list(outcomes)
@@ -79,7 +79,7 @@ def run(script: Script, body: Callable[[Supervisor, Recorder], Awaitable[None]],
 
 
 def test_an_hour_of_a_dying_process():
-    """Six tries, then one after each suspension of 30, 60, 120, 240, 300 s: no fork without end."""
+    """Six attempts, then one after each suspension of 30, 60, 120, 240, 300 s: no endless forking."""
     script = Script(*[DIED] * 500)
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
@@ -92,7 +92,7 @@ def test_an_hour_of_a_dying_process():
 
 
 def test_an_hour_without_an_http_server():
-    """What cannot be reached is asked again every half minute at most, and calls wait for it: no suspension."""
+    """An unreachable server is retried at least every half minute, and calls wait: no suspension."""
     script = Script(*[REFUSED] * 500, is_process=False)
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
@@ -107,8 +107,8 @@ def test_an_hour_without_an_http_server():
     assert 100 < len(script.opened) < 250
 
 
-def test_suspended_fails_at_once_and_recovers_by_itself():
-    """Calls fail in no time while suspended, the error says when the next try is due, and it comes."""
+def test_a_suspended_server_fails_calls_immediately_and_recovers():
+    """Calls fail without delay, the error says when the next attempt is due, and it is made."""
     script = Script(*[DIED] * 6)
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
@@ -119,15 +119,15 @@ def test_suspended_fails_at_once_and_recovers_by_itself():
             await supervisor.lend(began + 30)
         assert anyio.current_time() == began
         assert caught.value.retry_in is not None
-        assert 28 < round(caught.value.retry_in, 6) <= 29  # the clock stands still: what is left is not quite exact
+        assert 28 < round(caught.value.retry_in, 6) <= 29  # the clock stands still: rounding errors remain
         await anyio.sleep(31)
         assert supervisor.state is State.READY
 
     run(script, body)
 
 
-def test_restarts_that_are_asked_for_are_not_metered():
-    """Twenty in a row, none of which waits."""
+def test_requested_restarts_are_not_metered():
+    """Twenty in a row, and none of them waits."""
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         began = anyio.current_time()
@@ -140,7 +140,7 @@ def test_restarts_that_are_asked_for_are_not_metered():
 
 
 def test_restart_wakes_a_suspended_server():
-    """`restart` does not wait for the suspension's end."""
+    """`restart` does not wait for the end of the suspension."""
     script = Script(*[DIED] * 6)
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
@@ -154,7 +154,7 @@ def test_restart_wakes_a_suspended_server():
 
 
 def test_failed_does_not_loop():
-    """What no restart can mend is tried once, until somebody asks."""
+    """A failure that no restart can fix is attempted once, until `restart()` is called."""
     script = Script(AttemptError(FileNotFoundError(2, "No such file", "npx"), None))
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
@@ -169,7 +169,7 @@ def test_failed_does_not_loop():
 
 
 def test_a_session_that_lived_a_minute_is_proven():
-    """After 60 s up, or an answered call, the next loss is replaced at once; a young one backs off."""
+    """After 60 s up or an answered call the next loss is replaced immediately; a young one backs off."""
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         for _ in range(20):
@@ -186,8 +186,8 @@ def test_a_session_that_lived_a_minute_is_proven():
     run(Script(), body)
 
 
-def test_a_session_that_dies_young_again_and_again_is_suspended():
-    """Handshakes prove nothing."""
+def test_sessions_that_end_early_are_suspended():
+    """Handshakes alone prove nothing."""
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         with pytest.raises(ServerUnavailable):
@@ -201,7 +201,7 @@ def test_a_session_that_dies_young_again_and_again_is_suspended():
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.booleans())
 def test_many_reports_of_one_loss_make_one_reconnect(callers: list[int], is_process: bool):
-    """N callers that saw generation g fail cause one connection, g + 1; two processes never meet."""
+    """N callers whose calls fail on generation g cause one connection, g + 1, and processes never overlap."""
     script = Script(is_process=is_process)
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:

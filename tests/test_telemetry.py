@@ -1,4 +1,4 @@
-"""OpenTelemetry, through its own SDK with exporters in memory: names, attributes, buckets, and who is whose parent."""
+"""OpenTelemetry with its own SDK and in-memory exporters: names, attributes, buckets, and parents of spans."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ONCE = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
 
 @functools.cache
 def exporters() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """The providers of this process: OpenTelemetry lets them be set once."""
+    """The providers of this process, which OpenTelemetry allows to be set only once."""
     spans = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
@@ -53,7 +53,7 @@ def exporters() -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
 
 
 class Telemetered:
-    """What was exported since this was made."""
+    """What was exported since this object was made."""
 
     def __init__(self) -> None:
         self.exporter, self.reader = exporters()
@@ -77,7 +77,7 @@ def telemetry() -> Telemetered:
 
 
 def own(attributes: Any) -> dict[str, Any]:
-    """Without ours: what the conventions prescribe."""
+    """The attributes that the conventions prescribe, without this library's."""
     return {key: value for key, value in attributes.items() if not key.startswith("resilient_mcp.")}
 
 
@@ -86,7 +86,7 @@ VERSION = {"mcp.protocol.version": "2025-11-25"}
 
 
 async def test_the_outcomes_over_http(telemetry: Telemetered):
-    """Success, isError, protocol error, timeout, and a resource: the attributes of spans and of the histogram."""
+    """Success, `isError`, protocol error, time limit and a resource: attributes of spans and the histogram."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url, ONCE) as client:
         port = int(server.url.split(":")[2].split("/")[0])
@@ -118,7 +118,7 @@ async def test_the_outcomes_over_http(telemetry: Telemetered):
         ("tools/call echo", echo, StatusCode.UNSET, None),
         ("tools/call echo", {**echo, "error.type": "tool_error"}, StatusCode.ERROR, None),
         ("tools/call echo", {**echo, **code}, StatusCode.ERROR, "bad things"),
-        ("tools/call unsafe", {**unsafe, "error.type": "timeout"}, StatusCode.ERROR, "given up after"),
+        ("tools/call unsafe", {**unsafe, "error.type": "timeout"}, StatusCode.ERROR, "timed out after"),
         ("resources/read", {**resource, "mcp.resource.uri": "test://a", **unknown}, StatusCode.ERROR, "not found"),
     ]
     assert len(spans) == len(expected)
@@ -138,7 +138,7 @@ async def test_the_outcomes_over_http(telemetry: Telemetered):
 
 
 async def test_a_retry_over_stdio(telemetry: Telemetered):
-    """One span and one measurement for a call that crashed its server; its span tells of retry and reconnect."""
+    """One span and one measurement for a call that crashed its server; the span records retry and reconnect."""
     events = Listener()
     async with client_of(raw_server(), on_event=events) as client:
         await client.call_tool("echo", {"text": "first"})
@@ -171,8 +171,8 @@ async def test_a_retry_over_stdio(telemetry: Telemetered):
     assert sum(counts.values()) == len(events.of(Connected))
 
 
-async def test_once_per_generation(telemetry: Telemetered):
-    """A session that the client closes is measured, too, without an `error.type`."""
+async def test_the_session_duration_is_measured_once_per_generation(telemetry: Telemetered):
+    """A session that the client closes is measured too, without an `error.type`."""
     async with client_of(raw_server()) as client:
         await client.restart()
     points = telemetry.points()
@@ -184,8 +184,8 @@ async def test_once_per_generation(telemetry: Telemetered):
 
 
 async def test_a_call_that_was_never_sent(telemetry: Telemetered):
-    """No request id, no attempt, and the exception's type; the span still says which tool."""
-    client = ResilientClient("http://127.0.0.1:1/mcp")  # and not started
+    """It has no request id and no attempt, but the exception's type and the tool."""
+    client = ResilientClient("http://127.0.0.1:1/mcp")  # and never started
     with pytest.raises(ServerUnavailable):
         await client.call_tool("unsafe", {"text": "x"})
     span = telemetry.spans()[-1]
@@ -196,9 +196,9 @@ async def test_a_call_that_was_never_sent(telemetry: Telemetered):
     assert span.status.status_code is StatusCode.ERROR
 
 
-@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x makes no spans")
-async def test_the_spans_of_the_sdk_hang_below(telemetry: Telemetered):
-    """One for each attempt, below the one for the call; and the call's below the caller's."""
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x creates no spans")
+async def test_the_sdks_spans_are_children_of_the_calls_span(telemetry: Telemetered):
+    """One for each attempt, below the one for the call, which is below the caller's."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
         server.faults = [Faults.status(500)]
@@ -212,7 +212,7 @@ async def test_the_spans_of_the_sdk_hang_below(telemetry: Telemetered):
 
 
 async def test_arguments_show_in_debug_mode_only(telemetry: Telemetered):
-    """And then without secrets."""
+    """Arguments appear only in debug mode, without secrets."""
     for debug in (False, True):
         async with client_of(raw_server(env={"TOKEN": "s3cr3t-t0k3n"}), debug=debug) as client:
             await client.call_tool("echo", {"text": "mine s3cr3t-t0k3n"})
@@ -225,7 +225,7 @@ async def test_arguments_show_in_debug_mode_only(telemetry: Telemetered):
 
 
 async def test_the_number_of_time_series_is_bounded(telemetry: Telemetered):
-    """A server that invents codes and a caller that invents methods and tools end in `_OTHER` and `other`."""
+    """Beyond a bound, invented codes, methods and tools are counted as `_OTHER` and `other`."""
     hub = Hub("s")
     stats = Recorder(hub.redactor)
     one = Telemetry(hub, None, lambda: None, stats.label)
@@ -236,8 +236,8 @@ async def test_the_number_of_time_series_is_bounded(telemetry: Telemetered):
     assert len({stats.label(f"tool-{n}") for n in range(1000)}) <= 257
 
 
-async def test_moves_of_a_breaker_show_in_every_running_call(telemetry: Telemetered):
-    """As span events, and in a counter; so do waits for a limit, in the span of the call that waits."""
+async def test_circuit_changes_are_recorded_in_every_running_call(telemetry: Telemetered):
+    """They are span events and a counter; a wait for a limit is recorded in the waiting call's span."""
     server = ScriptedHttp()
     async with server.serve(), client_of(server.url) as client:
 
@@ -288,12 +288,12 @@ def run_alone(**parts: str) -> None:
 
 @pytest.mark.skipif(MAJOR != 1, reason="mcp 2.x itself needs opentelemetry-api")
 def test_it_works_where_opentelemetry_is_not_installed():
-    """mcp 1.x brings none along."""
+    """The client works without OpenTelemetry, which mcp 1.x does not install."""
     run_alone(before="sys.modules['opentelemetry'] = None", after="assert not telemetry.IS_INSTALLED")
 
 
 def test_an_sdk_that_is_configured_late_is_used_from_then_on():
-    """The first call is not seen, the second is: spans and measurements."""
+    """The first call is not recorded, the second is: spans and measurements."""
     run_alone(
         between="from tests.test_telemetry import Telemetered; late = Telemetered()",
         after="[span] = late.spans(); assert span.name == 'tools/call echo';"
@@ -301,8 +301,8 @@ def test_an_sdk_that_is_configured_late_is_used_from_then_on():
     )
 
 
-async def test_a_telemetry_that_breaks_ends_no_call(telemetry: Telemetered, monkeypatch: pytest.MonkeyPatch):
-    """A user's sampler, processor or exporter may raise: it is logged, never felt."""
+async def test_broken_telemetry_fails_no_call(telemetry: Telemetered, monkeypatch: pytest.MonkeyPatch):
+    """A user's sampler, processor or exporter that raises is logged and does not affect the call."""
 
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("no disk")

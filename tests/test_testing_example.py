@@ -1,4 +1,4 @@
-"""The example of how to test an agent passes, where there is nothing but pytest; and it can fail."""
+"""The example of testing an agent passes with nothing but pytest installed; and it can fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from .support import ROOT
 
-pytestmark = pytest.mark.timeout(60)  # pytest starts anew in each
+pytestmark = pytest.mark.timeout(60)  # a new pytest process in each
 
 _UNFINISHED = "ignore:Async generator 'http:ResourceWarning"
 """As in pyproject.toml: the HTTP library's generators, which trio tells of."""
@@ -32,14 +32,14 @@ def folder(tmp_path: Path) -> Path:
     )
 
 
-def test_it_passes(folder: Path):
-    """Each test, on each event loop that the anyio plugin finds."""
+def test_the_example_passes(folder: Path):
+    """Each test passes on each event loop that the anyio plugin finds."""
     done = run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 passed" in done.stdout
 
 
-def test_it_fails_where_the_agent_is_wrong(folder: Path):
+def test_the_example_fails_for_a_faulty_agent(folder: Path):
     """An agent that orders a second umbrella is caught."""
     agent = folder / "agent.py"
     wrong = agent.read_text().replace(

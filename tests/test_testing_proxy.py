@@ -1,4 +1,4 @@
-"""The fault proxy: each toxic is what a real socket on either side of it sees, and what an SDK server's client sees."""
+"""The fault proxy: the effect of each toxic on real sockets at both ends, and on a client of an SDK server."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ async def is_silent(stream: anyio.abc.SocketStream, seconds: float = 0.1) -> boo
     return True
 
 
-async def test_without_toxics_it_is_not_there():
-    """Bytes, counts, the end of one direction and then of the other pass; nothing is left behind."""
+async def test_without_toxics_the_proxy_is_transparent():
+    """Bytes, counts and the end of each direction pass, and nothing is left behind."""
     async with nothing_left():
         async with pair() as (proxy, peer):
             assert proxy.url == f"127.0.0.1:{proxy.port}"
@@ -111,7 +111,7 @@ async def test_without_toxics_it_is_not_there():
 
 
 async def test_a_large_transfer_arrives_whole_both_ways():
-    """Megabytes at once in both directions, byte for byte."""
+    """Megabytes in both directions at the same time arrive byte for byte."""
     data = random.Random(5).randbytes(3_000_000)
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
@@ -127,7 +127,7 @@ async def compare(stream: anyio.abc.SocketStream, expected: bytes) -> None:
 
 
 async def test_back_pressure_passes_through():
-    """A server that does not read stops the client's writes: the proxy holds a bounded amount."""
+    """A server that does not read stops the client's writes: the proxy buffers a bounded amount."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -136,7 +136,7 @@ async def test_back_pressure_passes_through():
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
             await client.send(b"!")
-            await read(server, 1)  # since then the event loop reads only when it is asked to
+            await read(server, 1)  # from here on the event loop reads only when asked to
             sent = 0
             block = b"x" * 64 * 1024
             for _ in range(1000):
@@ -150,7 +150,7 @@ async def test_back_pressure_passes_through():
 
 
 async def test_latency_delays_each_byte_and_keeps_the_order():
-    """Nothing comes before its time; what was sent together is not delayed twice."""
+    """No byte arrives early, and bytes sent together are not delayed twice."""
     async with pair() as (proxy, peer):
         proxy.add(Latency(0.2))
         client, server = await both(proxy, peer)
@@ -168,8 +168,8 @@ async def test_latency_delays_each_byte_and_keeps_the_order():
             assert took[0] >= 0.2
 
 
-async def test_latency_that_is_removed_holds_nothing_longer():
-    """An hour of latency ends when it is removed, and can be put on a live connection."""
+async def test_removing_latency_releases_what_it_holds():
+    """An hour of latency ends when it is removed, and can be added to a live connection."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -205,8 +205,8 @@ async def test_down_refuses_and_up_accepts_on_the_same_port():
             assert proxy.connections == 2
 
 
-async def test_disconnect_ends_what_is_open_and_welcomes_what_comes():
-    """By an end or by a reset."""
+async def test_disconnect_ends_open_connections_and_accepts_new_ones():
+    """Open connections end with EOF or with a reset."""
     async with pair() as (proxy, peer):
         for reset, expected in ((False, END), (True, RESET)):
             client, server = await both(proxy, peer)
@@ -218,7 +218,7 @@ async def test_disconnect_ends_what_is_open_and_welcomes_what_comes():
 
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
 async def test_reset_peer_drops_the_first_bytes_and_resets_both_ends(direction):
-    """Upstream the server sees nothing of the request; downstream the client sees nothing of the answer."""
+    """Upstream the server sees nothing of the request, downstream the client nothing of the answer."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -232,7 +232,7 @@ async def test_reset_peer_drops_the_first_bytes_and_resets_both_ends(direction):
 
 
 async def test_reset_peer_after_a_while():
-    """The reset comes no earlier, and not at all when the toxic is taken away in time."""
+    """The reset comes no earlier, and not at all if the toxic is removed in time."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -249,7 +249,7 @@ async def test_reset_peer_after_a_while():
 
 
 async def test_timeout_is_a_black_hole_until_it_is_removed():
-    """Neither bytes nor the server's death get through; later both do, in order."""
+    """Neither bytes nor the server's exit get through; later both do, in order."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -265,7 +265,7 @@ async def test_timeout_is_a_black_hole_until_it_is_removed():
 
 
 async def test_timeout_closes_the_connection_in_the_end():
-    """After its time, with nothing of what was held; the other direction ends with it."""
+    """After its time the connection closes without the held bytes, in both directions."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -277,7 +277,7 @@ async def test_timeout_closes_the_connection_in_the_end():
             await read_to_end(server)
 
 
-async def test_a_server_that_is_gone_behind_a_black_hole_is_not_seen():
+async def test_a_black_hole_hides_that_the_server_is_gone():
     """A new connection is accepted and stays silent; without the black hole it is reset."""
     async with FaultProxy(f"127.0.0.1:{free_port()}") as proxy:
         hole = proxy.add(Timeout())
@@ -287,8 +287,8 @@ async def test_a_server_that_is_gone_behind_a_black_hole_is_not_seen():
             assert (await read_to_end(client))[1] in RESET
 
 
-async def test_slow_close_delays_the_end_alone():
-    """The bytes are there at once, the end comes later."""
+async def test_slow_close_delays_only_the_end():
+    """The bytes arrive immediately, the end comes later."""
     async with pair() as (proxy, peer):
         client, server = await both(proxy, peer)
         async with client:
@@ -303,7 +303,7 @@ async def test_slow_close_delays_the_end_alone():
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_limit_data_cuts_at_the_byte(reset):
-    """Counted for each connection; the client gets exactly so many bytes, and then an end or a reset."""
+    """Each connection delivers exactly that many bytes, then EOF or a reset."""
     async with pair() as (proxy, peer):
         proxy.add(LimitData(5, reset=reset))
         for _ in range(2):
@@ -336,7 +336,7 @@ async def test_bandwidth_bounds_the_bytes_in_a_second():
 
 
 async def test_slices_are_small_and_come_from_the_seed():
-    """The client reads pieces whose boundaries are the ones that the seed gives, whatever the server sends at once."""
+    """The client reads pieces cut where the seed determines, whatever the server sends in one write."""
     data = random.Random(2).randbytes(300)
     seen: dict[int, set[int]] = {}
     for seed in (7, 7, 8):
@@ -352,7 +352,7 @@ async def test_slices_are_small_and_come_from_the_seed():
                 boundaries = set(itertools.accumulate(map(len, chunks)))
                 sizes = random.Random(f"{seed}/1/downstream slices")
                 expected = set(itertools.accumulate(20 + sizes.randint(-10, 10) for _ in range(30))) | {300}
-                assert boundaries <= expected  # two pieces may be read as one
+                assert boundaries <= expected  # two pieces may be read together
                 assert len(boundaries) > 5
                 seen[seed] = seen.get(seed, set()) | boundaries
     assert seen[7] != seen[8]
@@ -379,7 +379,7 @@ async def read_first(stream: anyio.abc.SocketStream) -> tuple[list[bytes], bool]
 
 
 async def test_toxicity_is_drawn_for_each_connection_from_the_seed():
-    """The same seed hits the same connections, another seed others; none and all are certain."""
+    """The same seed hits the same connections, another seed others; 0 and 1 are certain."""
     async with Peer().serve() as peer:
         first = await afflicted(1, peer)
         assert first == await afflicted(1, peer)
@@ -393,21 +393,21 @@ async def test_toxicity_is_drawn_for_each_connection_from_the_seed():
                 assert await read(client, 1) == b"x"
 
 
-async def test_each_proxy_has_a_seed_of_its_own_that_it_tells():
-    """So that a run which failed can be had again."""
+async def test_each_proxy_shows_its_own_seed():
+    """A failed run can be reproduced from the seed."""
     seeds = {FaultProxy("127.0.0.1:1").seed for _ in range(10)}
     assert len(seeds) > 1
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "/mcp", "stdio://", "127.0.0.1:port"])
 def test_a_target_without_a_host_or_port_is_refused(target):
-    """At once, in words."""
+    """It is rejected immediately, with a message."""
     with pytest.raises(ValueError):
         FaultProxy(target)
 
 
 def test_wrong_numbers_are_refused():
-    """By the toxic itself."""
+    """The toxic itself rejects invalid numbers."""
     for make in (
         lambda: Latency(-1),
         lambda: Latency(1, toxicity=2),
@@ -422,7 +422,7 @@ def test_wrong_numbers_are_refused():
 
 
 async def test_a_toxic_that_was_not_added_cannot_be_removed():
-    """And removing one of two leaves the other."""
+    """Removing a toxic that was not added is an error, and removing one of two leaves the other."""
     async with pair() as (proxy, _):
         proxy.add(Latency(1))
         proxy.add(Latency(1))
@@ -432,8 +432,8 @@ async def test_a_toxic_that_was_not_added_cannot_be_removed():
             proxy.remove(Latency(2))
 
 
-async def test_it_leaves_as_it_was_entered():
-    """A body's exception leaves as itself, a cancelled body leaves nothing, a held connection is ended."""
+async def test_leaving_the_context_cleans_up():
+    """An exception in the body is raised unchanged, a cancelled body leaves nothing, a held connection ends."""
     async with nothing_left():
         async with Peer().serve() as peer:
             with pytest.raises(ZeroDivisionError):
@@ -452,8 +452,8 @@ async def test_it_leaves_as_it_was_entered():
 
 
 @pytest.mark.parametrize("answers", [["--json"], []], ids=["json", "sse"])
-async def test_a_client_lives_behind_it(answers):
-    """A call through a real SDK server, a cut in the idle time, one call after another cut; the client mends it all."""
+async def test_a_client_recovers_behind_the_proxy(answers):
+    """A client survives a cut while idle and a cut after a call, in front of a real SDK server."""
     async with http_server(*answers) as server, FaultProxy(server.url) as proxy:
         assert proxy.url == f"http://127.0.0.1:{proxy.port}/mcp"
         async with client_of(proxy.url) as client:
@@ -477,12 +477,12 @@ async def test_a_client_lives_behind_it(answers):
 @pytest.mark.parametrize(
     ("toxic", "error"), [(Timeout(), DeadlineExceeded), (ResetPeer(), ConnectionLost)], ids=["black hole", "reset"]
 )
-async def test_what_a_caller_is_told_depends_on_where_it_was_cut(toxic, error):
+async def test_the_error_depends_on_where_the_connection_was_cut(toxic, error):
     """A black hole ends in a deadline, a lost answer in a lost connection."""
     once = ToolPolicy(repeatable=False, attempt_timeout=1)
     policy = QUICK.model_copy(update={"tools": {"echo": once}})
     async with http_server("--json") as server, FaultProxy(server.url) as proxy, client_of(proxy.url, policy) as client:
-        await client.call_tool("echo", {"text": "1"})  # and the handshake is over, to its last notification
+        await client.call_tool("echo", {"text": "1"})  # and the handshake is complete, including its last notification
         proxy.add(toxic)
         with pytest.raises(error):
             await client.call_tool("echo", {"text": "2"})
@@ -491,7 +491,7 @@ async def test_what_a_caller_is_told_depends_on_where_it_was_cut(toxic, error):
 
 
 async def test_a_refused_connection_is_waited_for():
-    """The call that finds the port closed is answered once it is open again."""
+    """A call that finds the port closed is answered once it is open again."""
     async with http_server("--json") as server, FaultProxy(server.url) as proxy, client_of(proxy.url) as client:
         proxy.down()
         async with anyio.create_task_group() as tg:
@@ -505,8 +505,8 @@ async def up_after_a_refusal(proxy: FaultProxy) -> None:
     proxy.up()
 
 
-async def test_the_old_sse_transport_through_it():
-    """A server whose answers come over one long stream: the cut stream is a lost connection, and is made anew."""
+async def test_the_old_sse_transport_through_the_proxy():
+    """Answers come over one long stream: when it is cut, the connection is lost and made again."""
     from mcp.client.sse import sse_client
 
     async with http_server(transport="sse") as server, FaultProxy(server.url.replace("/mcp", "/sse")) as proxy:

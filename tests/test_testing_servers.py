@@ -1,4 +1,4 @@
-"""The scripted servers: each reply is what a plain socket or a plain pipe sees, and a client lives through it."""
+"""The scripted servers: what each reply looks like on a plain socket or pipe, and how a client survives it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def call(request_id: int = 1, text: str = "hi", method: str = "tools/call") -> b
 
 
 class Wire:
-    """A client of HTTP that sees bytes."""
+    """An HTTP client that sees the raw bytes."""
 
     def __init__(self, stream: anyio.abc.SocketStream) -> None:
         self.stream = stream
@@ -63,7 +63,7 @@ class Wire:
         return status, headers, body
 
     async def rest(self) -> tuple[bytes, bool]:
-        """What comes until the end, and whether that is a reset."""
+        """The bytes up to the end, and whether the end was a reset."""
         with anyio.fail_after(10):
             while True:
                 try:
@@ -89,13 +89,13 @@ async def wire(*replies: Reply, **options: Any) -> AsyncIterator[tuple[Wire, Scr
 
 
 def texts(body: bytes) -> list[str]:
-    """The texts of the results among server-sent events."""
+    """The texts of the results in a stream of server-sent events."""
     lines = [line.removeprefix("data: ") for line in body.decode().split("\n") if line.startswith("data: ")]
     return [json.loads(line)["result"]["content"][0]["text"] for line in lines]
 
 
-async def test_http_answers_by_itself():
-    """One answer per request on one connection, to what has nothing written for it."""
+async def test_http_default_answers():
+    """Requests without a scripted reply get one answer each, on one connection."""
     async with nothing_left():
         async with wire() as (client, server):
             await client.post()
@@ -114,7 +114,7 @@ async def test_http_answers_by_itself():
 
 
 async def test_http_refusals():
-    """Status, headers and bodies are those that were asked for, and the connection goes on."""
+    """Status, headers and bodies are as scripted, and the connection stays open."""
     replies = [
         HttpReply.refusal(503, b"busy", retry_after=1.5),
         HttpReply.refusal(429, retry_after="Fri, 31 Dec 2100 23:59:59 GMT"),
@@ -143,7 +143,7 @@ async def test_http_refusals():
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_http_ends_before_the_first_byte(reset):
-    """By a FIN or by a RST."""
+    """The connection ends with a FIN or an RST before any byte."""
     async with wire(HttpReply.reset() if reset else HttpReply.close()) as (client, _):
         await client.post()
         assert await client.rest() == (b"", reset)
@@ -152,7 +152,7 @@ async def test_http_ends_before_the_first_byte(reset):
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("sent", [None, 7])
 async def test_http_cut_in_the_body(sent, reset):
-    """The whole length is announced, and so much of it comes."""
+    """The full length is announced, and only part of it is sent."""
     async with wire(HttpReply.ok("hello").cut(sent, reset=reset)) as (client, _):
         await client.post()
         status, headers = await client.headers()
@@ -162,7 +162,7 @@ async def test_http_cut_in_the_body(sent, reset):
 
 
 async def test_http_hangs_and_announces():
-    """Nothing comes, or a promise of a gigabyte; others are answered, and a client that goes away is let go."""
+    """A reply is silent or promises a gigabyte; others are answered, and a client that leaves is released."""
     async with wire(Reply.hang(), HttpReply.announce(10**9), Reply().after(0.1)) as (client, server):
         await client.post()
         assert await client.is_silent()
@@ -206,7 +206,7 @@ async def test_http_events():
 
 
 async def test_http_more_answers_than_requests():
-    """Two with one id, and one for a request that is still to come."""
+    """Two answers with one id, and one for a request that has not been sent yet."""
     async with wire(Reply.twice("x"), Reply.ahead("y", early="z")) as (client, _):
         await client.post(call(5))
         body = await client.until(b"\r\n0\r\n\r\n")
@@ -218,8 +218,8 @@ async def test_http_more_answers_than_requests():
         assert body.index(b'"id": 7') < body.index(b'"id": 6')
 
 
-async def test_http_by_method_by_function_and_later():
-    """The three forms of a script, and what is put behind it."""
+async def test_http_script_by_method_or_function():
+    """A script may be a list, a mapping by method or a function, and replies can be appended."""
     async with ScriptedHttpServer({"initialize": [HttpReply.refusal(503)]}) as server, client_of(server.url) as client:
         assert server.requests.counts()["initialize"] == 2
         server.then(Reply.ok("later"))
@@ -236,8 +236,8 @@ async def test_http_by_method_by_function_and_later():
 
 
 @pytest.mark.parametrize("sse", [False, True])
-async def test_a_client_lives_through_http(sse):
-    """Refusals, resets, cuts and a lost session, one after the other; what must not run twice ran once."""
+async def test_a_client_survives_scripted_http_faults(sse):
+    """After refusals, resets, cuts and a lost session, a tool that must not run twice ran once."""
     script = [
         HttpReply.refusal(503, retry_after=0),
         HttpReply.reset(),
@@ -257,10 +257,10 @@ async def test_a_client_lives_through_http(sse):
         assert [request.arguments["text"] for request in server.requests.of()].count("3") == 1
 
 
-@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x knows no 2026-07-28")
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x does not support 2026-07-28")
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_the_modern_era(transport):
-    """Found by `server/discover`; calls, and a subscription that stays open."""
+    """It is found by `server/discover`; calls work, and a subscription stays open."""
     if transport == "http":
         async with ScriptedHttpServer(modern=True) as server, ResilientClient(server.url, policy=QUICK) as client:
             await modern_tour(client, server)
@@ -316,8 +316,8 @@ async def output(process: anyio.abc.Process) -> bytes:
     return data
 
 
-async def test_stdio_answers_by_itself_and_out_of_turn():
-    """A late answer does not keep others waiting, a hanging one neither."""
+async def test_stdio_answers_out_of_order():
+    """Neither a late nor a hanging answer delays the others."""
     async with nothing_left():
         async with pipe(Reply.hang(), Reply.ok("late").after(0.2)) as (process, server):
             await ask(process, call(1), call(2), call(3), call(4, method="ping"))
@@ -332,7 +332,7 @@ async def test_stdio_answers_by_itself_and_out_of_turn():
 
 
 async def test_stdio_noise():
-    """Garbage before an answer, an answer for nobody, two for one, one too early."""
+    """Garbage before an answer, an unsolicited answer, two for one request, one too early."""
     replies = StdioReply.garbage(b"\xffx\n"), Reply.wrong_id(), Reply.twice("x"), Reply.ahead("y", early="z")
     async with pipe(*replies) as (process, _):
         await ask(process, *(call(n) for n in range(1, 5)))
@@ -350,7 +350,7 @@ async def test_stdio_noise():
     ],
 )
 async def test_stdio_exits(reply, status):
-    """With the status that was asked for; a line breaks off in the middle."""
+    """The process exits with the scripted status, and a line may be cut in the middle."""
     async with pipe(reply) as (process, _):
         await ask(process, call())
         data = await output(process)
@@ -359,8 +359,8 @@ async def test_stdio_exits(reply, status):
         assert await process.wait() == status
 
 
-async def test_stdio_the_script_goes_on_in_the_next_process():
-    """Starts included: two that fail, and one that works; and a reply that was put behind them."""
+async def test_stdio_the_script_continues_in_the_next_process():
+    """Scripted starts do too: two fail and one works; replies can be appended."""
     script = {"start": [StdioReply.exit(2), StdioReply.exit(2)], "tools/call": [StdioReply.exit(4)]}
     async with ScriptedStdioServer(script) as server, client_of(server.parameters) as client:
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
@@ -374,7 +374,7 @@ async def test_stdio_the_script_goes_on_in_the_next_process():
 
 
 async def test_stdio_freezes_and_mutes():
-    """One reads nothing more; the other closes stdout and reads on."""
+    """`freeze` reads nothing more; `mute` closes stdout and keeps reading."""
     async with pipe(StdioReply.freeze()) as (process, server):
         await ask(process, call(), call())
         await server.received()
@@ -391,7 +391,7 @@ async def test_stdio_freezes_and_mutes():
 
 
 async def test_stdio_floods_stderr():
-    """Ten megabytes by default, and then the answer."""
+    """Ten megabytes by default, then the answer."""
     async with pipe(StdioReply.flood()) as (process, _):
         seen = 0
 
@@ -410,7 +410,7 @@ async def test_stdio_floods_stderr():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to ignore")
 async def test_stdio_stubborn():
-    """SIGTERM and the end of stdin are not heard; a client kills it all the same, within its bound."""
+    """The server ignores SIGTERM and the end of stdin; a client still kills it within its limit."""
     async with pipe(stubborn=True) as (process, _):
         await ask(process, call())
         await lines(process, 1)
@@ -427,7 +427,7 @@ async def test_stdio_stubborn():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a Windows job ends with its first process")
 async def test_stdio_orphan():
-    """The process is gone, and its stdout is not at its end."""
+    """The process is gone, but its stdout has not reached its end."""
     async with pipe(StdioReply.orphan(5)) as (process, _):
         await ask(process, call())
         with anyio.fail_after(10):
@@ -440,7 +440,7 @@ async def test_stdio_orphan():
 
 
 async def test_a_start_that_is_slow_or_silent():
-    """The handshake waits for the one, and the client says that the other did not answer."""
+    """The handshake waits for a slow start, and a silent one raises `ServerUnavailable`."""
     script = {"start": [Reply().after(0.3)], "initialize": [StdioReply.garbage()]}
     async with ScriptedStdioServer(script) as server, client_of(server.parameters) as client:
         assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
@@ -452,7 +452,7 @@ async def test_a_start_that_is_slow_or_silent():
 
 
 async def test_replies_of_one_transport_are_refused_by_the_other():
-    """At once."""
+    """A reply for the wrong transport is rejected when the server is made."""
     with pytest.raises(TypeError, match="stdio"):
         ScriptedStdioServer([HttpReply.reset()])
     with pytest.raises(TypeError, match="HTTP"):

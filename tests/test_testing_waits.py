@@ -1,4 +1,4 @@
-"""Waits that pass at once: hours of policy fit into the twenty seconds that a test has, and timeouts stay real."""
+"""Waits that pass instantly: hours of policy fit into a test's twenty seconds, and time limits stay real."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SLOW = RetryPolicy(base=HOUR, max_delay=9 * HOUR, max_retry_after=9 * HOUR)
 
 
 async def test_back_off_passes():
-    """Hours between the attempts, told as such by the events."""
+    """Hours pass between the attempts, and the events report them."""
     recorder = Recorder()
     script = [HttpReply.refusal(500)] * 3
     policy = Policy(retry=SLOW, timeout=DAYS)
@@ -44,7 +44,7 @@ async def test_back_off_passes():
 
 
 async def test_a_push_back_passes_for_all_callers():
-    """`Retry-After: 3600`, for the call that got it and for one beside it."""
+    """`Retry-After: 3600` passes for the call that got it and for a concurrent one."""
     policy = Policy(retry=SLOW, timeout=DAYS)
     with instant_waits():
         async with ScriptedHttpServer([HttpReply.refusal(429, retry_after=HOUR)]) as server:
@@ -56,7 +56,7 @@ async def test_a_push_back_passes_for_all_callers():
 
 
 async def test_the_rate_limit_passes():
-    """Ten calls at one an hour, one after the other and side by side; each costs its hour of the clock, once."""
+    """At one an hour, ten calls in sequence and concurrently each cost one hour of the clock."""
     policy = Policy(rate_limit=RateLimit(rate=1 / HOUR, burst=1), timeout=DAYS)
     with instant_waits() as clock:
         async with ScriptedHttpServer() as server, client_of(server.url, policy) as client:
@@ -70,7 +70,7 @@ async def test_the_rate_limit_passes():
 
 
 async def test_restart_delays_pass():
-    """A server that fails to start four times, with hours between."""
+    """A server fails to start four times, with hours in between."""
     recorder = Recorder()
     policy = Policy(restart=RestartPolicy(base=HOUR, max_delay=HOUR), timeout=DAYS)
     with instant_waits():
@@ -81,8 +81,8 @@ async def test_restart_delays_pass():
     assert sum(event.delay for event in recorder.of(RestartScheduled)) >= HOUR
 
 
-async def test_a_server_that_dies_for_ever_is_told_as_such():
-    """Its suspension is seen, although it passes in a moment."""
+async def test_a_server_that_never_starts_is_reported_as_suspended():
+    """The suspension is visible, although it passes in a moment."""
     with instant_waits():
         async with ScriptedStdioServer({"start": [StdioReply.exit()] * 1000}) as server:
             with pytest.raises(ServerUnavailable):
@@ -91,7 +91,7 @@ async def test_a_server_that_dies_for_ever_is_told_as_such():
 
 
 async def test_an_open_circuit_is_seen_until_the_clock_is_advanced():
-    """Back-off of a call does not close it; an hour of the clock half-opens it."""
+    """A call's back-off does not close the circuit; an hour of the clock half-opens it."""
     policy = Policy(
         retry=RetryPolicy(attempts=1), breaker=BreakerPolicy(failures=1, open=HOUR, max_open=HOUR), timeout=DAYS
     )
@@ -99,7 +99,7 @@ async def test_an_open_circuit_is_seen_until_the_clock_is_advanced():
         probes = [HttpReply.refusal(503)] * 99
         script = {"tools/call": [HttpReply.refusal(500)], "ping": probes}
         async with ScriptedHttpServer(script) as server, client_of(server.url, policy) as client:
-            await listed(client)  # whose answer would be a sign of life
+            await listed(client)  # its answer would be a sign of life
             with pytest.raises(Exception, match="500"):
                 await client.call_tool("echo", {"text": "x"})
             for _ in range(2):
@@ -110,8 +110,8 @@ async def test_an_open_circuit_is_seen_until_the_clock_is_advanced():
             assert client.circuit.state is BreakerState.CLOSED
 
 
-async def test_what_is_skipped_takes_nothing_from_a_timeout():
-    """Three waits of two thirds of the total each: all fit; one that alone is longer is refused as ever."""
+async def test_skipped_waits_do_not_count_against_a_time_limit():
+    """Three waits of two thirds of the total fit; a single longer one is still refused."""
     policy = Policy(retry=SLOW, timeout=TimeoutPolicy(total=30, ready=15, connect=15, attempt=15))
     with instant_waits():
         async with ScriptedHttpServer([HttpReply.refusal(503, retry_after=20)] * 3) as server:
@@ -124,8 +124,8 @@ async def test_what_is_skipped_takes_nothing_from_a_timeout():
                     await client.call_tool("echo", {"text": "x"})
 
 
-async def test_timeouts_and_the_sleep_of_others_stay_real():
-    """A hanging request takes its whole timeout, and a test's own sleep its time."""
+async def test_time_limits_and_other_sleeps_stay_real():
+    """A hanging request takes its whole time limit, and a test's own sleep its time."""
     policy = Policy(retry=RetryPolicy(attempts=1), timeout=TimeoutPolicy(attempt=0.3))
     with instant_waits():
         async with ScriptedHttpServer([Reply.hang()]) as server, client_of(server.url, policy) as client:
@@ -139,7 +139,7 @@ async def test_timeouts_and_the_sleep_of_others_stay_real():
 
 
 async def test_afterwards_waits_are_real_again():
-    """Also when two were nested, and when the body failed."""
+    """Waits are real again even after nested contexts and a body that failed."""
     with pytest.raises(ZeroDivisionError), instant_waits(), instant_waits():
         raise ZeroDivisionError
     async with ScriptedHttpServer([HttpReply.refusal(503, retry_after=1)]) as server:

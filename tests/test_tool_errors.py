@@ -1,4 +1,4 @@
-"""What `isError` results say about another try, in both spellings of the SDK's fields."""
+"""What `isError` results say about a retry, in both spellings of the SDK's fields."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def result(*texts: str, structured: Any = None) -> CallToolResult:
         ("", "permanent", None),
     ],
 )
-def test_words(text: str, meaning: str, wait: float | None):
+def test_words_are_classified(text: str, meaning: str, wait: float | None):
     """Words decide where there is no structure: throttled, then permanent, then transient."""
     said = read(result(text), now=NOW)
     assert said[:2] == (meaning, wait)
@@ -71,7 +71,7 @@ def test_words(text: str, meaning: str, wait: float | None):
         ({"code": 503}, "transient", None),
         ({"status": 429}, "throttled", None),
         ({"code": "NOT_FOUND"}, "permanent", None),
-        ({"error": "timed out"}, "transient", None),  # no structure that speaks: the text does
+        ({"error": "timed out"}, "transient", None),  # the structure is silent, so the text decides
         ({"retryAfter": -1, "x": "y"}, "permanent", None),
         ({"retryAfter": True}, "permanent", None),
         ({"retryAfter": "1.2.3"}, "permanent", None),
@@ -84,34 +84,34 @@ def test_words(text: str, meaning: str, wait: float | None):
 )
 @pytest.mark.parametrize("place", ["text", "structured"])
 def test_structured_bodies(body: dict[str, Any], meaning: str, wait: float | None, place: str):
-    """A body is believed, as JSON in a text block or as structured content."""
+    """A body is read as JSON in a text block or as structured content."""
     text = json.dumps(body)
     said = read(result(text) if place == "text" else result(text, structured=body), now=NOW)
     assert said[:2] == (meaning, wait)
 
 
-def test_a_body_before_words():
-    """`retryable: false` wins over every word; broken JSON is only text."""
+def test_a_structured_body_precedes_words():
+    """`retryable: false` wins over any wording; broken JSON is only text."""
     assert read(result('{"retryable": false}', "rate limit"), now=NOW)[0] == "permanent"
     assert read(result('{"retryable": false', "rate limit"), now=NOW)[0] == "throttled"
     assert read(result("[1]", "rate limit"), now=NOW)[0] == "throttled"
 
 
 def test_only_the_beginning_is_read():
-    """10 MB of text cost nothing, and what stands at its end says nothing."""
+    """10 MB of text are cheap, and words at the end have no effect."""
     assert read(result("x" * 10_000_000 + " rate limit"), now=NOW)[0] == "permanent"
     assert read(result("x" * 5000, "rate limit"), now=NOW)[0] == "permanent"
 
 
 def test_other_content():
-    """Images and the like say nothing."""
+    """An image says nothing about a retry, so the error is permanent."""
     image = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
     other = CallToolResult.model_validate({"content": [image], "isError": True})
     assert read(other, now=NOW)[0] == "permanent"
 
 
-def test_no_other_name_is_asked_for():
-    """A field has one name in each SDK; FastMCP 4 warns of whoever asks for the other one."""
+def test_only_existing_fields_are_read():
+    """A field has one name in each SDK, and FastMCP 4 warns when the other one is read."""
     asked = []
 
     class Watched(CallToolResult):
@@ -125,8 +125,8 @@ def test_no_other_name_is_asked_for():
 
 
 @given(st.text(), st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
-def test_anything_gets_an_answer(text: str, value: Any):
-    """Whatever a server writes, there is a meaning and no negative wait."""
+def test_any_result_is_classified(text: str, value: Any):
+    """Whatever a server sends, there is a category and no negative wait."""
     for body in (text, json.dumps({"retryAfter": value, "code": value, "retryable": value})):
         meaning, wait, rule = read(result(body), now=NOW)
         assert meaning in {"throttled", "permanent", "transient"}

@@ -1,4 +1,4 @@
-"""`resilient-mcp wrap`: any host, in any language, and a server that dies; nothing but protocol on stdout."""
+"""`resilient-mcp wrap`: any host in any language, a server that dies, and nothing but protocol messages on stdout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"na
 
 
 class Driver:
-    """A host that speaks lines of JSON to `resilient-mcp wrap`, and keeps every line that comes back."""
+    """A host that sends lines of JSON to `resilient-mcp wrap`, and keeps every line that comes back."""
 
     def __init__(self, home: Path, *arguments: str, **env: str) -> None:
         self.home = home
@@ -86,14 +86,14 @@ class Driver:
         return answer["result"]["content"][0]["text"]
 
     def end(self) -> tuple[int, bytes, str]:
-        """Close its stdin: the status, what else it wrote to stdout, and its stderr."""
+        """Close its stdin, and return its status, the rest of its stdout, and its stderr."""
         self.stdin.close()
         rest, stderr = self.stdout.read(), self.process.stderr.read().decode()
         return self.process.wait(), rest, stderr
 
 
 def test_a_session_through_a_crash(tmp_path: Path):
-    """The environment reaches the server, a kill is a pause, stderr tells of it, and it ends with its stdin."""
+    """The server gets the environment, a kill is a pause that stderr reports, and closing stdin ends it."""
     with Driver(tmp_path, "--", *RAW, SOME_KEY="some value") as host:
         assert host.greet()["result"]["serverInfo"]["name"] == "raw"
         assert host.call(1, "env", text="SOME_KEY") == "some value"
@@ -104,12 +104,12 @@ def test_a_session_through_a_crash(tmp_path: Path):
         status, rest, stderr = host.end()
         assert (status, rest) == (0, b"")
         assert "killed by SIGKILL" in stderr
-        assert "connected again" in stderr
+        assert "reconnected in" in stderr
         assert "Traceback" not in stderr
 
 
-def test_rubbish_from_the_host(tmp_path: Path):
-    """Each is answered with an error, and nothing breaks: no JSON, no object, too long; a batch is taken apart."""
+def test_invalid_input_from_the_host(tmp_path: Path):
+    """Not JSON, not an object, too long: each is answered with an error; a batch is split."""
     with Driver(tmp_path, "--policy", '{"max_message_bytes": 2000}', "--", *RAW) as host:
         host.greet()
         host.write(b"\n  \nrubbish\n")
@@ -137,7 +137,7 @@ def test_rubbish_from_the_host(tmp_path: Path):
 
 
 def test_a_host_that_reads_slowly(tmp_path: Path):
-    """Megabytes that the pipe does not hold wait for their reader, in order."""
+    """Megabytes that exceed the pipe wait for their reader, in order."""
     with Driver(tmp_path, "--", *RAW) as host:
         host.greet()
         for number in range(1, 4):
@@ -151,8 +151,8 @@ def test_a_host_that_reads_slowly(tmp_path: Path):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_it_takes_its_server_with_it(number: signal.Signals, tmp_path: Path):
-    """Ended by Ctrl-C or SIGTERM, with a call under way, it leaves no process and says nothing on stdout."""
+def test_wrap_stops_its_server_on_a_signal(number: signal.Signals, tmp_path: Path):
+    """Ended by Ctrl-C or SIGTERM during a call, it leaves no process and no stray output on stdout."""
     with Driver(tmp_path, "--", *RAW) as host:
         host.greet()
         pid = int(host.call(1, "pid"))
@@ -166,7 +166,7 @@ def test_it_takes_its_server_with_it(number: signal.Signals, tmp_path: Path):
 
 
 def test_a_server_over_http(tmp_path: Path):
-    """One that is reached by its URL, restarted in the middle: the host notices a pause."""
+    """A server reached by URL is restarted during the session, and the host notices only a pause."""
     server = HttpServer()
     server.start()
     try:
@@ -183,19 +183,19 @@ def test_a_server_over_http(tmp_path: Path):
 
 
 def test_a_server_that_freezes(tmp_path: Path):
-    """The host gets advice in the policy's time; the server is not killed for that, and works when it is back."""
+    """The host gets advice within the policy's limit; the server is not killed, and works once it is back."""
     limits = {"retry": {"attempts": 1}, "timeout": {"attempt": 0.5, "shutdown": 1}}
     with Driver(tmp_path, "--policy", json.dumps(limits), "--", *RAW) as host:
         host.greet()
         pid = int(host.call(1, "pid"))
         os.kill(pid, signal.SIGSTOP)
-        assert "given up after 0.5 s" in host.call(2, "echo", text="hi")
+        assert "timed out after 0.5 s" in host.call(2, "echo", text="hi")
         os.kill(pid, signal.SIGCONT)
         assert int(host.call(3, "pid")) == pid
 
 
 def test_a_host_that_is_gone(tmp_path: Path):
-    """It ends when nobody reads, as when nobody writes."""
+    """It ends when its output is no longer read, as when its input ends."""
     with Driver(tmp_path, "--", *RAW) as host:
         host.greet()
         host.stdout.close()
@@ -204,7 +204,7 @@ def test_a_host_that_is_gone(tmp_path: Path):
 
 
 def test_input_from_a_file(tmp_path: Path):
-    """A script may feed it: what a file holds is answered."""
+    """A script may provide the input: the messages in a file are answered."""
     lines = [{"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO}]
     (tmp_path / "in").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
@@ -250,14 +250,14 @@ def test_wrong_usage(arguments: list[str], problem: str, tmp_path: Path):
     [
         (
             ["--", "no-such-command"],
-            "No such file or directory: no-such-command. Is it installed, and on PATH? Check the",
+            "No such file or directory: no-such-command. Is it installed and on PATH? Check the",
         ),
         (["--", sys.executable, "-m", "no_such_module"], "No module named no_such_module"),
         (["--url", "http://127.0.0.1:9/mcp"], "are scheme, host and port right? Check --url."),
     ],
 )
-def test_a_server_that_is_not_there(arguments: list[str], said: str, tmp_path: Path):
-    """The host is told why, and what to check: the command line of `wrap`, and no Python."""
+def test_a_missing_server_is_explained(arguments: list[str], said: str, tmp_path: Path):
+    """The host learns why and what to check: the command line of `wrap`, not Python code."""
     with Driver(tmp_path, *arguments) as host:
         error = host.ask(1, "initialize", HELLO)["error"]["message"]
         assert said in error
@@ -271,8 +271,8 @@ def test_a_server_that_is_not_there(arguments: list[str], said: str, tmp_path: P
         assert "restart()" not in error
 
 
-def test_what_the_server_says_on_stderr(tmp_path: Path):
-    """It goes to the host's log line by line, while the server lives, and once."""
+def test_the_servers_stderr_is_passed_on(tmp_path: Path):
+    """Each line reaches the host's log once, while the server runs."""
     with Driver(tmp_path, "--", *RAW) as host:
         host.greet()
         host.call(2, "say", text="listening\n")
@@ -284,7 +284,7 @@ def test_what_the_server_says_on_stderr(tmp_path: Path):
 @pytest.mark.anyio
 @in_turn
 async def test_server_everything_under_the_plain_sdk(everything: Path, tmp_path: Path):
-    """The SDK's own stdio client drives it; the real server is killed in the middle, and all of it works again."""
+    """Driven by the SDK's stdio client, the real server is killed midway, and everything works again."""
     command = [*WRAP, "--", NODE, program(everything), "stdio"]
     parameters = StdioServerParameters(command=sys.executable, args=command, env=clean_environment(tmp_path))
     async with stdio_client(parameters) as (read, write), ClientSession(read, write) as session:
@@ -326,7 +326,7 @@ class SessionOfOldNames:
 
 
 def servers(home: Path) -> list[int]:
-    """The processes of the real server below `home`'s."""
+    """The processes of the real server below the one of `home`."""
     found = []
     for pid in marked(home):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -338,7 +338,7 @@ def servers(home: Path) -> list[int]:
 @needs_npm
 @pytest.mark.timeout(60)
 def test_server_everything_under_the_typescript_sdk(everything: Path, tmp_path: Path):
-    """The npm SDK's client gets the same as without it, word for word, also after the real server was killed."""
+    """The npm SDK's client prints the same with and without it, even after the real server was killed."""
     script = shutil.copy(ROOT / "tests/servers/host.mjs", everything)
     server = [NODE, program(everything), "stdio"]
     env = clean_environment(tmp_path)

@@ -1,8 +1,8 @@
 """A drop-in for the MCP Python SDK's `ClientSession` that survives crashed servers, lost sessions and overload."""
 
-# ruff: noqa: F403, F405 - `__all__` says what the star brings
+# ruff: noqa: F403, F405 - `__all__` lists what the star import brings in
 
-TYPE_CHECKING = False  # to import `typing` takes longer than all of this
+TYPE_CHECKING = False  # importing `typing` would take longer than the rest of this module
 if TYPE_CHECKING:
     from ._api import *
 
@@ -64,11 +64,11 @@ __all__ = [
     "explain",
 ]
 
-if not TYPE_CHECKING:  # or a type checker would take every misspelt name for one that is made here
+if not TYPE_CHECKING:  # a type checker that saw `__getattr__` would accept every misspelled name
 
     def __getattr__(name: str) -> object:
-        """Import everything when the first name is used: a command must be able to handle Ctrl-C before that second."""
-        if name not in __all__:  # such as a module that is just being imported: it must not wait for all the others
+        """Import everything on first use: the command line must handle Ctrl-C before that import, which is slow."""
+        if name not in __all__:  # a submodule that is being imported, say, must not trigger importing all the others
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from . import _api  # noqa: PLC0415
 

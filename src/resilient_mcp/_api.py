@@ -1,4 +1,4 @@
-"""Where the names that the package exports come from."""
+"""Imports every exported name; `__init__` loads this module on first use."""
 
 from .calls.gate import Circuit
 from .client import ResilientClient

@@ -1,11 +1,11 @@
-"""An MCP server in front of a `ResilientClient`: behind `as_transport()` and `resilient-mcp wrap`.
+"""An MCP server in front of a `ResilientClient`, used by `as_transport()` and `resilient-mcp wrap`.
 
-It speaks JSON-RPC and models nothing: a request goes to the client as it came from the host, and the result goes back
-as it came from the server, so both see what they would see without it. Its own answers are few: `initialize`, from what
-the real server said; `ping`; and, where the client gave a call up, a tool result or an error that says so.
+It forwards raw JSON-RPC: the client gets a request as the host sent it, and the host gets the result as the server sent
+it, so both see what they would see without the bridge. It answers only a few requests itself: `initialize`, from the
+real server's reply; `ping`; and a call that the client gave up, with a tool result or an error that explains why.
 
-To the host it is a server up to 2025-11-25. A host that tries `server/discover` first is told that there is none, as by
-any such server, and goes on with `initialize`.
+To the host it is a server up to 2025-11-25. A host that tries `server/discover` first gets "Method not found", as from
+any such server, and continues with `initialize`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .events import State
 from .observability.hub import logger
 from .text.printable import describe
 
+# Messages buffered for either end of an in-process transport.
 _BUFFER = 64
-"""Messages that may wait for the other end of an in-process transport."""
+# Notifications held until the host has sent `notifications/initialized`; beyond that the oldest are dropped.
 _HELD = 256
-"""Notifications that wait for the host to say that it is initialized; of more, the first are dropped."""
+# Seconds allowed for notifying the host that it need not answer a request any more.
 _CLOSING = 1.0
-"""Seconds to tell the host what it need not answer any more."""
 
 _LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -47,12 +47,12 @@ class Bridge:
     """Serves one host.
 
     Args:
-        client: What to serve. One that was not started is started by the host's `initialize`, with what the host can
-            answer (sampling, elicitation, roots), and closed at the end.
-        send: Sends the host one JSON-RPC message; called by several tasks.
+        client: The client to serve. One that was not started is started by the host's `initialize`, with the
+            capabilities of the host (sampling, elicitation, roots), and closed at the end.
+        send: Sends the host one JSON-RPC message; called from several tasks.
 
     Attributes:
-        capabilities: What the host said that it can, in its `initialize`.
+        capabilities: The capabilities that the host declared in its `initialize`.
     """
 
     def __init__(self, client: ResilientClient, send: Send) -> None:
@@ -67,7 +67,7 @@ class Bridge:
         self.capabilities: dict[str, Any] = {}
 
     async def serve(self, messages: AsyncIterator[dict[str, Any]]) -> None:
-        """Serve until `messages` ends."""
+        """Serve the host until `messages` ends."""
         self._client.relay(self._on_message)
         try:
             async with anyio.create_task_group() as tg:
@@ -90,9 +90,10 @@ class Bridge:
         elif request_id is None:
             self._take_notification(tg, method, params)
         elif not isinstance(request_id, str | int):
-            text = "Invalid request: its id is neither a string nor a number"
+            text = "Invalid request: its id is neither a string nor an integer"
             tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(INVALID_REQUEST, text)})
         else:
+            # Created here, not in the task: the host may cancel the request before the task has run.
             scope = self._scopes[request_id] = anyio.CancelScope()
             tg.start_soon(self._answer, scope, request_id, method, params)
 
@@ -107,7 +108,7 @@ class Bridge:
             cancelled = (params or {}).get("requestId")
             if isinstance(cancelled, str | int) and cancelled in self._scopes:
                 self._scopes[cancelled].cancel()
-        elif method == "notifications/initialized":  # the client's own session has said that to the server
+        elif method == "notifications/initialized":  # not forwarded: the client's session has sent its own
             tg.start_soon(self._release)
         else:
             tg.start_soon(self._pass_on, method, params)
@@ -116,7 +117,7 @@ class Bridge:
         try:
             await self._client.notify(method, params)
         except MCPError as exc:
-            logger.debug("%s was not passed on: %s", method, exc)
+            logger.debug("%s was not forwarded: %s", method, exc)
 
     async def _answer(self, scope: anyio.CancelScope, request_id: str | int, method: str, params: Params) -> None:
         reply: dict[str, Any] = {}
@@ -131,11 +132,11 @@ class Bridge:
             except MCPError as exc:
                 reply = {"error": dump(exc.error)}
             except Exception as exc:
-                logger.warning("%s could not be passed on: %s", method, describe(exc))
+                logger.warning("%s could not be forwarded: %s", method, describe(exc))
                 reply = _error(INTERNAL_ERROR, describe(exc))
-        if self._scopes.get(request_id) is scope:
+        if self._scopes.get(request_id) is scope:  # else the host has reused the id for a later request
             del self._scopes[request_id]
-        if reply:  # nobody waits for the answer to what was cancelled
+        if reply:  # empty if cancelled: a cancelled request is not answered
             await self._send({"jsonrpc": "2.0", "id": request_id, **reply})
 
     async def _result(self, method: str, params: Params) -> dict[str, Any]:
@@ -153,11 +154,11 @@ class Bridge:
         progress = None if token is None else self._progress(token)
         result = await self._client.request(method, params, progress_callback=progress)
         if progress is not None:
-            await anyio.lowlevel.checkpoint()  # 2.x runs the callbacks in tasks: the last one goes first
+            await anyio.lowlevel.checkpoint()  # mcp 2.x runs callbacks in tasks: let the last one run before the reply
         return result
 
     def _kept(self, method: str, params: dict[str, Any]) -> Awaitable[Any] | None:
-        """What the client remembers for its next connection goes through its own methods."""
+        """Run through the client's own methods what it has to restore on later connections; None for the rest."""
         client, uri, level = self._client, params.get("uri"), params.get("level")
         if method == "resources/subscribe" and isinstance(uri, str):
             return client.subscribe_resource(uri)
@@ -168,7 +169,7 @@ class Bridge:
         return None
 
     async def _initialize(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Start the client if it is ours to start, and answer as the real server did."""
+        """Start the client if it was not started, and answer as the real server did."""
         client = self._client
         if client.state is State.IDLE:
             capabilities, info = params.get("capabilities"), params.get("clientInfo")
@@ -185,11 +186,11 @@ class Bridge:
     # --- from the server ---
 
     async def _on_message(self, message: Any) -> None:
-        """A notification of the server. Progress goes to the host under the host's own token, see `_progress`."""
+        """Forward a server notification, except progress, which `_progress` sends with the host's own token."""
         notification = notification_as_json(message)
         if notification is None or notification["method"] == "notifications/progress":
             return
-        if self._held is not None:  # the host does not know yet that it is connected
+        if self._held is not None:  # the host is not initialized yet, and must not get notifications before
             self._held.append(notification)
             return
         await self._send({"jsonrpc": "2.0", **notification})
@@ -208,7 +209,7 @@ class Bridge:
         return report
 
     def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
-        """Let the host answer a request of the server; what is returned gives it up."""
+        """Let the host answer a server request; call the returned function to cancel it."""
         scope = anyio.CancelScope()
 
         async def ask() -> None:
@@ -223,7 +224,7 @@ class Bridge:
         return scope.cancel
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The host's answer to a request, as it came."""
+        """Send the host a request and return its raw answer."""
         self._questions += 1
         number = self._questions
         question = self._asked[number] = _Question()
@@ -232,7 +233,7 @@ class Bridge:
             await question.answered.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(_CLOSING, shield=True):
-                cancelled = {"requestId": number, "reason": "the server does not ask any more"}
+                cancelled = {"requestId": number, "reason": "the server no longer needs an answer"}
                 await self._send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
             raise
         finally:
@@ -241,7 +242,7 @@ class Bridge:
 
 
 class _Question:
-    """Something the host was asked."""
+    """A request that the host has yet to answer."""
 
     def __init__(self) -> None:
         self.answered = anyio.Event()
@@ -253,9 +254,9 @@ def _error(code: int, message: str) -> dict[str, Any]:
 
 
 class BridgeTransport:
-    """`Bridge` as a transport for a session in this process: an async context manager of (read, write).
+    """`Bridge` as a transport for a session in this process: an async context manager that yields (read, write).
 
-    It runs in a task of its own, so that it may be entered and left by different tasks.
+    It runs in its own task, so that different tasks may enter and leave it.
     """
 
     def __init__(self, client: ResilientClient) -> None:
@@ -267,7 +268,7 @@ class BridgeTransport:
 
     async def __aenter__(self) -> tuple[Any, Any]:
         if self._task is not None:
-            raise RuntimeError("this transport was used before: call as_transport() again")
+            raise RuntimeError("this transport was already used: call as_transport() again")
         to_host, read = anyio.create_memory_object_stream[Any](_BUFFER)
         write, from_host = anyio.create_memory_object_stream[Any](_BUFFER)
         self._ends = [to_host, read, write, from_host]
@@ -295,7 +296,7 @@ class BridgeTransport:
                 async with to_host, from_host:
                     await Bridge(self._client, send).serve(messages())
         except Exception:
-            logger.exception("the server in front of %s ended", self._client.name)
+            logger.exception("the bridge in front of %s failed", self._client.name)
         finally:
             self._done.set()
 

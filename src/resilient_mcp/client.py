@@ -1,7 +1,6 @@
-"""`ResilientClient`: takes the place of the SDK's `ClientSession`, and survives what happens to its server.
+"""`ResilientClient`: a replacement for the SDK's `ClientSession` that survives failures of its server.
 
-Each method names an operation and hands it to the executor; what it means to keep a connection alive is the
-supervisor's business.
+Each method describes an operation and hands it to the executor; the supervisor keeps the connection alive.
 """
 
 from __future__ import annotations
@@ -59,21 +58,18 @@ if TYPE_CHECKING:
 Timeout: TypeAlias = float | timedelta | None
 
 
+# Sentinel: `sys.stderr` is looked up when a client is created, not when this module is imported.
 _STDERR: Any = object()
-"""Stands for `sys.stderr` as it is when a client is made, not when this module is imported."""
-
+# Methods whose params name their target.
 _TARGETED = frozenset({"tools/call", "prompts/get", "resources/read"})
-"""Requests that name what they are for."""
-
+# Callbacks that answer requests from the server.
 _ASKED = ("sampling_callback", "elicitation_callback", "list_roots_callback")
-"""The callbacks that answer what a server asks."""
-
+# Seconds that closing may take beyond its own limits.
 _MARGIN = 1.0
-"""Seconds beyond its own limits that closing may take."""
 
 
 class _Given:
-    """An attribute that shows what was given for an option of the SDK's session, or the SDK's default."""
+    """A client attribute: the value passed for an SDK session option, or the SDK's default."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -84,42 +80,41 @@ class _Given:
 
 
 class ResilientClient:
-    """A client for one MCP server that stays usable while the server, its process or its network does not.
+    """A client for one MCP server that stays usable when the server, its process or its network fails.
 
     It has every method of the installed SDK's `ClientSession`, with the same names, arguments and result types. Enter
     it with `async with`, or call `start()` and `aclose()`, on asyncio from any task.
 
     Args:
         server: A URL (Streamable HTTP), the SDK's `StdioServerParameters`, `StreamableHttpParameters` or
-            `SseServerParameters`, a function without arguments that returns an SDK transport, or an SDK server object
-            of this process.
-        name: What messages call the server; by default its command or its URL.
-        policy: Its numbers, see `Policy`.
-        classifier: A function of your own that is asked first: from a `Failure` to a `Verdict`, or None to leave it to
-            the tables.
-        on_event: Called with each `Event`, in order; must not block (`events()` gives slow readers a buffer).
-        fallbacks: Tool name to a coroutine function that stands in for the tool while its server is unavailable: it
-            gets the arguments and returns a `CallToolResult` or a text. Not asked when the server may have run the
-            call, unless the tool may run twice.
-        debug: Let the log have arguments, results and what servers say in full, still without secrets; by default if
+            `SseServerParameters`, an SDK transport or a function without arguments that returns one, or an SDK server
+            object in this process.
+        name: The server's name in messages; its command or URL by default.
+        policy: Retries, time limits and other settings, see `Policy`.
+        classifier: A function that is consulted before the tables: it maps a `Failure` to a `Verdict`, or returns None
+            to leave the decision to them.
+        on_event: Called with each `Event`, in order; must not block (`events()` buffers for slow readers).
+        fallbacks: Tool name to a coroutine function that replaces the tool when its server cannot answer: it gets the
+            arguments and returns a `CallToolResult` or a text. Not used if the server may have run the call, unless
+            the tool is repeatable.
+        debug: Whether to log arguments, results and server output in full, still without secrets; by default, whether
             the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
-        http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. It
-            stays yours to close; and TCP keepalive, which ours has, is yours to set.
-        errlog: Where what the server's process writes to stderr goes, line by line and without secrets, as on
-            `stdio_client`: by default `sys.stderr`; None for nowhere. The logger `resilient_mcp.server` gets it in any
-            case.
-        sampling_callback: As on `ClientSession`, and so are the next five.
-        elicitation_callback: Answers the server's elicitations.
-        list_roots_callback: Answers the server's question for roots.
+        http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. You
+            close it, and you set TCP keepalive, which the default client has.
+        errlog: Receives the stderr of the server's process, line by line and without secrets, as on `stdio_client`:
+            `sys.stderr` by default; None discards it. The logger `resilient_mcp.server` gets it in any case.
+        sampling_callback: As on `ClientSession`, like the next five.
+        elicitation_callback: Answers the server's elicitation requests.
+        list_roots_callback: Answers the server's requests for roots.
         logging_callback: Gets the server's log messages.
         message_handler: Gets the server's other messages.
-        client_info: What the client calls itself.
+        client_info: The name and version that the client reports.
         read_timeout_seconds: As on `ClientSession`: the time limit of one attempt, instead of the policy's.
-        **session_options: Whatever else the installed SDK's session takes, such as `sampling_capabilities`.
+        **session_options: Any other option of the installed SDK's session, such as `sampling_capabilities`.
 
     Raises:
-        ValueError: `server` cannot be one: a URL without http(s) or host, an empty command.
-        TypeError: An argument is of the wrong type, or unknown to the installed SDK.
+        ValueError: `server` is not usable: a URL without http(s) or host, an empty command.
+        TypeError: An argument has the wrong type, or is unknown to the installed SDK.
 
     Example:
         >>> client = ResilientClient("https://example.com/mcp")
@@ -157,8 +152,8 @@ class ResilientClient:
         if unknown:
             known = sorted({*inspect.signature(type(self)).parameters, *SESSION_OPTIONS} - {"session_options"})
             close = difflib.get_close_matches(min(unknown), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"with mcp {VERSION} there are {', '.join(known)}"
-            raise TypeError(f"ResilientClient() got unknown {', '.join(map(repr, sorted(unknown)))}: {hint}")
+            hint = f"did you mean {close[0]!r}?" if close else f"with mcp {VERSION} it takes {', '.join(known)}"
+            raise TypeError(f"ResilientClient() does not take {', '.join(map(repr, sorted(unknown)))}: {hint}")
         policy = policy or Policy()
         self._redactor = Redactor.of(server, http_client)
         self.name = name or name_of(server, self._redactor)
@@ -220,28 +215,28 @@ class ResilientClient:
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: Session | None = None
 
-    # --- life ---
+    # --- lifecycle ---
 
     @property
     def state(self) -> State:
-        """Where the connection stands."""
+        """The state of the connection."""
         return self._supervisor.state
 
     @property
     def generation(self) -> int:
-        """Counts the connections made or tried so far, from 1."""
+        """The number of connections made or attempted so far."""
         return self._supervisor.generation
 
     @property
     def circuit(self) -> Circuit | None:
-        """The server's circuit breaker: its state, `isolate()` and `reset()`; None when the policy has none."""
+        """The server's circuit breaker (its state, `isolate()` and `reset()`), or None if the policy has none."""
         return self._gate.circuit
 
     def events(self, *, buffer: int = 1000) -> EventStream:
-        """An async iterator over the events from now on, for readers that take their time; ends with the client.
+        """Return an async iterator over the events from now on, buffered for slow readers; it ends with the client.
 
         Args:
-            buffer: How many events wait for a slow reader at most; then the oldest are lost, and `dropped` counts them.
+            buffer: How many events to keep for a slow reader; beyond that the oldest are lost, counted in `dropped`.
 
         Raises:
             ValueError: `buffer` is less than 1.
@@ -249,11 +244,11 @@ class ResilientClient:
         return self._hub.stream(buffer)
 
     def stats(self) -> Stats:
-        """What this client has done so far: a frozen snapshot."""
+        """Return a frozen snapshot of what this client has done so far."""
         return self._stats.snapshot()
 
     def health(self) -> Health:
-        """How the connection is now: a frozen snapshot."""
+        """Return a frozen snapshot of the connection's health."""
         supervisor = self._supervisor
         failure = supervisor.last_failure
         evidence = failure.evidence if failure is not None else None
@@ -273,16 +268,16 @@ class ResilientClient:
         """Connect, and wait until the server is ready.
 
         Args:
-            wait: False to begin in the background: a start that fails is tried again, as a lost connection is.
+            wait: False to start in the background, where a failed start is retried like a lost connection.
 
         Raises:
-            ServerFailed: It cannot work as configured: command not found, refused credentials, no shared version.
-            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds, or there was no server at all
-                for `policy.timeout.reach`.
-            RuntimeError: The client was started before; make a new one.
+            ServerFailed: It cannot work as configured: command not found, credentials refused, no common version.
+            ServerUnavailable: The server was not ready within `policy.timeout.ready` seconds (`policy.timeout.connect`
+                while it is starting), or no server was found within `policy.timeout.reach`.
+            RuntimeError: The client was already started; create a new one.
         """
         if self._done is not None:
-            raise RuntimeError(f"the client of {self.name!r} was started before: make a new ResilientClient")
+            raise RuntimeError(f"the client of {self.name!r} was already started: create a new ResilientClient")
         self._done = anyio.Event()
         self._supervisor.begin()
         self._task = spawn(self._run)
@@ -296,7 +291,7 @@ class ResilientClient:
 
     async def _run(self) -> None:
         assert self._done is not None
-        current_call.set(None)  # whose call it was that started this client is not what it is for
+        current_call.set(None)  # the context is that of the caller of start(): events would carry its call's id
         try:
             await self._supervisor.run()
         finally:
@@ -304,14 +299,14 @@ class ResilientClient:
             self._done.set()
 
     async def aclose(self) -> None:
-        """Close the connection and stop the server's process; takes no longer than `policy.timeout.shutdown`, twice.
+        """Close the connection and stop the server's process, within about twice `policy.timeout.shutdown`.
 
-        Safe to call from any task, more than once, and while calls are under way: those end with an error.
+        Safe to call from any task, more than once, and while calls are in flight: those end with an error.
         """
         if self._done is None:
             return
         self._supervisor.close()
-        # Bounded, for a callback of the session that closes its own client waits for itself.
+        # Bounded: a session callback that closes its own client would otherwise wait for itself forever.
         with anyio.move_on_after(2 * self.policy.timeout.shutdown + _MARGIN, shield=True):
             await self._done.wait()
 
@@ -328,11 +323,11 @@ class ResilientClient:
         """Wait until the server is ready.
 
         Args:
-            timeout: Seconds; by default `policy.timeout.ready`, and for a server that is starting as long as it may
-                take for that.
+            timeout: Seconds; by default `policy.timeout.ready`, or `policy.timeout.connect` while the server is
+                starting.
 
         Raises:
-            ServerUnavailable: It did not get ready in time, or at all (`ServerFailed`).
+            ServerUnavailable: It was not ready in time, or cannot be (`ServerFailed`).
         """
         limit = _seconds("timeout", timeout)
         now = anyio.current_time()
@@ -342,36 +337,36 @@ class ResilientClient:
             await self._supervisor.lend(now + limit)
 
     async def wait_tried(self) -> None:
-        """Wait until the first try to connect ended, well or not; a server that hangs has `policy.timeout.connect`."""
+        """Wait until the first connection attempt has succeeded or failed, at most `policy.timeout.connect`."""
         await self._supervisor.wait_tried()
 
     @property
     def error(self) -> ServerUnavailable | None:
-        """Why there is no connection, as a call would be told; None while there is one."""
+        """Why there is no connection, as the error a call would raise; None while there is one."""
         return None if self._supervisor.ready is not None else self._supervisor.unavailable()
 
     async def restart(self) -> None:
-        """Replace the connection now, restarting the process; wakes a suspended or failed server.
+        """Replace the connection now, restarting the process; also wakes a suspended or failed server.
 
         Raises:
-            ServerUnavailable: It did not get ready within `policy.timeout.ready` seconds.
+            ServerUnavailable: It was not ready in time, see `wait_ready`.
         """
         self._supervisor.restart()
         await self.wait_ready()
 
     async def _on_message(self, message: Any) -> None:
-        """What the session hands to a `message_handler` goes to the user's and to every host in front."""
-        for relay in list(self._relays):  # first, lest an answer overtakes what came before it
+        """Pass a message of the session to every bridge and to the user's `message_handler`."""
+        for relay in list(self._relays):  # first: otherwise an answer could reach a host before an earlier notification
             await relay(message)
         if self._handler is not None:
             await self._handler(message)
         else:
             await anyio.lowlevel.checkpoint()
 
-    # --- what the bridge, the group and the command line need ---
+    # --- for the bridge, the group and the command line ---
 
     async def wait_first(self) -> None:
-        """Wait until the server is ready as `start` does: not long for one that is not there.
+        """Wait until the server is ready as `start` does: only briefly if no server is found.
 
         Raises:
             ServerUnavailable: As `start`.
@@ -384,21 +379,21 @@ class ResilientClient:
         return self._session is not None and self._session.offers(capability)
 
     def reword(self, wording: Wording) -> None:
-        """Let messages name what the user configured as `wording` does."""
+        """Use `wording` to name the configuration in messages."""
         self._supervisor.wording = wording
 
     def relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
-        """Hand the session's other messages to `on_message`, too."""
+        """Also pass the session's other messages to `on_message`."""
         self._relays.append(on_message)
 
     def unrelay(self, on_message: Callable[[Any], Awaitable[None]]) -> None:
-        """Take back `relay`."""
+        """Undo `relay`."""
         self._relays.remove(on_message)
 
     def link(self, link: Link, options: dict[str, Any]) -> None:
-        """Let `link` answer what the server asks, and take `options` for what was not given, from the start on.
+        """Let `link` answer the server's requests, and use `options` where none were given; call before `start`.
 
-        A client that was given callbacks of its own for that keeps them.
+        A client that has its own callbacks for these requests keeps them.
         """
         if not any(self._options.get(name) for name in _ASKED):
             self._connector.link = link
@@ -441,7 +436,7 @@ class ResilientClient:
     async def _simple(self, method: str, name: str, *args: Any, **options: Any) -> Any:
         return await self._run_operation(method, lambda session, _: session.invoke(name, *args, **options))
 
-    # --- what was given, as the attributes of `mcp.Client` show it ---
+    # --- constructor arguments, as attributes like those of `mcp.Client` ---
 
     server = _Given()
     sampling_callback = _Given()
@@ -462,10 +457,10 @@ class ResilientClient:
 
     @property
     def session(self) -> SessionView:
-        """This client as a `ClientSession`, as `mcp.Client.session`: no input round is driven, no claim resolved.
+        """This client as a `ClientSession`, like `mcp.Client.session`: no input rounds are driven, no claims resolved.
 
         Raises:
-            RuntimeError: It was never connected, or the SDK is too old for it.
+            RuntimeError: The client was never connected, or the SDK is 1.x.
         """
         needs_2("session")
         if self._session is None:
@@ -480,15 +475,15 @@ class ResilientClient:
         return connection.session if connection is not None else self._last
 
     async def initialize(self) -> types.InitializeResult:
-        """The result that was negotiated, of the newest connection. Calling it again negotiates nothing."""
+        """Return the negotiated result of the newest connection. Negotiates nothing."""
         session = await self._connected()
         return cast("types.InitializeResult", session.initialize_result)
 
     async def discover(self) -> Any:
-        """The `DiscoverResult` that was negotiated (mcp 2.x). Calling it again negotiates nothing.
+        """Return the negotiated `DiscoverResult` (mcp 2.x). Negotiates nothing.
 
         Raises:
-            RuntimeError: The SDK is too old for it, or the server: it was asked to `initialize`.
+            RuntimeError: The SDK is 1.x, or the server predates 2026-07-28 and negotiated by `initialize`.
         """
         needs_2("discover()")
         session = await self._connected()
@@ -504,27 +499,27 @@ class ResilientClient:
 
     @property
     def initialize_result(self) -> types.InitializeResult | None:
-        """What `initialize` answered, without waiting; None before the first connection, and at 2026-07-28."""
+        """The result of `initialize`, without waiting; None before the first connection, and at 2026-07-28."""
         session = self._session
         return None if session is None else cast("types.InitializeResult | None", session.raw_initialize_result)
 
     @property
     def discover_result(self) -> Any:
-        """What `server/discover` answered, without waiting; None before, and up to 2025-11-25."""
+        """The result of `server/discover`, without waiting; None before the first connection, and up to 2025-11-25."""
         return None if self._session is None else getattr(self._session.raw, "discover_result", None)
 
     def get_server_capabilities(self) -> types.ServerCapabilities | None:
-        """The server's capabilities, as `ClientSession` of mcp 1.x spells it."""
+        """Return the server's capabilities, under the name that `ClientSession` of mcp 1.x uses."""
         return self.server_capabilities
 
     @property
     def server_capabilities(self) -> types.ServerCapabilities | None:
-        """The server's capabilities; None before the first connection, and so are the next three."""
+        """The server's capabilities; None before the first connection, like the next three."""
         return None if self._session is None else cast("types.ServerCapabilities", self._session.capabilities)
 
     @property
     def server_info(self) -> types.Implementation | None:
-        """The server's name and version, if it said."""
+        """The server's name and version, if it reported them."""
         return None if self._session is None else cast("types.Implementation | None", self._session.server_info)
 
     @property
@@ -547,21 +542,22 @@ class ResilientClient:
         progress_callback: Any = None,
         **options: Any,
     ) -> types.CallToolResult:
-        """Call a tool; sent again only when it was provably not run, or may be run twice.
+        """Call a tool; retried only if it provably did not run, or is repeatable.
 
         Args:
             name: The tool.
             arguments: Its arguments.
             read_timeout_seconds: The time limit of one attempt, instead of the policy's.
-            progress_callback: Gets progress, which starts the attempt's time limit anew.
+            progress_callback: Gets progress notifications, each of which restarts the attempt's time limit.
             **options: `meta`, and on mcp 2.x `input_responses`, `request_state`, `allow_input_required` and
-                `allow_claimed`, as on the SDK's.
+                `allow_claimed`, as on the SDK's `call_tool`.
 
         Raises:
-            ConnectionLost: It was sent, no answer came, and it must not be sent twice.
+            ConnectionLost: It was sent, no answer came, and it is not safe to send it again.
             DeadlineExceeded: It took too long.
-            ServerUnavailable: It was not run: there is no server.
-            InvalidArguments: They do not conform to the tool's schema, which its policy asked to check.
+            ServerUnavailable: There is no server; the last attempt did not run.
+            InvalidArguments: The arguments cannot be encoded as JSON, or do not conform to the tool's schema and the
+                policy says to check it.
             MCPError: The server's own error.
         """
         return cast(
@@ -583,7 +579,7 @@ class ResilientClient:
     async def list_tools(
         self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
     ) -> types.ListToolsResult:
-        """One page of the server's tools; `cursor` or `params` for the next, `meta` and `cache_mode` on mcp 2.x."""
+        """List one page of the server's tools; `cursor` or `params` for the next, `options` as on the SDK's."""
         return cast("types.ListToolsResult", await self._list("list_tools", cursor, params, options))
 
     async def _list(self, method: str, cursor: str | None, params: Any, options: dict[str, Any]) -> Any:
@@ -596,13 +592,13 @@ class ResilientClient:
     async def list_resources(
         self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
     ) -> types.ListResourcesResult:
-        """One page of the server's resources."""
+        """List one page of the server's resources."""
         return cast("types.ListResourcesResult", await self._list("list_resources", cursor, params, options))
 
     async def list_resource_templates(
         self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
     ) -> types.ListResourceTemplatesResult:
-        """One page of the server's resource templates."""
+        """List one page of the server's resource templates."""
         return cast(
             "types.ListResourceTemplatesResult", await self._list("list_resource_templates", cursor, params, options)
         )
@@ -620,20 +616,20 @@ class ResilientClient:
         )
 
     async def subscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
-        """Ask for updates of a resource (servers up to 2025-11-25), on this connection and on all to come.
+        """Subscribe to updates of a resource (servers up to 2025-11-25), on this connection and all later ones.
 
-        The wish holds from this call until `unsubscribe_resource`, also when this raises because the server is not
-        available: it is then in force once the server is back. Only a refusal of the server's own takes it back. After
-        a reconnect, `message_handler` gets one update of the resource, for what may have been missed.
+        The subscription is kept from this call until `unsubscribe_resource`, even if this raises because the server is
+        not available: it then takes effect once the server is back. Only a refusal by the server itself ends it. After
+        a reconnect, `message_handler` gets one update of the resource, because some may have been missed.
 
         Raises:
-            ServerUnavailable: There is no server; the wish holds.
-            MCPError: The server refused; it does not.
+            ServerUnavailable: There is no server; the subscription is kept.
+            MCPError: The server refused; the subscription is dropped.
         """
         return await self._subscription("resources/subscribe", uri, True, options)
 
     async def unsubscribe_resource(self, uri: Any, **options: Any) -> types.EmptyResult:
-        """Ask for no more updates of a resource; at once, also while there is no server or the circuit is open."""
+        """End a subscription; returns immediately while there is no server or the circuit is open."""
         return await self._subscription("resources/unsubscribe", uri, None, options)
 
     async def _subscription(
@@ -656,17 +652,16 @@ class ResilientClient:
         prompts: bool = False,
         resource_list: bool = False,
     ) -> AsyncIterator[AsyncIterator[Change]]:
-        """Watch resources and lists for changes, over all connections to come; for servers of every version.
+        """Watch resources and lists for changes, across reconnects; for servers of every protocol version.
 
             async with client.watch(["file:///notes.txt"]) as changes:
                 async for change in changes:
                     notes = await client.read_resource(change.uri)
 
-        A change says that something is to be read again. After each time that the connection, or the server's stream
-        of notifications, was away there is one with `missed=True` for each thing watched, because what happened
-        meanwhile is unknown. Changes of one thing collapse until they are read. Iteration ends when the client is
-        closed. Entering waits until the server has acknowledged; while there is no server it does not wait, and the
-        watch begins once the server is back.
+        A change means that something should be read again. After each gap in the connection, or in the server's
+        notification stream, each watched item gets one with `missed=True`, because some changes may have been missed.
+        Changes of the same item collapse until they are read. Iteration ends when the client is closed. Entering waits
+        for the server's acknowledgement, unless there is no server: the watch then begins once the server is back.
 
         Args:
             resources: URIs of resources.
@@ -675,10 +670,10 @@ class ResilientClient:
             resource_list: Whether to watch the list of resources.
 
         Raises:
-            ResilienceError: The server does not declare what this needs.
+            ResilienceError: The server does not declare a capability that this needs.
             MCPError: The server refused.
             ServerUnavailable: The client was not started, or is closed.
-            ValueError: There is nothing to watch.
+            ValueError: No resource or list was given.
         """
         watcher = Watcher(resources, tools=tools, prompts=prompts, resource_list=resource_list)
         if self.state in {State.IDLE, State.CLOSED}:
@@ -691,7 +686,7 @@ class ResilientClient:
     async def list_prompts(
         self, cursor: str | None = None, *, params: types.PaginatedRequestParams | None = None, **options: Any
     ) -> types.ListPromptsResult:
-        """One page of the server's prompts."""
+        """List one page of the server's prompts."""
         return cast("types.ListPromptsResult", await self._list("list_prompts", cursor, params, options))
 
     async def get_prompt(
@@ -724,9 +719,9 @@ class ResilientClient:
         return cast("types.EmptyResult", await self._simple("ping", "send_ping", **options))
 
     async def set_logging_level(self, level: types.LoggingLevel, **options: Any) -> types.EmptyResult:
-        """Ask for log messages from `level` upwards, on this connection and on all to come.
+        """Request log messages from `level` upwards, on this connection and all later ones.
 
-        The wish holds as that of `subscribe_resource` does.
+        The level is kept as `subscribe_resource` keeps a subscription.
         """
         return await self._subscriptions.change(
             LogLevel(),
@@ -743,7 +738,7 @@ class ResilientClient:
         message: str | None = None,
         **options: Any,
     ) -> None:
-        """Tell the server of progress."""
+        """Report progress to the server."""
         await self._simple(
             "notifications/progress",
             "send_progress_notification",
@@ -755,7 +750,7 @@ class ResilientClient:
         )
 
     async def send_roots_list_changed(self) -> None:
-        """Tell the server that the roots changed."""
+        """Notify the server that the roots changed."""
         await self._simple("notifications/roots/list_changed", "send_roots_list_changed")
 
     async def send_request(
@@ -766,14 +761,14 @@ class ResilientClient:
         metadata: Any = None,
         progress_callback: Any = None,
     ) -> Any:
-        """Send any request, as on `ClientSession`. What is no `tools/call` is taken to be repeatable.
+        """Send any request, as on `ClientSession`. Everything but `tools/call` counts as repeatable.
 
         Args:
             request: The request, in the SDK's types.
-            result_type: What its result is.
+            result_type: The type of its result.
             request_read_timeout_seconds: The time limit of one attempt, instead of the policy's.
-            metadata: As on the SDK's.
-            progress_callback: Gets progress, which starts the attempt's time limit again.
+            metadata: As on the SDK's `send_request`.
+            progress_callback: As on `call_tool`.
         """
         body = getattr(request, "root", request)
         target = getattr(body.params, "name", None) if body.method == "tools/call" else None
@@ -790,15 +785,15 @@ class ResilientClient:
     async def request(
         self, method: str, params: Mapping[str, Any] | None = None, *, progress_callback: Any = None
     ) -> dict[str, Any]:
-        """Send any request as it is on the wire, and get its result as it came: nothing validated or left out.
+        """Send a raw request and return its raw result: nothing is validated or left out.
 
         Args:
-            method: The JSON-RPC method. What is no `tools/call` is taken to be repeatable.
+            method: The JSON-RPC method. Everything but `tools/call` counts as repeatable.
             params: Its params, as JSON.
             progress_callback: As on `call_tool`.
 
         Raises:
-            ResilienceError: As `call_tool`.
+            ResilienceError: As for `call_tool`.
             MCPError: The server's own error.
         """
         key = "uri" if method.startswith("resources/") else "name"
@@ -817,25 +812,25 @@ class ResilientClient:
         return as_json(await self._degrade.call_tool(operation, operation.tool, arguments))
 
     async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None:
-        """Send any notification as it is on the wire."""
+        """Send a raw notification."""
         await self._run_operation(method, lambda session, _: session.notify(method, params))
 
-    # --- what one major of the SDK has ---
+    # --- specific to one major version of the SDK ---
 
     @property
     def experimental(self) -> Any:
-        """The SDK's experimental tasks (mcp 1.x), whose requests are this client's.
+        """The SDK's experimental tasks (mcp 1.x), whose requests are sent by this client.
 
         Raises:
-            RuntimeError: The installed SDK has none.
+            RuntimeError: The SDK is not 1.x.
         """
         return experimental_features(self)
 
     def add_response_router(self, router: Any) -> None:
-        """Let `router` see the responses of this connection, and of all to come, first (mcp 1.x).
+        """Let `router` see responses first, on this connection and all later ones (mcp 1.x).
 
         Raises:
-            RuntimeError: The installed SDK has none.
+            RuntimeError: The SDK is not 1.x.
         """
         needs_1("add_response_router()")
         self._routers.append(router)
@@ -843,19 +838,19 @@ class ResilientClient:
             connection.session.raw.add_response_router(router)
 
     async def send_discover(self, version: str) -> dict[str, Any]:
-        """Send one `server/discover` at `version`, and get its result as it came (mcp 2.x). Nothing is negotiated.
+        """Send one `server/discover` at `version` and return its raw result (mcp 2.x). Negotiates nothing.
 
         Raises:
-            RuntimeError: The SDK is too old for it.
+            RuntimeError: The SDK is 1.x.
         """
         needs_2("send_discover()")
         return cast("dict[str, Any]", await self._simple("server/discover", "send_discover", version))
 
     async def dispatch_input_request(self, ctx: Any, request: Any) -> Any:
-        """Have the callbacks of this client answer a server's request for input, as on `ClientSession` (mcp 2.x).
+        """Answer a server's input request with this client's callbacks, as on `ClientSession` (mcp 2.x).
 
         Raises:
-            RuntimeError: The SDK is too old for it.
+            RuntimeError: The SDK is 1.x.
         """
         needs_2("dispatch_input_request()")
         return await (await self._connected()).raw.dispatch_input_request(ctx, request)
@@ -864,20 +859,20 @@ class ResilientClient:
         """Check a result against the tool's output schema, as on `ClientSession` (mcp 2.x).
 
         Raises:
-            RuntimeError: It does not conform, or the SDK is too old for it.
+            RuntimeError: The result does not conform, or the SDK is 1.x.
         """
         needs_2("validate_tool_result()")
         await self._simple(LISTS["list_tools"], "validate_tool_result", name, result)
 
     def as_transport(self) -> BridgeTransport:
-        """A transport whose other end is an MCP server in front of this client.
+        """Return a transport to an MCP server in front of this client.
 
-        For frameworks that insist on building the session themselves: `mcp.Client(client.as_transport())`, or
+        For frameworks that build the session themselves: `mcp.Client(client.as_transport())`, or
         `async with client.as_transport() as (read, write), ClientSession(read, write) as session`. A client that was
-        not started is started by the session's `initialize`, with that session's callbacks unless it was given its own
-        for sampling, elicitation or roots, and closed with it.
+        not started is started by the session's `initialize`, with the session's callbacks unless it has its own for
+        sampling, elicitation or roots, and is closed with the session.
         """
-        from .bridge import BridgeTransport  # noqa: PLC0415 - it stands above this module
+        from .bridge import BridgeTransport  # noqa: PLC0415 - bridge imports this module
 
         return BridgeTransport(self)
 
@@ -890,10 +885,10 @@ class ResilientClient:
 
     @asynccontextmanager
     async def listen(self, **filters: Any) -> AsyncIterator[Any]:
-        """A stream of change events, as on `mcp.Client` (mcp 2.x, servers at 2026-07-28), over all connections to come.
+        """Open a stream of change events, as on `mcp.Client` (mcp 2.x, servers at 2026-07-28), across reconnects.
 
-        When the stream breaks off it is opened again, and then gives one event for each thing listened for, because
-        what happened meanwhile is unknown. It ends when the client is closed.
+        A stream that breaks is reopened and then yields one event for each item listened for, because some changes may
+        have been missed. It ends when the client is closed.
 
         Args:
             **filters: `tools_list_changed`, `prompts_list_changed`, `resources_list_changed` and
@@ -902,11 +897,11 @@ class ResilientClient:
         Raises:
             MCPError: The server refused.
             ServerUnavailable: There is no server, or it did not acknowledge in time.
-            RuntimeError: The SDK, or the server, is too old for it.
+            RuntimeError: The SDK is 1.x, or the server predates 2026-07-28.
         """
         connection = await self._supervisor.lend(anyio.current_time() + self.policy.timeout.ready)
         if connection.session.is_legacy:
-            async with open_listen(connection.session, **filters) as refused:  # raises, as the SDK does
+            async with open_listen(connection.session, **filters) as refused:  # raises as the SDK does
                 yield refused
             return
         watcher = ListenWatcher.from_filters(**filters)
@@ -919,5 +914,5 @@ def _seconds(what: str, value: Timeout) -> float | None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if math.isnan(seconds) or seconds < 0:
-        raise ValueError(f"{what} is {value!r}: write a number of seconds, or None for the policy's")
+        raise ValueError(f"{what} is {value!r}: pass a number of seconds, at least 0, or None for the policy's limit")
     return seconds

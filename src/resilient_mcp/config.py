@@ -1,9 +1,9 @@
-"""Reads the `mcpServers` file that MCP hosts share: which servers there are, how to reach them, and their policies.
+"""Reads the `mcpServers` file that MCP hosts share: the servers, how to reach them, and their policies.
 
-It takes what Claude Desktop, Cursor (`mcpServers`) and VS Code (`servers`, comments, trailing commas) write, expands
-`${VAR}` and `${VAR:-default}`, and adds one key of its own: `"resilience"`, a `Policy`, per server and for all. Every
-problem of a file is reported at once, in a `ConfigError` that names file, server, key and remedy, and holds no secret:
-neither what a variable expanded to nor any value of `env`, `headers` or `args`.
+It accepts the files of Claude Desktop, Cursor (`mcpServers`) and VS Code (`servers`, comments, trailing commas),
+expands `${VAR}` and `${VAR:-default}`, and adds one key: `"resilience"`, a `Policy`, per server and for all. All
+problems of a file are reported together, in a `ConfigError` that names file, server, key and remedy. It contains no
+secrets: neither the value of a variable nor any value of `env`, `headers` or `args`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from .text.redact import Redactor
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a file.
+    """One problem of a file.
 
     Attributes:
-        server: The server whose entry it is, or None for the file itself.
-        key: The key inside the entry, with dots for what is nested; empty for the entry itself.
+        server: The server whose entry has the problem, or None for the file itself.
+        key: The key inside the entry, dotted where nested; empty for the entry itself.
         text: What is wrong, and what to write instead.
     """
 
@@ -51,11 +51,11 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """Raised when a file cannot be used; tells all of its problems.
+    """Raised when a file cannot be used; lists all of its problems.
 
     Attributes:
         path: The file.
-        problems: What is wrong with it, in the file's order.
+        problems: Its problems, in the order in which they were found.
     """
 
     def __init__(self, path: Path, problems: list[Problem]) -> None:
@@ -80,8 +80,8 @@ class ServerConfig:
 def load(path: str | os.PathLike[str]) -> dict[str, ServerConfig]:
     """Read a file of servers.
 
-    Entries with `"disabled": true` are left out. A policy is made of the file's `"resilience"` and, on top of it, key
-    by key, the entry's.
+    Entries with `"disabled": true` are left out. A server's policy is its entry's `"resilience"`, merged key by key
+    over the file's.
 
     Args:
         path: The file: JSON, with `//` and `/* */` comments and trailing commas as VS Code allows them.
@@ -90,7 +90,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, ServerConfig]:
         The servers by name, in the file's order.
 
     Raises:
-        ConfigError: It cannot be used; says everything that is wrong with it.
+        ConfigError: The file cannot be used; lists all of its problems.
     """
     return read(path)[0]
 
@@ -102,7 +102,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, ServerConfig], list[st
         The servers by name, and the names of those that are disabled.
 
     Raises:
-        ConfigError: It cannot be used; says everything that is wrong with it.
+        ConfigError: The file cannot be used; lists all of its problems.
     """
     path = Path(path)
     reader = _Reader()
@@ -113,16 +113,16 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, ServerConfig], list[st
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of such a file, for editors and tools."""
+    """Return the JSON schema of the file, for editors and tools."""
     schema = _File.model_json_schema(schema_generator=_WithoutCallables)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def expand(text: str) -> str:
-    """`text` with its `${VAR}` and `${VAR:-default}` in place.
+    """Expand `${VAR}` and `${VAR:-default}` in `text`.
 
     Raises:
-        ValueError: A variable is not set, or is none.
+        ValueError: A variable is not set, or its name is not valid.
     """
     complaints: list[str] = []
     expanded = _expanded(text, complaints.append)
@@ -135,7 +135,7 @@ def expand(text: str) -> str:
 
 
 class _Entry(BaseModel):
-    """One server: `command` for a process that speaks over stdio, or `url` for one that is reached over HTTP."""
+    """One server: `command` for a process that speaks stdio, or `url` for a server reached over HTTP."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, title="Server", strict=True)
 
@@ -144,11 +144,11 @@ class _Entry(BaseModel):
     args: list[str] = []
     """Its arguments."""
     env: dict[str, str] = {}
-    """Environment variables for it, beside a few basic ones such as PATH and HOME."""
+    """Environment variables for it, in addition to a few basic ones such as PATH and HOME."""
     cwd: str | None = None
     """The directory to start it in."""
     url: str | None = None
-    """Where the server is."""
+    """The server's URL."""
     type: Literal["stdio", "http", "streamable-http", "streamableHttp", "sse"] | None = None
     """How to reach it; by default `stdio` with `command`, and `http` (Streamable HTTP) with `url`."""
     headers: dict[str, str] = {}
@@ -156,7 +156,7 @@ class _Entry(BaseModel):
     disabled: bool = False
     """Whether to leave this server out."""
     resilience: Policy = Policy()
-    """The policy of this server; what it does not say is taken from the `resilience` of the file."""
+    """The policy of this server; keys that it leaves out are taken from the file's `resilience`."""
 
 
 class _File(BaseModel):
@@ -169,11 +169,11 @@ class _File(BaseModel):
     servers: dict[str, _Entry] = {}
     """The same, as VS Code writes it."""
     resilience: Policy = Policy()
-    """The policy of all servers."""
+    """The default policy of all servers."""
 
 
 class _WithoutCallables(GenerateJsonSchema):
-    """Leaves out the fields that only Python code can set."""
+    """Omits the fields that only Python code can set."""
 
     def callable_schema(self, schema: core_schema.CallableSchema) -> JsonSchemaValue:  # noqa: ARG002
         raise PydanticOmit
@@ -185,31 +185,33 @@ _COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
 _KEYS = tuple(_Entry.model_fields)
 _LONGEST_KEY = 64
+# The closing brace is optional, so that an unclosed variable matches up to the end of the text. If it were required,
+# the search would run to the end again from each `${`: quadratic time.
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
-"""One that is not closed goes on to the end of the text: to look for its end again at each `${` would take long."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Keys whose values are never shown.
 _SECRET = frozenset({"env", "headers", "args"})
-"""Keys whose values are never shown."""
+# What is wrong and what to write instead, by pydantic's error type.
 _REMEDIES = {
     "string_type": "must be a string: put it in quotes",
     "list_type": 'must be a list: write ["one", "two"]',
     "dict_type": 'must be an object: write {"NAME": "value"}',
     "bool_type": "must be true or false, without quotes",
 }
-"""By pydantic's type of error: what is wrong, and what to write."""
 _A_FILE = 'write {"mcpServers": {"name": {"command": "..."}}}'
 _HTTP = frozenset({"http", "streamable-http", "streamableHttp"})
+# The two ways to reach a server, each with the keys that have no effect with it.
 _NEEDLESS = {"command": ("headers",), "url": ("args", "env", "cwd")}
-"""The two ways to reach a server, and the keys that have no effect with it."""
+# What other hosts, and people, call `url` and `command`. In an entry that has one of the two, such a key belongs to
+# another host and is ignored.
 _OTHER_NAMES = {
     **dict.fromkeys(["serverUrl", "httpUrl", "uri", "endpoint", "address", "baseUrl", "base_url"], "url"),
     **dict.fromkeys(["cmd", "program", "executable"], "command"),
 }
-"""How other hosts, and people, call the two. Beside one of the two they are somebody else's keys."""
 
 
 class _Reader:
-    """Reads one file and gathers what is wrong with it, and which of its servers are disabled."""
+    """Reads one file and collects its problems and the names of its disabled servers."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -224,7 +226,7 @@ class _Reader:
             if key != "resilience" and _is_slip(key, "resilience"):
                 self._add(None, key, "is not a key of the file: did you mean 'resilience'?")
         if self._policy(None, default) is None:
-            default = {}  # said once, not once per server
+            default = {}  # reported once, not again for each server that merges it
         servers = {name: self._server(name, entry, default) for name, entry in entries.items()}
         return {name: server for name, server in servers.items() if server is not None}
 
@@ -246,9 +248,9 @@ class _Reader:
         try:
             return json.loads(text, object_pairs_hook=self._object)
         except ValueError as exc:
-            self._add(None, "", f"is not JSON ({exc}): correct it there")
+            self._add(None, "", f"is not JSON ({exc}): fix it there")
         except RecursionError:
-            self._add(None, "", "is nested too deeply: nothing in an mcpServers file needs that")
+            self._add(None, "", "is nested too deeply: an mcpServers file needs only a few levels")
         return None
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -318,20 +320,20 @@ class _Reader:
         return None
 
     def _check(self, name: str, value: dict[str, Any]) -> None:
-        """What no single key shows."""
+        """Report the problems that involve several keys, or keys that are not known."""
         given = {key for key in value if value[key] is not None}
         if "envFile" in given:
-            self._add(name, "envFile", "is not read here: put its variables into 'env', or export them")
+            self._add(name, "envFile", "is not supported: put its variables into 'env', or export them")
         ways = [way for way in _NEEDLESS if way in given]
         if len(ways) > 1:
-            self._add(name, "", "has both 'command' and 'url': keep the one that is meant")
+            self._add(name, "", "has both 'command' and 'url': remove one of them")
             return
         meant = {key: known for key in value if (known := _meant(key, has_way=bool(ways))) is not None}
         for key, known in meant.items():
             self._add(name, key, f"is not a key of a server: did you mean {known!r}?")
         if not ways:
             if _NEEDLESS.keys().isdisjoint(meant.values()):
-                self._add(name, "", "has neither 'command' nor 'url': write the one that is meant")
+                self._add(name, "", "has neither 'command' nor 'url': add one of them")
             return
         kind, needed = value.get("type"), "command" if value.get("type") == "stdio" else "url"
         if kind in {"stdio", "sse", *_HTTP} and needed not in given:
@@ -341,7 +343,7 @@ class _Reader:
                 self._add(name, key, f"has no effect with {ways[0]!r}: remove it")
 
     def _parameters(self, name: str, entry: _Entry) -> Any:
-        """The SDK's parameters, with all variables expanded."""
+        """The entry as the SDK's parameters, with all variables expanded."""
 
         def expand(key: str, text: str) -> str:
             shows = key.partition(".")[0] not in _SECRET
@@ -366,7 +368,7 @@ class _Reader:
         url = expand("url", entry.url)
         if len(self.problems) == before and not _is_url(url):
             shown = _in_brackets("url", entry.url)
-            self._add(name, "url", f"is no URL{shown}: write one such as 'https://example.com/mcp'")
+            self._add(name, "url", f"is not a URL{shown}: write one such as 'https://example.com/mcp'")
         headers = expand_all("headers", entry.headers) or None
         if entry.type == "sse":
             return SseServerParameters(url=url, headers=headers)
@@ -377,7 +379,7 @@ class _Reader:
 
 
 def _plain(text: str) -> str:
-    """`text` without comments and trailing commas; every other character stays where it is."""
+    """`text` without comments and trailing commas; all other characters keep their positions, for error messages."""
     text = _COMMENT.sub(lambda m: m[0] if m[0][0] == '"' else re.sub(r"[^\n]", " ", m[0]), text)
     return _TRAILING_COMMA.sub(lambda m: " " if m[0] == "," else m[0], text)
 
@@ -388,7 +390,7 @@ def _no_servers(document: Mapping[str, Any]) -> str:
 
 
 def _merged(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` on top of `default`, key by key; its keys come first, because of tool patterns the first match decides."""
+    """`own` merged over `default`, key by key; its keys come first, since the first matching tool pattern decides."""
     made = dict(own)
     for key, value in default.items():
         if key not in made:
@@ -399,18 +401,22 @@ def _merged(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any
 
 
 def _expanded(text: str, complain: Callable[[str], None], *, shows: bool = True) -> str:
-    """`text` with its variables in place; what cannot be expanded is complained of, shown or not, and left out."""
+    """Expand the variables in `text`.
+
+    A variable that cannot be expanded is passed to `complain` and left out. With `shows=False` an invalid one is not
+    quoted, for it may be part of a secret.
+    """
 
     def value(match: re.Match[str]) -> str:
         inner = match[1].removeprefix("env:")
         name, has_default, default = inner.partition(":-")
         if not match[2]:
-            return match[0]  # without its end it is none
+            return match[0]  # unclosed: not a variable
         if inner.startswith("input:"):
-            complain(f"asks for {match[0]}, which only VS Code can: write ${{VAR}} and export VAR")
+            complain(f"uses {match[0]}, which only VS Code supports: write ${{VAR}} and export VAR")
         elif not _NAME.fullmatch(name):
             shown = printable(match[0]) if shows else "a ${...}"
-            complain(f"has {shown}, which is no variable: write ${{VAR}} or ${{VAR:-default}}")
+            complain(f"has {shown}, which is not a variable: write ${{VAR}} or ${{VAR:-default}}")
         else:
             found = os.environ.get(name)
             if found is None and not has_default:
@@ -430,7 +436,7 @@ def _is_url(text: str) -> bool:
 
 
 def _other_file(path: Path) -> str:
-    """What to do about a file that cannot be read."""
+    """The remedy for a file that cannot be read."""
     with suppress(OSError):
         beside = [other.name for other in path.parent.iterdir() if other.suffix == ".json" and other.is_file()]
         if not path.exists() and (close := difflib.get_close_matches(path.name, beside, n=1)):
@@ -439,10 +445,10 @@ def _other_file(path: Path) -> str:
 
 
 def _meant(key: str, *, has_way: bool) -> str | None:
-    """The key of an entry that `key` is a slip of, or None; `has_way` if the entry has a `command` or a `url`.
+    """The known key that `key` is a typo of, or None; `has_way` if the entry has a `command` or a `url`.
 
-    What other hosts write beside our keys is theirs, so a slip is a single one: `arg` for `args`, but not `enabled` or
-    `disabledTools` for `disabled`. Only an entry that cannot be used without is searched for more.
+    Other hosts add keys of their own to an entry, so only a single typo counts: `arg` for `args`, but not `enabled` or
+    `disabledTools` for `disabled`. Only an entry with neither `command` nor `url` is searched for looser matches.
     """
     if key in _KEYS or key == "envFile":
         return None
@@ -456,7 +462,7 @@ def _meant(key: str, *, has_way: bool) -> str | None:
 
 
 def _is_slip(key: str, known: str) -> bool:
-    """Whether they differ in nothing but case, or one letter is wrong, missing, too many or swapped with the next."""
+    """Whether they differ only in case and in at most one letter: wrong, missing, extra or swapped with the next."""
     key = key.lower()
     if len(key) == len(known):
         swaps = (known[:n] + known[n + 1] + known[n] + known[n + 2 :] for n in range(len(known) - 1))
@@ -466,12 +472,12 @@ def _is_slip(key: str, known: str) -> bool:
 
 
 def policy_problems(error: ValidationError) -> list[tuple[list[str], str]]:
-    """What is wrong with a policy, as keys and text; values are shown without secrets."""
+    """The problems of a policy, as keys and text; values are shown without secrets."""
     problems = []
     for fault in error.errors(include_url=False):
         keys, value = list(map(str, fault["loc"])), fault["input"]
         text = _said(fault["msg"])
-        if isinstance(value, dict):  # the model's own message quotes one of its values
+        if isinstance(value, dict):  # the validator's message quotes one of the values
             for key, item in value.items():
                 text = text.replace(f" (value {item!r})", _in_brackets(str(key), item))
         problems.append((keys, text + _in_brackets(keys[-1] if keys else "", value)))
@@ -479,19 +485,19 @@ def policy_problems(error: ValidationError) -> list[tuple[list[str], str]]:
 
 
 def _in_brackets(key: str, value: Any) -> str:
-    """A value of the file as a message may show it, with a space before; nothing of a container.
+    """A value of the file as a suffix of a message; empty for a list or an object.
 
-    It is shown as it is before expansion, without what looks like a secret, and of a URL only host and path.
+    It is shown as written, before expansion, without what looks like a secret, and of a URL only host and path.
     """
     if isinstance(value, dict | list):
         return ""
     if key == "url" and isinstance(value, str):
         value = safe_url(value)
-    # The redactor sees the key as well, which may say that the value is a credential.
+    # The redactor needs the key, which may say that the value is a credential.
     return f" (value {Redactor().line(f'{key[-_LONGEST_KEY:]}={value!r}').partition('=')[2]})"
 
 
 def _said(message: str) -> str:
-    """What pydantic says, as the end of a message of ours."""
+    """Pydantic's message, as the end of one of this module's."""
     own = message.removeprefix("Value error, ")
     return own if own != message else message[:1].lower() + message[1:]

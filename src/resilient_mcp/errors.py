@@ -1,14 +1,14 @@
-"""The errors of this library. Each is an `MCPError` of the installed SDK, so `except MCPError` keeps working.
+"""The errors that this library raises. Each is an `MCPError` of the installed SDK, so `except MCPError` keeps working.
 
     ResilienceError(MCPError)
-    ├── ConnectionLost        sent, never answered, not safe to repeat ("it may still be running")
-    ├── DeadlineExceeded      also a TimeoutError; says how long, how many attempts, and the last failure
-    ├── ServerUnavailable     no connection: exit status, stderr tail, when the next try is due
+    ├── ConnectionLost        sent, not answered, not safe to repeat: it may still be running
+    ├── DeadlineExceeded      also a TimeoutError; reports elapsed time, attempts and the last failure
+    ├── ServerUnavailable     no connection; has the exit status, the end of stderr and the next attempt's delay
     │   └── ServerFailed      no restart will help: command not found, wrong path, 401/403, version mismatch
-    ├── CircuitOpen           it failed too often: refused until it shows a sign of life
-    ├── RateLimitExceeded     the rate limit, ours or the server's, has no room for it before its deadline
-    ├── Overloaded            the queue in front of the concurrency limit is full
-    └── InvalidArguments      against the tool's inputSchema; path and reason per problem, nothing sent
+    ├── CircuitOpen           the server failed too often: calls are refused until it shows a sign of life
+    ├── RateLimitExceeded     the client's or the server's rate limit does not admit the call before its deadline
+    ├── Overloaded            the queue of the concurrency limit is full
+    └── InvalidArguments      not valid JSON, or against the tool's inputSchema; path and reason per problem
 
 An error that the server itself sent is raised as the SDK raised it, with a note on the attempts.
 """
@@ -26,22 +26,22 @@ from .verdicts.verdict import Verdict
 
 
 class ResilienceError(ErrorBase):
-    """Base of all errors that this library raises while it works.
+    """Base class of every error that this library raises at run time.
 
-    Raised as itself when an HTTP server refused a request for good (400, 405, 413, a redirect elsewhere) without a
+    Raised itself when an HTTP server rejected a request permanently (400, 405, 413, a redirect elsewhere) without a
     JSON-RPC error of its own.
 
     Attributes:
         server: The name of the server, as given to `ResilientClient`.
-        operation: What was asked, as `method` or `method target`; empty when it was no call.
+        operation: The request, as `method` or `method target`; empty if it was not a call.
         attempts: How often it was sent to the server.
-        verdict: The classifier's verdict on the last failure, or None when there was none. Its `delivery` is that of
-            the whole call: `UNKNOWN` once any attempt may have run.
-        repeatable: Whether it is known that running it twice does no more than running it once.
+        verdict: The classifier's verdict on the last failure, or None if there was none. Its `delivery` is that of the
+            whole call: `UNKNOWN` once any attempt may have run.
+        repeatable: Whether running it twice is known to have the same effect as running it once.
         advice: A few sentences that a model can act on: what happened, whether it may have run, what to try and when,
-            and what the server's own `data` says of that.
-        retry_in: Seconds after which another try may help, or None when nobody knows.
-        data: The `data` of the server's error behind it, without secrets; None when there was none.
+            and what the `data` of the server's error says about it.
+        retry_in: Seconds after which a retry may help, or None if unknown.
+        data: The `data` of the underlying server error, without secrets, or None.
     """
 
     _code = CONNECTION_CLOSED
@@ -73,26 +73,26 @@ class ResilienceError(ErrorBase):
 
     @property
     def may_have_run(self) -> bool:
-        """Whether the server may have run it, in any of the attempts."""
+        """Whether the server may have run it, in any attempt."""
         return self.verdict is not None and not self.verdict.safe
 
     def to_tool_result(self) -> CallToolResult:
-        """The error as a tool result with `isError` set and `advice` as its text, for a model to read."""
+        """Return the error as a tool result with `isError` set and `advice` as its text, for a model to read."""
         return error_result(self.advice)
 
 
-class ConnectionLost(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when a request was sent, no answer came, and it is not safe to send it again.
+class ConnectionLost(ResilienceError):  # noqa: N818 - public name without the suffix Error
+    """Raised when a request was sent, no answer came, and sending it again is not safe.
 
     The server may have run it, and may still be running it.
     """
 
 
-class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - the design's public name
+class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - public name without the suffix Error
     """Raised when an operation's attempt or total deadline passed. Also a `TimeoutError`.
 
     Attributes:
-        elapsed: Seconds from the call until it was given up.
+        elapsed: Seconds from the start of the call until it was given up.
     """
 
     _code = REQUEST_TIMEOUT
@@ -102,16 +102,16 @@ class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - the desig
         self.elapsed = elapsed
 
 
-class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public name
+class ServerUnavailable(ResilienceError):  # noqa: N818 - public name without the suffix Error
     """Raised when there was no connection to send the request on, or the server refuses it for now.
 
-    This attempt was not run; `may_have_run` says whether an earlier one of a repeatable call may have been.
+    This attempt did not run; `may_have_run` says whether an earlier one of a repeatable call may have.
 
     Attributes:
         exit_status: The server process's exit status (negative: the signal that ended it), or None.
-        stderr: The last of what the process wrote to stderr; untrusted text.
-        reason: What happened, in a few words, without server and state.
-        remedy: What a person may check; empty when the client has no idea.
+        stderr: The end of what the process wrote to stderr; untrusted text.
+        reason: What happened, in brief, without server and state.
+        remedy: What a person can check; empty if unknown.
     """
 
     def __init__(
@@ -133,28 +133,28 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - the design's public na
 
 
 class ServerFailed(ServerUnavailable):
-    """Raised when no restart will help: command not found, a wrong path, 401 or 403, no common protocol version."""
+    """Raised when no restart will help: command not found, wrong path, 401 or 403, no common protocol version."""
 
 
-class CircuitOpen(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when the server failed too often lately, so that the call was refused. This attempt was not sent."""
+class CircuitOpen(ResilienceError):  # noqa: N818 - public name without the suffix Error
+    """Raised when a call was refused because the server failed too often recently. This attempt was not sent."""
 
 
-class RateLimitExceeded(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when a rate limit has no room for the call before its deadline, or the server keeps pushing back.
+class RateLimitExceeded(ResilienceError):  # noqa: N818 - public name without the suffix Error
+    """Raised when a rate limit does not admit the call before its deadline, or the server keeps pushing back.
 
-    This attempt was not run.
+    This attempt did not run.
     """
 
 
-class Overloaded(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when as many calls run and wait as the concurrency limit allows. This attempt was not sent."""
+class Overloaded(ResilienceError):  # noqa: N818 - public name without the suffix Error
+    """Raised when the concurrency limit is reached and its queue is full. This attempt was not sent."""
 
 
-class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public name
-    """Raised when the arguments of a tool do not conform to its `inputSchema`. Nothing was sent.
+class InvalidArguments(ResilienceError):  # noqa: N818 - public name without the suffix Error
+    """Raised when arguments cannot be encoded as JSON, or do not conform to a tool's `inputSchema`. Nothing was sent.
 
-    Only where `ToolPolicy(validate_arguments=True)` asks for it.
+    The schema is checked only with `ToolPolicy(validate_arguments=True)`.
 
     Attributes:
         problems: What is wrong, as (JSON path, reason); at most ten.
@@ -167,10 +167,11 @@ class InvalidArguments(ResilienceError):  # noqa: N818 - the design's public nam
         self.problems = problems
 
 
+# Hints taken from one `data`, and characters of each.
 _HINTS = 5
 
 _HINT_LENGTH = 120
-
+# Keys that servers and validation libraries use in `data`: lists of issues, an issue's path and reason, and advice.
 _ISSUES = ("issues", "errors", "details", "violations")
 
 _PATHS = ("path", "loc", "field", "pointer", "instancePath", "param")
@@ -186,7 +187,7 @@ def data_of(exc: BaseException | None) -> Any:
 
 
 def hints(data: Any) -> str:
-    """What the `data` of a server's error says that helps: issues with their paths, retry hints; "" when nothing.
+    """The helpful parts of a server error's `data`: issues with their paths, retry hints; "" if there are none.
 
     Untrusted text: printable, and a few hundred characters at most.
     """

@@ -1,8 +1,8 @@
-"""The clock of the waits that this library imposes by itself.
+"""The clock for the waits that this library itself imposes.
 
-They are back-off, restart delays, push-backs, rate limits, and the time for which a circuit is open. Tests may let them
-pass at once (`resilient_mcp.testing.instant_waits`). Timeouts are no such waits: they run by the event loop's own
-clock, and what is skipped here takes nothing from them.
+These are back-off, restart delays, push-backs, rate limits, and the time for which a circuit stays open. Tests can skip
+them (`resilient_mcp.testing.instant_waits`). Time limits are not among them: they run on the event loop's own clock, so
+skipping a wait does not shorten them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+# Seconds that a skipped wait still takes, so that it can be observed and the server is not flooded.
 _TICK = 0.01
-"""Seconds that a skipped wait still takes, so that whoever looks on sees it, and a server is not stormed."""
 
 
 def loop_time() -> float:
-    """The event loop's clock, in seconds: `anyio.current_time()` in half the time, for what every call asks for."""
+    """The event loop's clock in seconds: `anyio.current_time()` at half the cost, for code that runs on every call."""
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:
@@ -29,9 +29,9 @@ def loop_time() -> float:
 
 
 class Signal:
-    """Something that happens again and again: `wait` returns when it happens next.
+    """A recurring event: `wait` returns when it happens next.
 
-    An `Event` that is replaced each time it is set loses whoever still waits on the old one. Here nobody holds it.
+    Hides an `Event` that is replaced each time it is set, so that no caller can hold and wait on an old one.
     """
 
     __slots__ = ("_next",)
@@ -40,7 +40,7 @@ class Signal:
         self._next = anyio.Event()
 
     def tell(self) -> None:
-        """It happened."""
+        """Wake everyone who waits."""
         now, self._next = self._next, anyio.Event()
         now.set()
 
@@ -50,10 +50,10 @@ class Signal:
 
 
 class Clock:
-    """The event loop's clock, and what was skipped.
+    """The event loop's clock plus the time that was skipped.
 
     Attributes:
-        instant: How many want waits to be skipped.
+        instant: How many users currently want waits to be skipped.
     """
 
     __slots__ = ("_skipped", "instant")
@@ -63,21 +63,21 @@ class Clock:
         self._skipped = 0.0
 
     def now(self) -> float:
-        """The time in seconds; it never goes back."""
+        """The time in seconds. It never goes back."""
         return loop_time() + self._skipped
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Skip `seconds`."""
         self._skipped += seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait `seconds`."""
         due = self.now() + seconds
         await anyio.sleep(self._really(seconds))
         self._reach(due)
 
     async def wait(self, event: anyio.Event | Signal, seconds: float) -> None:
-        """Wait for `event`, and no longer than `seconds`."""
+        """Wait for `event`, at most `seconds`."""
         due = self.now() + seconds
         with anyio.move_on_after(self._really(seconds)):
             await event.wait()
@@ -92,12 +92,12 @@ class Clock:
             self._skipped += max(0.0, due - self.now())
 
 
+# The one clock of all clients.
 clock = Clock()
-"""The one clock of all clients."""
 
 
 def spawn(function: Callable[[], Any]) -> object:
-    """Run `function` in a task that belongs to nobody's scope, so that it can be closed from any task."""
+    """Run `function` in a task outside every cancel scope of the caller's, so that any task can close it."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio.lowlevel.spawn_system_task(function)

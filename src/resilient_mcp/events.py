@@ -1,9 +1,9 @@
-"""What happens in a client, as one frozen dataclass per event, and the hub that hands them out in order.
+"""The events of a client, one frozen dataclass each, and the hub that delivers them in order.
 
 Pass `on_event=` to `ResilientClient`, or iterate over `client.events()`. A listener that raises or is slow is logged,
-never felt. The same facts go to the logger `resilient_mcp`, in the record's `extra`: one INFO per change of state, one
-WARNING per retry that costs an attempt, DEBUG for the rest. Whatever a server put into an event has lost its secrets,
-and is one printable line in the log.
+and no call fails because of it. The logger `resilient_mcp` gets the same facts in the record's `extra`: one INFO per
+change of state, one WARNING per retry that costs an attempt, DEBUG for most of the rest. Text from a server has its
+secrets removed, and is one printable line in the log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .strategies.breaker import BreakerState
 
 
 class State(enum.Enum):
-    """Where the connection to a server stands."""
+    """The state of the connection to a server."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -39,21 +39,21 @@ class Outcome(enum.Enum):
     ERROR = "error"
     """An exception: the server's own error or one of this library."""
     CANCELLED = "cancelled"
-    """The caller gave it up."""
+    """The caller cancelled it."""
 
 
 def _own(**options: Any) -> Any:
-    """A field that is ours from end to end: names in it are what others look for, and nothing is taken out."""
+    """A field whose value never comes from a server; it is not redacted, so that logs can be searched for it."""
     return field(metadata={"redact": False}, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Base of all events.
+    """Base class of all events.
 
     Attributes:
         server: The name of the server.
-        operation_id: The call in whose course it happened, the same for everything that one call causes; or None.
+        operation_id: Identifies the call during which it happened, the same for everything that a call causes; or None.
         level: The level of its log record.
     """
 
@@ -68,7 +68,7 @@ class StateChanged(Event):
     """The connection's state changed.
 
     Attributes:
-        reason: Why it is not `ready`, in one line; empty where the state says it all.
+        reason: Why it is not `ready`, in one line; empty if the state is reason enough.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -83,9 +83,9 @@ class Connected(Event):
     """A connection is ready for calls.
 
     Attributes:
-        generation: Counts the connections of this client, from 1.
-        protocol_version: What was negotiated.
-        elapsed: Seconds it took to connect and negotiate.
+        generation: The number of the connection, counted from 1 per client.
+        protocol_version: The negotiated protocol version.
+        elapsed: Seconds that connecting and negotiating took.
     """
 
     generation: int
@@ -98,10 +98,10 @@ class Disconnected(Event):
     """A connection ended.
 
     Attributes:
-        generation: The connection.
+        generation: The number of the connection.
         reason: Why, in one line.
-        evidence: What was seen of it: exit status, signal, stderr.
-        expected: Whether the client itself ended it: it was closed, or a restart was asked for.
+        evidence: What the transport recorded: exit status, signal, stderr.
+        expected: Whether the client itself ended it, because of `aclose()` or `restart()`.
     """
 
     generation: int
@@ -112,10 +112,10 @@ class Disconnected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Starting(Event):
-    """A server takes long to start. It is not stopped for that before `Policy.timeout.connect` is over.
+    """A server is slow to start. It is given up only after `Policy.timeout.connect`.
 
     Attributes:
-        elapsed: Seconds since it was started.
+        elapsed: Seconds since the start began.
         stderr: The last line that its process wrote to stderr, printable; empty if there is none.
     """
 
@@ -127,7 +127,7 @@ class Starting(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartScheduled(Event):
-    """The next try to connect is due in `delay` seconds."""
+    """The next connection attempt is due in `delay` seconds."""
 
     delay: float
     suspended: bool
@@ -136,14 +136,14 @@ class RestartScheduled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
-    """One try of a call failed, or was answered by an `isError` result that may be worth another.
+    """An attempt of a call failed, or got an `isError` result that may be worth a retry.
 
     Attributes:
         operation: `method` or `method target`.
-        attempt: How often it was sent so far.
-        category: The classifier's word for what sort of failure it was.
+        attempt: How often the call was sent so far.
+        category: The classifier's category of the failure.
         delivery: Whether the server may have run it.
-        transparent: It never left, or was turned away unread, so it costs no attempt.
+        transparent: Whether it costs no attempt, because it was never sent or its session no longer existed.
         reason: What happened, in one line.
     """
 
@@ -163,7 +163,7 @@ class RetryScheduled(Event):
         operation: `method` or `method target`.
         attempt: How often it was sent so far.
         delay: Seconds until it is sent again.
-        transparent: It never left, so sending it costs no attempt.
+        transparent: Whether the retry is free, because it was never sent or its session no longer existed.
         reason: What happened, in one line.
     """
 
@@ -178,13 +178,13 @@ class RetryScheduled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerChanged(Event):
-    """The circuit breaker changed its state.
+    """The circuit breaker changed state.
 
     Attributes:
-        old: What it was.
-        new: What it is.
+        old: The previous state.
+        new: The new state.
         reason: Why, in one line.
-        retry_in: Seconds until it lets a call through, or None when nobody knows or it does already.
+        retry_in: Seconds until it admits a call; None if unknown, or if it admits calls already.
     """
 
     level: ClassVar[int] = logging.INFO
@@ -207,14 +207,14 @@ class Throttled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFinished(Event):
-    """A call ended, whatever its fate.
+    """A call ended, whatever its outcome.
 
     Attributes:
         operation: `method` or `method target`.
-        outcome: How.
+        outcome: How it ended.
         attempts: How often it was sent.
-        elapsed: Seconds from the call to its end, waits and retries included.
-        error: What sort of failure, None for a result: `tool_error`, `timeout`, the server's JSON-RPC code or the
+        elapsed: Seconds from start to end of the call, including waits and retries.
+        error: The type of failure, None for a result: `tool_error`, `timeout`, the server's JSON-RPC code or the
             exception's type (OpenTelemetry's `error.type`).
     """
 
@@ -227,12 +227,12 @@ class CallFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GarbageOnStdout(Event):
-    """The server process wrote something to stdout that is no JSON-RPC message. Reported once per connection.
+    """The server process wrote something to stdout that is not a JSON-RPC message. Reported once per connection.
 
     Attributes:
-        generation: The connection.
-        sample: The beginning of it, printable.
-        remedy: What whoever writes the server can do.
+        generation: The number of the connection.
+        sample: The beginning of the output, printable.
+        remedy: What the author of the server can do.
     """
 
     level: ClassVar[int] = logging.WARNING
@@ -243,16 +243,16 @@ class GarbageOnStdout(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored(Event):
-    """What was subscribed to, listened for or set before is in force again.
+    """Subscriptions, listeners and settings from before are in effect again.
 
-    One follows each connection that had something to restore, once everything was tried. What failed is tried again
-    as long as the connection lives; each part that then comes back has an event of its own, and so has a part that
-    the server ended while the connection lived.
+    Emitted for each connection that had something to restore, once every part was attempted. Parts that failed are
+    retried while the connection lasts; each that then succeeds has an event of its own, and so has a part that the
+    server ended while the connection lasted.
 
     Attributes:
-        generation: The connection.
-        restored: What is in force again, as `method target`.
-        failed: What is not, or not yet; also what this server does not declare.
+        generation: The number of the connection.
+        restored: The parts in effect again, as `method target`.
+        failed: The parts that are not, or not yet; also those that this server does not declare.
     """
 
     generation: int
@@ -262,11 +262,11 @@ class Restored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogChanged(Event):
-    """The server's tools are not what they were when they were last listed.
+    """The server's tools have changed since they were last listed.
 
     Attributes:
         added: Names of new tools.
-        removed: Names of tools that are gone.
+        removed: Names of removed tools.
         changed: Names of tools whose description, schema or annotations changed.
     """
 
@@ -279,7 +279,7 @@ class CatalogChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedStale(Event):
-    """A list or a resource was answered from the last good copy, because the server is unavailable.
+    """A list or a resource was served from the last good copy, because the server is unavailable.
 
     Attributes:
         operation: `method` or `method target`.

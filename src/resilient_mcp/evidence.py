@@ -1,7 +1,7 @@
-"""What the two edges saw: how far a request got, and how a connection ended.
+"""Evidence from the transports: how far a request got, and how a connection ended.
 
-The SDK flattens failures; the child process and the HTTP client do not. They write down `Evidence` here, and
-everything above decides from it. The lowest room of the house: it imports nothing of ours.
+The SDK loses the details of a failure; the server process and the HTTP client have them. They record them here as
+`Evidence`, on which every other layer bases its decisions. This module imports no other module of the package.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from dataclasses import dataclass, field
 
 
 class Delivery(enum.Enum):
-    """How far a request got: the answer to "may the server have run it already?"."""
+    """How far a request got, and thus whether the server may have run it already."""
 
     NOT_SENT = "not sent"
-    """Known by the transport itself: its own connect failed, no pooled connection came free, the write never began."""
+    """The transport knows that no byte left: its connect failed, no pooled connection came free, or the write never
+    began."""
     REJECTED = "rejected"
-    """Answered with what is never sent for a request that ran: a 4xx other than 408 and 499, a JSON-RPC refusal, an
-    unknown session, a response that a gateway only gives before it forwards."""
+    """The answer proves that the request was not run: a 4xx other than 408 and 499, a JSON-RPC refusal, an unknown
+    session, or a response that a gateway sends only before it forwards."""
     UNKNOWN = "unknown"
     """Everything else: the server may have run it."""
     ANSWERED = "answered"
-    """The server's own result came back, `isError` or not."""
+    """The server's own result arrived, `isError` or not."""
 
 
 class FailureKind(enum.Enum):
-    """What sort of thing went wrong."""
+    """The kind of a failure."""
 
     NETWORK = "network"
     TLS = "tls"
@@ -43,10 +44,10 @@ class ExitStatus:
     """How a server process ended.
 
     Attributes:
-        pid: The process id it had.
-        code: Its exit status, or None when a signal ended it.
-        signal: The number of the signal that ended it, or None.
-        stderr: The last of what it wrote to stderr, at most 64 KiB, as it came.
+        pid: Its process id.
+        code: Its exit status, or None if a signal killed it.
+        signal: Number of the signal that killed it, or None.
+        stderr: The end of its stderr output, at most 64 KiB.
     """
 
     pid: int
@@ -56,7 +57,7 @@ class ExitStatus:
 
     @classmethod
     def from_returncode(cls, pid: int, returncode: int, stderr: str = "") -> ExitStatus:
-        """Read `subprocess`'s convention: a negative return code is a signal."""
+        """Convert a `subprocess` return code, where a negative number is a signal."""
         if returncode < 0:
             return cls(pid, signal=-returncode, stderr=stderr)
         return cls(pid, code=returncode, stderr=stderr)
@@ -72,20 +73,20 @@ class ExitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What an edge saw of one failure.
+    """What a transport saw of one failure.
 
     Attributes:
-        kind: What sort of thing went wrong.
+        kind: The kind of failure.
         delivery: How far the request got.
         detail: One printable line for a person; never empty.
-        http_status: The HTTP status of the answer, or None.
-        body: The beginning of the answer's body as one printable line; empty where it was JSON-RPC.
-        overloaded: Whether the answer had the header `x-envoy-overloaded`.
-        retry_after: The `Retry-After` header as it came, or None.
+        http_status: HTTP status of the response, or None.
+        body: Beginning of the response body as one printable line; empty if the body was JSON-RPC.
+        overloaded: Whether the response had the header `x-envoy-overloaded`.
+        retry_after: The raw `Retry-After` header, or None.
         session_id_sent: Whether the request carried an `Mcp-Session-Id`.
-        exit: How the server process ended, when it did.
-        own_error: Whether a JSON-RPC error of the server's own came with the HTTP status.
-        by_client: Whether this client ended the connection itself, which says nothing about the server.
+        exit: How the server process ended, or None if it did not.
+        own_error: Whether the server's own JSON-RPC error came with the HTTP status.
+        by_client: Whether this client ended the connection itself; then it is no evidence about the server.
     """
 
     kind: FailureKind

@@ -11,29 +11,29 @@ from .verdicts.verdict import Failure, Verdict
 
 
 def explain(failure: object, *, policy: Policy | None = None, tool: str | None = None) -> Verdict:
-    """The verdict on a failure, with the rule that gave it, for people who debug a policy.
+    """Explain how a failure is judged, and by which rule, to help debug a policy.
 
     Args:
-        failure: An error that a call raised, or an `isError` result.
-        policy: The policy that it is judged by; the default one if None.
+        failure: An error raised by a call, or an `isError` result.
+        policy: The policy to judge it by; the default policy if None.
         tool: The tool that was called, for its `ToolPolicy`.
 
     Returns:
-        The verdict; `str()` of it reads well. For an error of this library, the one it was decided by.
+        The verdict; `str()` makes it readable. For an error of this library, the verdict it was raised for.
 
     Raises:
-        TypeError: `failure` is neither an exception nor a tool result, or an error without a verdict.
+        TypeError: `failure` is neither an exception nor a tool result, or it is an error without a verdict.
 
     Example:
         >>> from mcp.types import CallToolResult, TextContent
         >>> text = TextContent(type="text", text="rate limit: try again in 30 seconds")
         >>> print(explain(CallToolResult(content=[text], isError=True)))
-        throttled (another try could help, in 30 s); answered; isError: rate limit: try again in 30 seconds \
+        throttled (a retry may help, in 30 s); answered; isError: rate limit: try again in 30 seconds \
 [its text says 'rate limit']
     """
     if isinstance(failure, ResilienceError):
         if failure.verdict is None:
-            raise TypeError(f"{type(failure).__name__} has no verdict: nothing had failed when it was raised")
+            raise TypeError(f"{type(failure).__name__} has no verdict: it was not raised because an attempt failed")
         return failure.verdict
     classifier = Classifier(policy or Policy())
     if isinstance(failure, BaseException):

@@ -1,7 +1,7 @@
-"""`ResilientClientGroup`: many servers behind one object, none of which can hold up or break another.
+"""`ResilientClientGroup`: many servers used as one, where no server can delay or break another.
 
-Each server has a `ResilientClient` of its own, with its own policy. What the group adds is names that do not clash,
-lists over all servers that say which are missing and why, and calls that find their server.
+Each server has its own `ResilientClient` and policy. The group adds names that do not clash, lists over all servers
+that report which are missing and why, and calls that are routed to the right server.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .policy import Policy
 from .text.printable import describe
 
 SERVER_META = "resilient-mcp/server"
-"""The key in a listed item's `_meta` that names its server."""
+"""The key in a listed item's `_meta` for the name of its server."""
 MISSING_META = "resilient-mcp/missing"
-"""The key in a listing's `_meta` that names the servers that are not in it, with the reason for each."""
+"""The key in a listing's `_meta` for the servers missing from it, with the reason for each."""
 
 _SEPARATOR = "__"
 
 NameHook: TypeAlias = Callable[[str, types.Implementation], str]
-"""From a component's name and its server to the name in the group, as on the SDK's `ClientSessionGroup`.
+"""Maps a component's name and its server to the name in the group, as on the SDK's `ClientSessionGroup`.
 
-The `Implementation` has the server's name in the group, so that two servers of one kind differ.
+The `Implementation` carries the server's name in the group, so that two servers of the same kind differ.
 """
 
 
@@ -45,26 +45,26 @@ The `Implementation` has the server's name in the group, so that two servers of 
 class _Member:
     client: ResilientClient
     owned: bool
+    # Per list method: names in the group to the server's own, from the latest listing.
     names: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Per list method: the name in the group to the server's own, as listed last."""
 
 
 class ResilientClientGroup:
     """Clients for many MCP servers, used as one.
 
-    Entering starts all servers side by side. It returns when the first try of each ended, well or not; one that
-    hangs is waited for no longer than `patience` after the latest of the others was ready. It goes on starting, and
-    only a call to it waits for it. A server that fails stays in the group: its client keeps trying.
+    Entering starts all servers concurrently. It returns once each server's first connection attempt has succeeded or
+    failed, or `patience` seconds after the latest server became ready. A server that is still starting then goes on
+    starting, and only calls to it wait for it. A server that fails stays in the group, and its client keeps trying.
 
     Args:
-        servers: Name to server: whatever `ResilientClient` takes, or a `ResilientClient`. One that was started before
-            stays yours to close.
-        policy: The policy of the servers that bring none.
+        servers: Name to server: whatever `ResilientClient` takes, or a `ResilientClient`. You close a client that you
+            started; the group closes all others.
+        policy: The policy of servers that have none of their own.
         name_hook: Makes the names of tools, prompts and resources; by default `server__name`.
-        patience: Seconds that entering waits on after the latest server that was ready, and that each listing waits
-            on, for servers that were ready before, after the latest that answered.
-        on_event: Gets the events of all clients made here.
-        **options: For each client made here, as on `ResilientClient`.
+        patience: Seconds that entering waits for the other servers after the latest became ready, and that a listing
+            waits for the others after the latest answered.
+        on_event: Gets the events of all clients created here.
+        **options: For each client created here, as on `ResilientClient`.
 
     Example:
         >>> group = ResilientClientGroup({"docs": "https://docs.example.com/mcp", "news": "https://example.com/mcp"})
@@ -96,10 +96,10 @@ class ResilientClientGroup:
     def from_config(
         cls, path: str | os.PathLike[str], *, name_hook: NameHook | None = None, patience: float = 3.0, **options: Any
     ) -> Self:
-        """The servers of an `mcpServers` file, with their policies.
+        """Create a group of the servers in an `mcpServers` file, with their policies.
 
         Raises:
-            ConfigError: The file cannot be used; says everything that is wrong with it.
+            ConfigError: The file cannot be used; lists all of its problems.
         """
         group = cls(name_hook=name_hook, patience=patience, **options)
         for name, entry in config.load(path).items():
@@ -112,16 +112,16 @@ class ResilientClientGroup:
         client = ResilientClient(server, name=name, policy=policy or self._policy, **self._options)
         return _Member(client, owned=True)
 
-    # --- life ---
+    # --- lifecycle ---
 
     async def start(self) -> None:
         """Start all servers; see the class for how long it waits.
 
         Raises:
-            RuntimeError: The group was started before; make a new one.
+            RuntimeError: The group was already started; create a new one.
         """
         if self._started:
-            raise RuntimeError("the group was started before: make a new ResilientClientGroup")
+            raise RuntimeError("the group was already started: create a new ResilientClientGroup")
         self._started = True
         try:
             for member in self._members.values():
@@ -132,7 +132,7 @@ class ResilientClientGroup:
             raise
 
     async def aclose(self) -> None:
-        """Close all servers side by side; takes no longer than the slowest of them may take alone."""
+        """Close all servers concurrently; takes no longer than the slowest of them."""
         self._closed = True
         clients = [member.client for member in self._members.values() if member.owned]
         await _side_by_side(ResilientClient.aclose, clients)
@@ -147,7 +147,9 @@ class ResilientClientGroup:
         await self.aclose()
 
     async def _settle(self) -> None:
-        """Wait for the first try of each server, and no longer than `patience` after the latest that is ready."""
+        """Wait for each server's first connection attempt, at most `patience` after the latest became ready."""
+        # The deadline ends only this wait: the servers go on starting. Until one is ready there is none, and each
+        # attempt ends by its own `timeout.connect`.
         with anyio.CancelScope() as scope:
 
             async def wait(client: ResilientClient) -> None:
@@ -158,21 +160,21 @@ class ResilientClientGroup:
             await _side_by_side(wait, [member.client for member in self._members.values()])
 
     async def add(self, name: str, server: Any, *, policy: Policy | None = None) -> ResilientClient:
-        """Add a server while the group runs, and wait for its first try, well or not.
+        """Add a server; in a started group, also wait until its first connection attempt has succeeded or failed.
 
         Args:
             name: Its name in the group.
             server: As in the constructor.
-            policy: Instead of the group's.
+            policy: Its policy, instead of the group's.
 
         Raises:
             ValueError: The name is taken.
             RuntimeError: The group is closed.
         """
         if self._closed:
-            raise RuntimeError("the group is closed: make a new ResilientClientGroup")
+            raise RuntimeError("the group is closed: create a new ResilientClientGroup")
         if name in self._members:
-            raise ValueError(f"the group has a server {name!r}: remove it first, or choose another name")
+            raise ValueError(f"the group already has a server {name!r}: remove it first, or choose another name")
         member = self._members[name] = self._member(name, server, policy)
         if self._started:
             await _begin(member)
@@ -180,10 +182,10 @@ class ResilientClientGroup:
         return member.client
 
     async def remove(self, name: str) -> None:
-        """Take a server out of the group and close it.
+        """Remove a server from the group, and close its client unless you started it.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: The group has no server of that name.
         """
         member = self._members.pop(name, None)
         if member is None:
@@ -191,7 +193,7 @@ class ResilientClientGroup:
         if member.owned:
             await member.client.aclose()
 
-    # --- what is in it ---
+    # --- members ---
 
     def __getitem__(self, name: str) -> ResilientClient:
         if name not in self._members:
@@ -205,12 +207,12 @@ class ResilientClientGroup:
         return len(self._members)
 
     def health(self) -> dict[str, Health]:
-        """How each server is, now."""
+        """Return a snapshot of each server's health."""
         return {name: member.client.health() for name, member in self._members.items()}
 
     @property
     def missing(self) -> dict[str, str]:
-        """The servers that take no calls now, with the reason for each."""
+        """The servers that cannot take calls now, with the reason for each."""
         errors = {name: member.client.error for name, member in self._members.items()}
         return {name: str(error) for name, error in errors.items() if error is not None}
 
@@ -220,23 +222,23 @@ class ResilientClientGroup:
     # --- lists ---
 
     async def list_tools(self) -> types.ListToolsResult:
-        """All tools of all servers that answer, under their names in the group.
+        """List all tools of all servers that answer, under their names in the group.
 
-        Its `_meta` names the servers that are missing, in `"resilient-mcp/missing"`, with the reason for each; the
-        `_meta` of a tool names its server, in `"resilient-mcp/server"`. Never raises because of a server.
+        The result's `_meta` has the missing servers under `"resilient-mcp/missing"`, with the reason for each; each
+        tool's `_meta` has the name of its server under `"resilient-mcp/server"`. Failures of servers are never raised.
         """
         return cast("types.ListToolsResult", await self._list("list_tools"))
 
     async def list_resources(self) -> types.ListResourcesResult:
-        """All resources, as `list_tools`; their names are the group's, their URIs the server's."""
+        """List all resources, like `list_tools`; their names are the group's, their URIs the server's."""
         return cast("types.ListResourcesResult", await self._list("list_resources"))
 
     async def list_resource_templates(self) -> types.ListResourceTemplatesResult:
-        """All resource templates, as `list_resources`."""
+        """List all resource templates, like `list_resources`."""
         return cast("types.ListResourceTemplatesResult", await self._list("list_resource_templates"))
 
     async def list_prompts(self) -> types.ListPromptsResult:
-        """All prompts, as `list_tools`."""
+        """List all prompts, like `list_tools`."""
         return cast("types.ListPromptsResult", await self._list("list_prompts"))
 
     async def _list(self, method: str) -> Any:
@@ -248,7 +250,7 @@ class ResilientClientGroup:
             async def ask(name: str) -> None:
                 try:
                     answers[name] = await _all_pages(members[name].client, method)
-                except Exception as exc:  # whatever is wrong with one server is not wrong with the group
+                except Exception as exc:  # one server's failure must not fail the whole listing
                     missing[name] = describe(exc)
                 else:
                     scope.deadline = anyio.current_time() + self._patience
@@ -263,7 +265,7 @@ class ResilientClientGroup:
             for item in answers[name]:
                 called = self._name(name, member.client, item.name)
                 if called in items:
-                    logger.warning("two in the group are called %r: the one of %r is hidden", called, name)
+                    logger.warning("the name %r is taken in the group: the one from server %r is hidden", called, name)
                     continue
                 meta = {**(item.meta or {}), SERVER_META: name}
                 items[called] = item.model_copy(update={"name": called, "meta": meta})
@@ -272,7 +274,7 @@ class ResilientClientGroup:
         return list_result(method, list(items.values()), {MISSING_META: missing} if missing else None)
 
     def _name(self, server: str, client: ResilientClient, own: str) -> str:
-        """What `own` of `server` is called in the group."""
+        """The name in the group of what `server` calls `own`."""
         if self._hook is None:
             return f"{server}{_SEPARATOR}{own}"
         info = client.server_info or types.Implementation(name=server, version="unknown")
@@ -284,12 +286,12 @@ class ResilientClientGroup:
         """Call a tool by its name in the group.
 
         Args:
-            name: As `list_tools` gives it.
-            arguments: Its arguments.
+            name: The name that `list_tools` returns.
+            arguments: The tool's arguments.
             **options: As on `ResilientClient.call_tool`.
 
         Raises:
-            ResilienceError: No server has such a tool; or whatever `ResilientClient.call_tool` raises.
+            ResilienceError: No server has that tool; `ResilientClient.call_tool` raises the rest.
         """
         client, own = await self._route("list_tools", self.list_tools, name)
         return await client.call_tool(own, arguments, **options)
@@ -302,7 +304,7 @@ class ResilientClientGroup:
     async def _route(
         self, method: str, listing: Callable[[], Awaitable[Any]], name: str
     ) -> tuple[ResilientClient, str]:
-        """The client that has `name`, and what that server calls it."""
+        """Find the client that has `name`, and the server's own name for it."""
         found = self._known(method, name)
         if found is None and self._hook is not None:
             await listing()
@@ -310,16 +312,16 @@ class ResilientClientGroup:
         if found is not None:
             return found
         missing = self.missing
-        text = f"No server of this group has {name!r} (listed by {LISTS[method]})."
+        text = f"No server in this group has {name!r} in its {LISTS[method]}."
         if missing:
-            text += f" These servers are missing: {', '.join(missing)}."
+            text += f" These servers are not available: {', '.join(missing)}."
         raise ResilienceError(text, advice=text)
 
     def _known(self, method: str, name: str) -> tuple[ResilientClient, str] | None:
         for member in self._members.values():
             if (own := member.names.get(method, {}).get(name)) is not None:
                 return member.client, own
-        if self._hook is None:  # the name says it all, whether it was listed or not
+        if self._hook is None:  # the name contains the server's, so it need not have been listed
             for server in sorted(self._members, key=len, reverse=True):
                 if name.startswith(f"{server}{_SEPARATOR}"):
                     return self._members[server].client, name[len(server) + len(_SEPARATOR) :]
@@ -327,9 +329,9 @@ class ResilientClientGroup:
 
 
 async def _all_pages(client: ResilientClient, method: str) -> list[Any]:
-    """Every item of one server; none where it has no such thing."""
+    """Every item of one server; none if it lacks the capability."""
     if client.error is not None and client.get_server_capabilities() is None:
-        raise client.error  # it never was ready, and entering gave it its time: what it has is not missed yet
+        raise client.error  # it was never ready, and entering has waited for it: a listing does not wait again
     await client.wait_ready()
     items: list[Any] = []
     if not client.offers(capability_of(method)):
@@ -348,7 +350,7 @@ _T = TypeVar("_T")
 
 
 async def _side_by_side(function: Callable[[_T], Coroutine[Any, Any, Any]], items: Iterable[_T]) -> None:
-    """Run `function` on all items at the same time; it handles its own errors."""
+    """Run `function` on all items concurrently; it handles its own errors."""
     async with anyio.create_task_group() as tg:
         for item in items:
             tg.start_soon(function, item)

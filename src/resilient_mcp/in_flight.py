@@ -15,28 +15,28 @@ from .evidence import Delivery, Evidence, FailureKind
 RequestId: TypeAlias = str | int
 
 
+# Seconds spent in an auth flow's own steps after which a person is assumed to be logging in.
 _LOGIN = 1.0
-"""Seconds of an auth flow's own steps after which it is taken for a login by a person."""
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One try of one operation on one connection: what the edges learn about it gathers here.
+    """One attempt of an operation on one connection, with what the transports learn about it.
 
-    Its clock measures the server, so it stops while a person or a callback of the user's is waited for.
+    Its clock measures the server, so it stops while a person or one of the user's callbacks is being waited for.
 
     Attributes:
-        scope: Ends the attempt; its deadline is the attempt's.
+        scope: Cancelled to end the attempt; its deadline is the attempt's.
         delivery: How far the attempt is known to have got.
-        evidence: What an edge saw of the failure of its latest request, or None.
-        ended: How its connection ended while it waited, or None.
-        request_id: The JSON-RPC id of its latest request, or None before one was written.
-        answered: Whether that request's response came.
-        requests: How many requests it has written.
-        meta: What each of them carries in its `_meta`, or None.
-        paused: Seconds for which its clock stood still.
-        login: Set when the auth flow of its latest request is over; None where there is none.
-        overtaken: Whether a request was given up while somebody logged in for it.
+        evidence: Evidence of the failure of its latest request, or None.
+        ended: How its connection ended while it was waiting, or None.
+        request_id: JSON-RPC id of its latest request, or None before the first.
+        answered: Whether that request's response has been seen.
+        requests: Number of requests written.
+        meta: Added to the `_meta` of each request, or None.
+        paused: Total seconds for which its clock was stopped.
+        login: Set when the auth flow of its latest request is over; None if there is none.
+        overtaken: Whether a request was given up while a person was logging in for it.
     """
 
     scope: anyio.CancelScope
@@ -55,7 +55,7 @@ class Attempt:
     _left: float = 0.0
 
     def pause(self) -> None:
-        """Stop the clock, until `resume` was called as often."""
+        """Stop the clock until `resume` has been called as many times."""
         if not self._pauses:
             self._paused_at = anyio.current_time()
             if self.ended is None:
@@ -64,7 +64,7 @@ class Attempt:
         self._pauses += 1
 
     def resume(self) -> None:
-        """Let the clock go on."""
+        """Undo one `pause`; the last one restarts the clock with the time that was left."""
         self._pauses -= 1
         if not self._pauses:
             now = anyio.current_time()
@@ -73,7 +73,12 @@ class Attempt:
                 self.scope.deadline = now + self._left
 
     def restart(self, timeout: float, deadline: float) -> None:
-        """The server made progress: its time limit starts again, up to a deadline that does not count the pauses."""
+        """Start the time limit again after a progress notification.
+
+        Args:
+            timeout: The time limit, in seconds.
+            deadline: The call's deadline, on the event loop's clock; pauses extend it.
+        """
         now = anyio.current_time()
         left = min(deadline + self.paused - now, timeout)
         if self._pauses:
@@ -82,13 +87,13 @@ class Attempt:
             self.scope.deadline = now + left
 
     async def login_over(self) -> None:
-        """Wait while somebody logs in for an earlier request: the next one would only start another login."""
+        """Wait while a person logs in for an earlier request: the next request would only start another login."""
         if self.login is not None and (self._pauses or self.paused > _LOGIN):
             await self.login.wait()
             self.overtaken = True
 
     def sending(self, method: str, request_id: RequestId) -> None:  # noqa: ARG002 - the handshake reads the method
-        """A request of this attempt is about to be written; an SDK call may consist of several."""
+        """Record that a request of this attempt is about to be written; one SDK call may send several."""
         self.delivery = Delivery.NOT_SENT if self.request_id is None else Delivery.UNKNOWN
         self.requests += 1
         self.request_id = request_id
@@ -96,15 +101,15 @@ class Attempt:
         self.answered = False
 
     def fail(self, evidence: Evidence) -> None:
-        """End the attempt with `evidence`, unless its answer is already on the way."""
+        """End the attempt with `evidence`, unless its answer has already been seen."""
         if not self.answered:
             self.evidence = evidence
             self.scope.cancel()
 
     def end(self, evidence: Evidence, patience: float) -> None:
-        """Its connection ended. An answer that is already on the way has `patience` seconds to arrive.
+        """Record the end of the connection. An answer already seen has `patience` seconds to reach the caller.
 
-        How far the request got is not decided here: until the attempt is over, its first byte may still leave.
+        The delivery is not decided here, since the request's first byte may still leave until the attempt is over.
         """
         self.ended = evidence
         if self.answered:
@@ -113,10 +118,10 @@ class Attempt:
             self.scope.cancel()
 
     def conclude(self, default: Evidence) -> Evidence:
-        """The evidence of an attempt that is over, and of which nothing can leave any more.
+        """The evidence of an attempt that is over, once no byte of it can leave any more.
 
-        Of the end of a connection only the reason carries over. That another request on it was answered 404 does not
-        say that this one was rejected; and of one whose answer was seen and lost it is not known what it did.
+        Only the reason of the connection's end carries over, not its delivery: a 404 to another request does not prove
+        that this one was rejected, and a request whose answer was seen but lost may have run.
         """
         if self.evidence is not None:
             return self.evidence
@@ -129,25 +134,26 @@ class Attempt:
 
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt", default=None)
-"""The attempt on whose behalf the running task writes: the SDK writes a request in its caller's task."""
+"""The attempt for which the running task writes: the SDK writes a request in its caller's task."""
 
 
+# Far more than the calls ever given up together, for example when their connection ends: forgetting one of them could
+# let a request leave that its caller no longer waits for.
 _ABANDONED_KEPT = 16_384
-"""More calls than are given up at once, say when their connection ends: none may leave that was not sent yet."""
 
 
 class InFlight:
-    """Which attempt a JSON-RPC id on the wire belongs to, on one connection.
+    """Maps the JSON-RPC ids on one connection to the attempts they belong to.
 
     Attributes:
-        on_abandoned: Told of each id whose attempt ended before its answer; the HTTP edge aborts its POST.
-        heard: Counts what was heard from the server: any bytes of a process, or of a stream that it opened.
-        waiting_since: When the server was asked for what it has not answered with a single byte since; None if it was
-            heard after the latest request.
-        on_message: Called for each JSON-RPC message of the server's own.
-        message_at: When the latest of them came.
-        arrived: Told of each id that reaches the HTTP edge.
-        session_id: The `Mcp-Session-Id` of the connection, printable; None where there is none.
+        on_abandoned: Called with each id whose attempt ended before its answer; the HTTP transport aborts its POST.
+        heard: How often anything was heard from the server: bytes from its process or on one of its streams.
+        waiting_since: Since when the server has been silent although a request was sent; None if it has been heard
+            since and nothing was in flight then.
+        on_message: Called for each JSON-RPC message from the server.
+        message_at: When the latest of them arrived.
+        arrived: Called with each id that reaches the HTTP transport.
+        session_id: The connection's `Mcp-Session-Id`, printable, or None.
     """
 
     def __init__(self) -> None:
@@ -162,10 +168,10 @@ class InFlight:
         self.session_id: str | None = None
 
     def sending(self, method: str, request_id: RequestId) -> dict[str, object] | None:
-        """Bind `request_id` to the attempt of the running task, just before its request is written.
+        """Bind `request_id` to the running task's attempt, just before the request is written.
 
         Returns:
-            What the request is to carry in its `_meta`, or None.
+            What to add to the request's `_meta`, or None.
         """
         attempt = current_attempt.get()
         if attempt is None:
@@ -179,54 +185,54 @@ class InFlight:
         return attempt.meta
 
     def hear(self) -> None:
-        """The server said something."""
+        """Record a sign of life from the server: any bytes."""
         self.heard += 1
         self.excuse()
 
     def excuse(self) -> None:
-        """Measure its silence from now on."""
+        """Measure the server's silence from now on."""
         self.waiting_since = anyio.current_time() if self._attempts else None
 
     def hear_message(self) -> None:
-        """The server said something in JSON-RPC: it is alive, and no gateway stands in for it."""
+        """Record a JSON-RPC message: the server itself is alive, not just a gateway in front of it."""
         self.hear()
         self.message_at = anyio.current_time()
         if self.on_message is not None:
             self.on_message()
 
     def get(self, request_id: object) -> Attempt | None:
-        """The attempt that waits for `request_id`, if any; servers may echo a number as a string."""
+        """The attempt waiting for `request_id`, if any; servers may echo a numeric id as a string."""
         if isinstance(request_id, str) and request_id not in self._attempts and request_id.isdecimal():
             request_id = int(request_id[:18])
         return self._attempts.get(request_id) if isinstance(request_id, str | int) else None
 
     def sent(self, request_id: object) -> None:
-        """From here on the server may have run `request_id`."""
+        """Record that the server may have run `request_id` from now on."""
         self.reached(request_id, Delivery.UNKNOWN)
 
     def reached(self, request_id: object, delivery: Delivery) -> None:
-        """How far `request_id` got, by the transport that carries it."""
+        """Record how far `request_id` got, as its transport knows it."""
         if (attempt := self.get(request_id)) is not None:
             attempt.delivery = delivery
 
     def answered(self, request_id: object) -> None:
-        """A response to `request_id` came."""
+        """Record a response to `request_id`."""
         if (attempt := self.get(request_id)) is None:
             return
         attempt.answered = True
-        if attempt.evidence is None:  # else an edge answers in the server's stead, and knows how far it got
+        if attempt.evidence is None:  # otherwise the transport made up this response, and has set the delivery
             attempt.delivery = Delivery.ANSWERED
         if attempt.evidence is None or attempt.evidence.own_error:
             self.hear_message()
 
     def note(self, request_id: object, evidence: Evidence) -> None:
-        """Record what an edge saw of `request_id`; the edge itself answers the waiter."""
+        """Record the evidence of `request_id`'s failure; the transport itself then answers the waiting call."""
         if (attempt := self.get(request_id)) is not None:
             attempt.evidence = evidence
             attempt.delivery = evidence.delivery
 
     def forget(self, attempt: Attempt) -> None:
-        """Drop a finished attempt. Its request, if unanswered, must not be sent any more."""
+        """Drop a finished attempt; if its request is unanswered, it must not be sent any more."""
         request_id = attempt.request_id
         if request_id is None or self._attempts.pop(request_id, None) is None or attempt.answered:
             return

@@ -1,8 +1,8 @@
-"""Every number a user may set, with its default and its unit. All durations are seconds.
+"""Every setting of a server's client, with its default and its unit. All durations are in seconds.
 
-A policy is written in Python, as a dict or as JSON, where `"inf"` stands for infinity and an integer key is a string.
-`Policy` is for one server. Policies are frozen, and strict: an unknown key or an impossible value is a
-`pydantic.ValidationError` (a `ValueError`) that names the key, the value and what to write instead.
+Write a policy in Python, as a dict or as JSON, where `"inf"` means infinity and integer keys are strings. A `Policy`
+covers one server. Policies are frozen and strict: an unknown key or an impossible value raises
+`pydantic.ValidationError` (a `ValueError`) that names the key, the value and the remedy.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from .text.configured import shown
 
 
 def _spelled_infinity(value: Any) -> Any:
-    """JSON has no infinity: `"inf"` and `"Infinity"` stand for it."""
+    """Accept `"inf"` and `"Infinity"`, since JSON has no infinity."""
     return math.inf if isinstance(value, str) and value.lower() in {"inf", "infinity"} else value
 
 
 def _spelled_integer(value: Any) -> Any:
-    """JSON has no integer keys."""
+    """Accept an integer written as a string, since JSON keys are strings."""
     return int(value) if isinstance(value, str) and re.fullmatch("-?[0-9]{1,18}", value) else value
 
 
 Positive = Annotated[float, Field(gt=0), BeforeValidator(_spelled_infinity)]
-"""Seconds, more than zero; `float("inf")`, in JSON `"inf"`, means no limit."""
+"""Seconds, greater than zero; `float("inf")` (`"inf"` in JSON) means no limit."""
 
 Limit = Annotated[float, Field(ge=0), BeforeValidator(_spelled_infinity)]
-"""Seconds, from zero; `float("inf")`, in JSON `"inf"`, means no limit."""
+"""Seconds, zero or more; `float("inf")` (`"inf"` in JSON) means no limit."""
 
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -77,7 +77,7 @@ class _Frozen(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _without_secrets(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        """What is refused is quoted by the error: a credential that was put in the wrong place must not be."""
+        """Mask credentials in validation errors, which quote the rejected input: one may be in the wrong place."""
         try:
             return validate(values)
         except ValidationError as exc:
@@ -85,37 +85,38 @@ class _Frozen(BaseModel):
         raise ValidationError.from_exception_data(cls.__name__, faults)
 
     def _at_least(self, key: str, other: str) -> None:
-        """Refuse a `key` below `other`."""
+        """Reject a `key` that is less than `other`."""
         value, least = getattr(self, key), getattr(self, other)
         if value < least:
             raise ValueError(
                 f"{type(self).__name__}: {key} is {value}, less than {other}, which is {least}: "
-                f"write a {key} of at least {least}, or a smaller {other}"
+                f"set {key} to at least {least}, or lower {other}"
             )
 
 
 class RetryPolicy(_Frozen):
-    """How often, and after what wait, a failed call that may be repeated is sent again."""
+    """How often a failed call is retried, and after what delay, if it may be repeated."""
 
     attempts: Count = 6
-    """How often one call is sent at most, the first time included; 1 means never again. Waiting for a server that is
-    away, or for an open circuit, takes none; one more than `BreakerPolicy.failures` lets a call that meets an outage
-    alone live until the circuit opens."""
+    """Maximum number of attempts per call, including the first; 1 disables retries. Waiting for an unavailable server
+    or an open circuit does not use any. The default is one more than `BreakerPolicy.failures`, so that a lone call
+    that hits an outage lasts until the circuit opens."""
     crashes: Count = 3
-    """A call in whose course so many processes of the server ended is not sent again: it may be what ends them."""
+    """A call is not retried once this many server processes have exited while it was running: it may be what crashes
+    them."""
     base: Finite = 0.2
-    """Scale of the back-off: the wait before retry n is drawn from 0 to `base` * 2ⁿ (full jitter)."""
+    """Scale of the back-off: the delay before retry n, counted from 0, is drawn from 0 to `base` * 2ⁿ (full jitter)."""
     throttled_base: Finite = 1.0
-    """The scale when the server asked for less traffic (429, 503 with Retry-After)."""
+    """The scale after the server asked for less traffic (429, 503 with Retry-After)."""
     max_delay: Limit = 30.0
-    """The longest back-off."""
+    """Maximum back-off."""
     max_retry_after: Limit = 60.0
-    """The longest wait that a server may ask for (`Retry-After` and the like). Who is asked for more is not sent again,
-    but told; the other calls wait no longer than this."""
+    """Maximum delay a server may ask for (`Retry-After` or its equivalents). A call that is asked to wait longer fails
+    with the server's wait in its error; other calls wait at most this long."""
     wait: Callable[[Any], float] | None = None
-    """A tenacity `wait` of your own instead of the back-off; what the server asks for still comes first."""
+    """A tenacity `wait` to use instead of the back-off; a delay the server asks for still takes precedence."""
     stop: Callable[[Any], bool] | None = None
-    """A tenacity `stop` of your own instead of `attempts`; the total deadline still holds."""
+    """A tenacity `stop` to use instead of `attempts`; the total deadline still applies."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -124,19 +125,19 @@ class RetryPolicy(_Frozen):
 
 
 class BudgetPolicy(_Frozen):
-    """How many retries a server's callers may spend together, so that retries never multiply an overload.
+    """How many retries all callers of a server may spend together, so that retries never amplify an overload.
 
-    The scheme is gRPC's retry throttling (proposal A6) and AWS's retry quota; the size is AWS's in spirit, since gRPC's
-    10 tokens would leave twenty callers with nothing after one restart. A retry of a request that was never sent costs
-    nothing.
+    The scheme is that of gRPC's retry throttling (proposal A6) and AWS's retry quota. The size follows AWS, since
+    gRPC's 10 tokens would leave twenty callers without retries after one restart. Retrying a request that was never
+    sent is free.
     """
 
     tokens: PositiveFinite = 100.0
-    """What is there at the start, and the most there ever is."""
+    """Initial and maximum number of tokens."""
     cost: PositiveFinite = 1.0
-    """What a retry takes; with less than this left, nothing is retried."""
+    """Tokens a retry takes; with fewer left, nothing is retried."""
     refund: Finite = 0.5
-    """What a success gives back."""
+    """Tokens a successful call gives back."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -147,26 +148,26 @@ class BudgetPolicy(_Frozen):
 class BreakerPolicy(_Frozen):
     """When calls to a failing server are refused without being sent, and for how long.
 
-    Counted are lost connections, 5xx, and time limits during which the server was not heard at all; never throttling,
-    a tool's own errors, permanent errors or a caller's cancellation. While the circuit is open the server is probed,
-    and whatever it says lets one call through. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a share
-    of 30 s).
+    Lost connections, 5xx and timeouts without any sign of life from the server count as failures. Throttling, a tool's
+    own errors, permanent errors and cancellation by the caller do not. While the circuit is open the server is probed,
+    and any reply admits one call. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a failure rate over
+    30 s).
     """
 
     failures: Count = 5
-    """So many counted failures in a row open the circuit."""
+    """Consecutive failures that open the circuit."""
     rate: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """So large a share of failures within `window` opens it too, from 0 to 1."""
+    """Failure rate within `window` that also opens it, from 0 to 1."""
     min_calls: Count = 10
-    """A share of fewer outcomes than this says nothing."""
+    """Outcomes needed within `window` before `rate` applies."""
     window: PositiveFinite = 30.0
-    """How far back `rate` looks."""
+    """Period over which `rate` is measured."""
     open: PositiveFinite = 60.0
-    """How long the circuit stays open at most the first time; it doubles with each reopening in a row."""
+    """How long the circuit stays open at most the first time; doubles with each consecutive reopening."""
     max_open: Positive = 300.0
-    """The longest that it stays open."""
+    """Upper bound of `open` as it doubles."""
     trial: PositiveFinite = 30.0
-    """How long the one trial call of a half-open circuit keeps others out; then another may try."""
+    """How long the trial call of a half-open circuit keeps others out; after that another one is admitted."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -175,85 +176,85 @@ class BreakerPolicy(_Frozen):
 
 
 class RateLimit(_Frozen):
-    """How many requests are sent per second: a token bucket. In any t seconds at most `burst` + `rate` * t."""
+    """Requests sent per second, as a token bucket: at most `burst` + `rate` * t in any t seconds."""
 
     rate: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
-    """Requests per second in the long run."""
+    """Sustained requests per second."""
     burst: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    """So many may go at once after a rest."""
+    """Requests allowed back to back after an idle period."""
 
 
 class Concurrency(_Frozen):
-    """How many requests a server works on at once (a bulkhead)."""
+    """How many requests may be in flight to a server at the same time (a bulkhead)."""
 
     limit: Count
-    """Requests in flight at once."""
+    """Maximum requests in flight."""
     queue: Annotated[int, Field(ge=0)] = 100
-    """How many calls may wait for their turn; one more is refused."""
+    """Maximum calls waiting for a slot; any further call is refused."""
 
 
 class HealthPolicy(_Frozen):
-    """When a silent server is asked whether it is alive: any JSON-RPC reply means yes.
+    """When an idle server is probed. Any JSON-RPC reply is a sign of life.
 
-    Never over stdio, where the process speaks for itself.
+    Has no effect over stdio, where the exit of the process is noticed directly.
     """
 
     idle: PositiveFinite = 30.0
-    """After so many seconds without traffic, and with nothing in flight, the server is asked."""
+    """Seconds without traffic, and with nothing in flight, after which the server is probed."""
     timeout: PositiveFinite = 10.0
     """Seconds to wait for the reply."""
     misses: Count = 2
-    """So many unanswered questions in a row mean that the connection is lost."""
+    """Consecutive unanswered probes after which the connection counts as lost."""
 
 
 class LoopGuard(_Frozen):
-    """When a model that calls a tool in vain, again and again, is told so."""
+    """When to warn a model that keeps calling a failing tool."""
 
     failures: Count = 5
-    """So many `isError` answers of one tool in a row ..."""
+    """Consecutive `isError` results of one tool that trigger the warning, if they fall within `window`."""
     window: Positive = 120.0
-    """... within so many seconds."""
+    """Seconds within which they must fall."""
 
 
 class TimeoutPolicy(_Frozen):
-    """Time limits, from the smallest to the largest."""
+    """Time limits."""
 
     connect: Positive = 120.0
-    """To start or reach the server and finish the handshake; `npx` and `uvx` download first. A call waits as long for a
-    server that is starting."""
+    """To start or reach the server and finish the handshake; `npx` and `uvx` download first. Calls wait this long for
+    a server that is still starting."""
     reach: Positive = 2.0
-    """How long `start()` waits for a server that nobody has reached yet: nothing listens at its address, or its process
-    ends at once. `start(wait=False)` goes on trying."""
+    """How long `start()` keeps trying a server that has never been reached: nothing listens at its address, or its
+    process exits immediately. `start(wait=False)` keeps trying in the background."""
     ready: Positive = 30.0
-    """How long a call waits for a server that is not there, free retries included."""
+    """How long a call waits for an unavailable server, including free retries."""
     attempt: Positive = 300.0
-    """From sending a tool call to its answer (the SDK's own limit over HTTP); it starts again with each progress if a
-    `progress_callback` was passed. A call that ran into it is sent again only if you set it."""
+    """From sending a tool call to its answer (the SDK's own limit over HTTP). With a `progress_callback` it restarts at
+    each progress notification. A call that exceeds it is retried only if you set the limit yourself."""
     request: Positive = 60.0
     """The same for lists, reads, pings and all other requests."""
     total: Positive = 3600.0
-    """One call with all its waits and attempts. Only the time that people and your callbacks take is added."""
+    """One call with all its waits and attempts, excluding time spent in your callbacks or waiting for a person."""
     shutdown: Positive = 5.0
     """To close a connection and stop its process."""
 
 
 class RestartPolicy(_Frozen):
-    """When a lost connection is replaced. The first replacement is at once."""
+    """When a lost connection is replaced. The first replacement is immediate."""
 
     base: Finite = 0.5
-    """The wait before the second replacement in a row; it doubles from there, with jitter."""
+    """Delay before the second consecutive replacement; doubles from there, with jitter."""
     max_delay: Limit = 30.0
-    """The longest wait between two replacements."""
+    """Maximum delay between two replacements."""
     intensity: Count = 5
-    """More replacements than this within `period` suspend the server: calls fail at once (OTP's intensity)."""
+    """More replacements than this within `period` suspend the server: calls fail immediately (OTP's intensity)."""
     period: Positive = 60.0
     """The window of `intensity`."""
     suspend: Positive = 30.0
-    """How long the first suspension lasts; it doubles with each one in a row."""
+    """Length of the first suspension; doubles with each consecutive one."""
     max_suspend: Positive = 300.0
-    """The longest suspension."""
+    """Maximum length of a suspension."""
     proven_after: Positive = 60.0
-    """A session that lived this long, or answered a call, clears the count. A handshake alone never does."""
+    """A session that lasts this long, or answers a call, resets the count. A handshake alone never does."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -263,39 +264,39 @@ class RestartPolicy(_Frozen):
 
 
 Meaning = Literal["transient", "throttled", "timeout", "auth", "permanent", "cancelled", "unknown"]
-"""What a JSON-RPC error code says: the first three are worth another try."""
+"""The meaning of a JSON-RPC error code; the first three may be retried."""
 
 ErrorCodes = dict[Annotated[int, BeforeValidator(_spelled_integer)], Meaning]
 
 StatusMeaning = Meaning | Literal["refused"]
-"""What an HTTP status says: the same words, and "refused" for a request that was not run and may be sent again."""
+"""The meaning of an HTTP status: as for codes, plus "refused" for a request that was not run and may be retried."""
 
 HttpStatuses = dict[Annotated[int, Field(ge=300, le=599), BeforeValidator(_spelled_integer)], StatusMeaning]
 
 
 class ToolPolicy(_Frozen):
-    """What differs for the tools whose names match a pattern."""
+    """Settings for the tools whose names match a pattern."""
 
     repeatable: bool | None = None
-    """Whether a call whose fate is unknown may be sent again; None asks the tool's annotations."""
+    """Whether a call that may have run may be sent again; None uses the tool's annotations."""
     retry: RetryPolicy | None = None
-    """Instead of the server's."""
+    """Replaces the server's `retry`."""
     attempt_timeout: Positive | None = None
-    """Instead of the server's `timeout.attempt`."""
+    """Replaces the server's `timeout.attempt`."""
     error_codes: ErrorCodes = {}
-    """What JSON-RPC codes mean for these tools, before the server's tables."""
+    """Meaning of JSON-RPC codes for these tools; takes precedence over the server's tables."""
     http_statuses: HttpStatuses = {}
-    """What HTTP statuses mean for these tools, before the server's tables."""
+    """Meaning of HTTP statuses for these tools; takes precedence over the server's tables."""
     rate_limit: RateLimit | None = None
-    """Requests per second for these tools; the server's limit holds as well."""
+    """Requests per second for these tools; the server's limit applies as well."""
     loop_guard: LoopGuard | None = None
-    """Instead of the server's."""
+    """Replaces the server's `loop_guard`."""
     validate_arguments: bool = False
-    """Whether arguments are checked against the tool's `inputSchema` before anything is sent."""
+    """Whether to check arguments against the tool's `inputSchema` before sending anything."""
 
 
 class Policy(_Frozen):
-    """All numbers for one server.
+    """All settings for one server.
 
     Example:
         >>> policy = Policy(retry=RetryPolicy(attempts=6), tools={"get_*": ToolPolicy(repeatable=True)})
@@ -306,47 +307,47 @@ class Policy(_Frozen):
     """
 
     retry: RetryPolicy = RetryPolicy()
-    """Back-off and number of attempts."""
+    """Number of attempts and back-off."""
     timeout: TimeoutPolicy = TimeoutPolicy()
     """Time limits."""
     restart: RestartPolicy = RestartPolicy()
-    """Replacing a lost connection."""
+    """Replacement of a lost connection."""
     budget: BudgetPolicy | None = BudgetPolicy()
-    """What retries may cost altogether; None: as much as they like."""
+    """Retry budget shared by all calls; None: unlimited."""
     breaker: BreakerPolicy | None = BreakerPolicy()
-    """When calls fail at once instead of being sent; None: never."""
+    """Circuit breaker; None: off."""
     rate_limit: RateLimit | None = None
     """Requests per second; None: no limit."""
     concurrency: Concurrency | None = None
-    """Requests at once; None: no limit."""
+    """Requests in flight; None: no limit."""
     health: HealthPolicy | None = HealthPolicy()
-    """Asking an idle server for a sign of life; None: never."""
+    """Probing of an idle server; None: off."""
     loop_guard: LoopGuard | None = None
-    """Telling a model that a tool refuses every call; None: never."""
+    """Warning to a model that keeps calling a failing tool; None: off."""
     tools: dict[str, ToolPolicy] = {}
-    """Glob pattern to what differs for the tools it matches; the first pattern that matches decides."""
+    """Maps a glob pattern to the settings of the tools it matches; the first matching pattern wins."""
     dialect: Literal["chatforest-resilience", "chatforest-errors", "mcpcat"] | None = None
-    """What this server means by the codes that every server uses differently; see the README."""
+    """What this server means by the error codes that servers use differently; see the README."""
     error_codes: ErrorCodes = {}
-    """What JSON-RPC codes mean on this server, before its dialect and the default table."""
+    """Meaning of JSON-RPC codes on this server; takes precedence over its dialect and the default table."""
     http_statuses: HttpStatuses = {}
-    """What HTTP statuses mean on this server, or on the gateway in front of it, before the default table. By default a
-    429 was not run, and a 5xx may have run: `{503: "refused"}` says that this server's 503s were not run either,
-    `{429: "transient"}` that its 429s may have run."""
+    """Meaning of HTTP statuses on this server or the gateway in front of it; takes precedence over the default table.
+    By default a request answered 429 was not run and one answered 5xx may have run: `{503: "refused"}` says that this
+    server does not run requests it answers 503 either, `{429: "transient"}` that it may run those it answers 429."""
     send_operation_id: bool = False
     """Whether each request carries `resilient-mcp/operation-id`, the same for all attempts of a call, and
-    `resilient-mcp/attempt` in its `_meta`, so that a server can tell a repeat from a new call."""
+    `resilient-mcp/attempt` in its `_meta`, so that a server can tell a retry from a new call."""
     trust_annotations: bool | Literal["read_only"] = True
-    """Whether `readOnlyHint` and `idempotentHint` of a tool make its calls repeatable; `"read_only"`: only the first
-    does. Real servers call `pods_delete` and `git_reset` idempotent."""
+    """Whether a tool's `readOnlyHint` or `idempotentHint` makes its calls repeatable; `"read_only"` ignores
+    `idempotentHint`. Real servers call `pods_delete` and `git_reset` idempotent."""
     on_unavailable: Literal["raise", "result"] = "raise"
-    """Whether a tool call that this library gives up raises its error, or returns it as a result with `isError` and
-    text that a model can act on. The server's own errors are raised in any case."""
+    """Whether a tool call that this library gives up on raises its error, or returns it as an `isError` result with
+    text that a model can act on. The server's own errors are always raised."""
     serve_stale: bool = False
-    """Whether lists and resources are answered from the last good copy while the server is unavailable, with their age
-    in `_meta`, as `resilient-mcp/stale-age` (seconds)."""
+    """Whether lists and resources are served from the last good copy while the server is unavailable, with their age
+    in `_meta` as `resilient-mcp/stale-age` (seconds)."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """A longer message from the server fails its call instead of filling this process's memory."""
+    """A longer server message fails its call instead of exhausting this process's memory."""
 
     def tool(self, name: str) -> ToolPolicy:
         """The policy of the first pattern in `tools` that matches `name`, case-sensitively."""

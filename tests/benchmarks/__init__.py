@@ -1,5 +1,5 @@
-"""How `ResilientClient` compares with the plain SDK: `python -m tests.benchmarks` from the root of the repository.
+"""Compares `ResilientClient` with the plain SDK: run `python -m tests.benchmarks` in the root of the repository.
 
-Both sides are measured in one run, turn by turn, so that what else the machine does hits both. Figures are printed;
-nothing fails on them.
+Both sides are measured in one run, in turns, so that other load on the machine affects both. Figures are printed;
+missing a goal is not a failure.
 """

@@ -1,4 +1,4 @@
-"""Runs the comparisons and prints their table."""
+"""Runs the comparisons and prints a table of them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for a first look")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # crashes are the plan here
+    logging.disable(logging.WARNING)  # crashes are intended here
     versions = {"mcp": VERSION, "fastmcp": FASTMCP, "python": platform.python_version()}
     shown = ", ".join(f"{name} {version or 'is not installed'}" for name, version in versions.items())
     title = f"{shown}; ratio: resilient / plain, median of the rounds"
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             rows += asyncio.run(COMPARISONS[name](quick=options.quick))
-        except Exception:  # what the others measured, which took minutes, must not be lost
+        except Exception:  # the other results, which took minutes, must not be lost
             traceback.print_exc()
             failed.append(name)
     if options.json is not None:

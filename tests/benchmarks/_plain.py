@@ -1,6 +1,7 @@
-"""The plain SDK of either major version, and FastMCP where it is installed: their clients, which are the baselines.
+"""The baselines: the clients of the plain SDK in either major version, and of FastMCP if it is installed.
 
-The only module here that knows what is installed; it does not use `resilient_mcp`. The SDK's server is here, too.
+This is the only module here that depends on what is installed; it does not use `resilient_mcp`. It also has the SDK
+server.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ else:
     from mcp.server.mcpserver import MCPServer as HighLevelServer  # type: ignore[no-redef]
 
 Endpoint: TypeAlias = StdioServerParameters | str
-"""A server to start, or the URL of one that runs."""
+"""A server to start, or the URL of a running one."""
 Connect: TypeAlias = Callable[[Endpoint], AbstractAsyncContextManager[Any]]
-"""Connects a client, ready for calls."""
+"""Connects a client that is ready for calls."""
 
 
 @asynccontextmanager
 async def _session(endpoint: Endpoint) -> AsyncIterator[ClientSession]:
-    """`ClientSession` over the SDK's transport; on 2.x that negotiates by `initialize`."""
+    """`ClientSession` over the SDK's transport; it negotiates by `initialize`, on 2.x as well."""
     transport: Any = streamable_http_client(endpoint) if isinstance(endpoint, str) else stdio_client(endpoint)
     async with transport as streams, ClientSession(streams[0], streams[1]) as session:
         await session.initialize()
@@ -43,7 +44,7 @@ async def _session(endpoint: Endpoint) -> AsyncIterator[ClientSession]:
 
 
 BASELINES: dict[str, Connect] = {"ClientSession": _session}
-"""What `ResilientClient` is compared with. The first one is what it replaces on the installed major."""
+"""The clients that `ResilientClient` is compared with. The first is the one it replaces on the installed major."""
 if MAJOR != 1:
     BASELINES = {"mcp.Client": mcp.Client, **BASELINES}  # type: ignore[attr-defined]
 
@@ -55,7 +56,7 @@ else:
     FASTMCP = fastmcp.__version__
 
     class _FastMCPClient(fastmcp.Client):
-        """It calls the progress callback otherwise."""
+        """Adapts the name of the progress callback."""
 
         async def call_tool(self, name: str, arguments: Any = None, *, progress_callback: Any = None) -> Any:
             return await super().call_tool(name, arguments, progress_handler=progress_callback)
@@ -71,7 +72,7 @@ else:
 
 
 def sdk_server() -> Any:
-    """A server with an `echo` that may be repeated, a `report` that sends progress first, and its own `pid`."""
+    """A server with three repeatable tools: `echo`, `report` (which sends progress first) and `pid`."""
     server = HighLevelServer("benchmarks", log_level="CRITICAL")
     repeatable = ToolAnnotations.model_validate({"readOnlyHint": True})
 
@@ -92,7 +93,7 @@ def sdk_server() -> Any:
 
 
 def http_app(server: Any, *, json_answers: bool) -> Any:
-    """The ASGI application of `server`, at `/mcp`."""
+    """The ASGI application of `server`, served at `/mcp`."""
     if MAJOR == 1:
         server.settings.json_response = json_answers
         return server.streamable_http_app()

@@ -1,4 +1,4 @@
-"""What is measured: each comparison is one function that runs both sides and returns its rows."""
+"""The comparisons: each is one function that runs both sides and returns its rows."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _AT_ONCE = 64
 _MB = 1_000_000
 
 Measure: TypeAlias = Callable[[Any], Awaitable[float]]
-"""One figure of one round, from a connected client."""
+"""Measures one figure of one round, with a connected client."""
 Figures: TypeAlias = dict[str, list[float]]
-"""Per side, its figure of each round."""
+"""By side, the figure of each round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The ratio to reach: at most `limit`, or at least."""
+    """The ratio to reach: at most `limit`, or at least `limit` if `at_least`."""
 
     limit: float
     at_least: bool = False
@@ -47,7 +47,7 @@ class Goal:
         return f"{'>=' if self.at_least else '<='} {self.limit:g}"
 
     def is_reached(self, ratio: float) -> bool:
-        """Whether `ratio` is good enough."""
+        """Whether `ratio` meets the goal."""
         return ratio >= self.limit if self.at_least else ratio <= self.limit
 
 
@@ -57,11 +57,11 @@ class Row:
 
     Attributes:
         what: What was measured.
-        unit: Of the figures.
-        against: Whose figures `plain` are.
+        unit: The unit of the figures.
+        against: The name of the baseline.
         plain: The baseline's figures.
-        ours: `ResilientClient`'s.
-        goal: The ratio to reach, or None where it is shown for information.
+        ours: The figures of `ResilientClient`.
+        goal: The ratio to reach, or None if the row is for information only.
     """
 
     what: str
@@ -73,7 +73,7 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours divided by plain, round by round: a slow moment of the machine hits both."""
+        """`ours` divided by `plain`, round by round, sorted: a slow moment of the machine affects both."""
         pairs = zip(self.plain, self.ours, strict=False)
         return sorted(ours / plain if plain else math.inf for plain, ours in pairs)
 
@@ -90,13 +90,13 @@ def resilient(endpoint: Endpoint) -> ResilientClient:
     return ResilientClient(endpoint)
 
 
+# Every strategy enabled, none of them limiting.
 _EVERYTHING = Policy(
     rate_limit=RateLimit(rate=1e6, burst=1_000_000),
     concurrency=Concurrency(limit=64),
     loop_guard=LoopGuard(),
     tools={"echo": ToolPolicy(rate_limit=RateLimit(rate=1e6, burst=1_000_000), repeatable=True)},
 )
-"""Every strategy at work, none of them in the way."""
 
 
 def _with_everything(endpoint: Endpoint) -> ResilientClient:
@@ -114,7 +114,7 @@ RAW_SERVER = _stdio("raw_server")
 
 @contextmanager
 def http_server(kind: str) -> Iterator[str]:
-    """The URL of a Streamable HTTP server that lives as long as this context."""
+    """The URL of a Streamable HTTP server that runs within this context."""
     command = [sys.executable, "-m", "tests.benchmarks.sdk_server", kind]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -128,18 +128,18 @@ def http_server(kind: str) -> Iterator[str]:
 async def _sides(
     endpoint: Endpoint, baselines: Mapping[str, Connect], ours: Connect = resilient
 ) -> AsyncIterator[dict[str, Any]]:
-    """Every side connected at the same time; on stdio each has a server of its own."""
+    """All sides, connected at the same time; over stdio each has its own server."""
     async with AsyncExitStack() as stack:
         connects = {**baselines, OURS: ours}
         yield {name: await stack.enter_async_context(connect(endpoint)) for name, connect in connects.items()}
 
 
 async def turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) -> Figures:
-    """`rounds` figures of each side, in an order that is reversed from round to round."""
+    """`rounds` figures of each side; the order of the sides is reversed from round to round."""
     figures: Figures = {name: [] for name in sides}
     for number in range(rounds):
         for name in sorted(sides, reverse=bool(number % 2)):
-            gc.collect()  # nobody pays for the other's garbage
+            gc.collect()  # so that no side pays for another's garbage
             figures[name].append(await measure(sides[name]))
     return figures
 
@@ -147,10 +147,10 @@ async def turn_by_turn(sides: Mapping[str, Any], measure: Measure, rounds: int) 
 async def call_by_call(
     sides: Mapping[str, Any], calls: int, rounds: int, *, tool: str = "echo", **options: Any
 ) -> Figures:
-    """Median milliseconds of `calls` calls of each side, `rounds` times; the first round warms up and is left out.
+    """Median milliseconds of `calls` calls of each side, `rounds` times, after an uncounted warm-up round.
 
-    The sides take turns after each call, so that a slow second of the machine hits all of them alike; and who is first
-    changes, so that nobody is always preceded by itself, with all its code in the processor's cache.
+    The sides take turns after each call, so that a slow second of the machine affects all of them equally. The order
+    rotates, so that no side benefits from always following the same one, with its code still in the processor's cache.
     """
     names = list(sides)
     figures: Figures = {name: [] for name in sides}
@@ -176,7 +176,7 @@ async def _latency(endpoint: Endpoint, calls: int, rounds: int, ours: Connect = 
 
 
 def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row]:
-    """One row per baseline; the goal is for what `ResilientClient` replaces."""
+    """One row per baseline; the goal applies only to the one that `ResilientClient` replaces."""
     return [
         Row(what, unit, name, figures[name], figures[OURS], goal if name == REPLACED else None)
         for name in BASELINES
@@ -188,13 +188,13 @@ def _rows(what: str, unit: str, figures: Figures, goal: Goal | None) -> list[Row
 
 
 async def call(client: Any, tool: str, arguments: dict[str, Any], **options: Any) -> str:
-    """Call `tool`; the text it answered."""
+    """Call `tool` and return the text of its answer."""
     result = await client.call_tool(tool, arguments, **options)
     return result.content[0].text
 
 
 async def _refusal(client: ResilientClient, calls: int) -> float:
-    """Median microseconds of a call that the open circuit refuses."""
+    """Median microseconds of a call that an open circuit refuses."""
     times = []
     for _ in range(calls):
         began = time.perf_counter()
@@ -205,7 +205,7 @@ async def _refusal(client: ResilientClient, calls: int) -> float:
 
 
 async def _throughput(client: Any) -> float:
-    """Calls per second of 64 at once, until all are answered."""
+    """Calls per second, for 64 concurrent calls until all are answered."""
     began = time.perf_counter()
     texts = await asyncio.gather(*(call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
     assert texts == [str(n) for n in range(_AT_ONCE)]
@@ -213,7 +213,7 @@ async def _throughput(client: Any) -> float:
 
 
 async def _big(client: Any, size: int) -> float:
-    """Seconds for a result of `size` bytes in one line."""
+    """Seconds to receive a result of `size` bytes in one line."""
     began = time.perf_counter()
     text = await call(client, "big", {"size": size})
     elapsed = time.perf_counter() - began
@@ -222,7 +222,7 @@ async def _big(client: Any, size: int) -> float:
 
 
 async def _recovery(client: ResilientClient) -> float:
-    """Seconds from the SIGKILL of the server to the answer of a call made at once."""
+    """Seconds from the SIGKILL of the server to the answer of a call made immediately after it."""
     pid = int(await call(client, "pid", {}))
     began = time.perf_counter()
     os.kill(pid, signal.SIGKILL)
@@ -242,18 +242,18 @@ async def _cold_start(connect: Connect, endpoint: Endpoint) -> float:
 
 
 async def sequential(*, quick: bool) -> list[Row]:
-    """One stdio call after the other: the p50 of a call. The raw server's row shows the clients with little else."""
+    """Sequential stdio calls: the p50 of a call. The row of the raw server shows almost only the clients' own time."""
     rounds = 3 if quick else 20
     figures = await _latency(SDK_SERVER, 100, rounds)
     raw = await _latency(RAW_SERVER, 200, rounds)
     return [
-        *_rows("stdio, one after the other, p50", "ms", figures, Goal(1.05)),
+        *_rows("stdio, sequential, p50", "ms", figures, Goal(1.05)),
         *_rows("  the same, raw server", "ms", raw, None),
     ]
 
 
 async def strategies(*, quick: bool) -> list[Row]:
-    """What the whole chain of strategies costs a stdio call, and what a call at an open circuit costs."""
+    """The cost of all strategies together for a stdio call, and the cost of a call at an open circuit."""
     rounds = 3 if quick else 20
     figures = await _latency(SDK_SERVER, 100, rounds, _with_everything)
     refusals = []
@@ -275,21 +275,21 @@ async def _at_once(endpoint: Endpoint, rounds: int) -> Figures:
 
 
 async def at_once(*, quick: bool) -> list[Row]:
-    """64 stdio calls at once: throughput. The SDK's server is slower than the clients; the raw one is not."""
+    """64 concurrent stdio calls: throughput. The SDK server is slower than the clients; the raw server is not."""
     rounds = 10 if quick else 80
     figures = await _at_once(SDK_SERVER, rounds)
     raw = await _at_once(RAW_SERVER, 2 * rounds)
     return [
-        *_rows("stdio, 64 at once", "calls/s", figures, Goal(1.1, at_least=True)),
+        *_rows("stdio, 64 concurrent", "calls/s", figures, Goal(1.1, at_least=True)),
         *_rows("  the same, raw server", "calls/s", raw, None),
     ]
 
 
 async def big(*, quick: bool) -> list[Row]:
-    """One-line results of 1 to 50 MB over stdio: seconds, and how the time of ours grows from 5 to 50 MB.
+    """One-line results of 1 to 50 MB over stdio: seconds, and how `ResilientClient` scales from 5 to 50 MB.
 
-    Per MB that is 1 for a linear reader and 10 for a quadratic one. It is above 1 all the same: malloc gives blocks
-    over 32 MB back to the system at once, so each copy of such a result pays for its pages anew.
+    Per MB, a linear reader has a ratio of 1 and a quadratic one 10. It is above 1 in any case: malloc returns blocks
+    over 32 MB to the system immediately, so each copy of such a result pays for its pages again.
     """
     rows = []
     plan = {1: 7, 5: 5, 20: 1 if quick else 3, 50: 1}
@@ -310,9 +310,9 @@ async def big(*, quick: bool) -> list[Row]:
 
 
 async def http(*, quick: bool) -> list[Row]:
-    """One Streamable HTTP call after the other: the p50 of a call answered in JSON, and of one answered as SSE.
+    """Sequential Streamable HTTP calls: the p50 of calls answered as JSON, and of calls answered as SSE.
 
-    The tool of the SSE row reports progress, without which a server of mcp 2.x answers in JSON.
+    The tool of the SSE row reports progress; otherwise a server of mcp 2.x answers in JSON.
     """
     rounds = 2 if quick else 20
 
@@ -330,7 +330,7 @@ async def http(*, quick: bool) -> list[Row]:
 
 
 async def crash(*, quick: bool) -> list[Row]:
-    """From the SIGKILL of a stdio server to the next good answer, against a cold start of the plain SDK and a call.
+    """From the SIGKILL of a stdio server to the next good answer, against a cold start plus a call of the plain SDK.
 
     The raw server starts in a fraction of the time, so its row shows what the client adds.
     """

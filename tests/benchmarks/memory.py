@@ -1,7 +1,7 @@
-"""What an idle client over Streamable HTTP costs in memory: the growth of a process that opens more and more of them.
+"""The memory cost of an idle Streamable HTTP client: the growth of a process that opens more and more of them.
 
-Each figure is from a process of its own: `python -m tests.benchmarks.memory URL SIDE` prints the KiB per client that
-Python allocated and those by which the process grew, which the TLS library's are part of.
+Each figure is measured in its own process: `python -m tests.benchmarks.memory URL SIDE traced|grown` prints the KiB per
+client that Python allocated (`traced`), or by which the process grew, including the TLS library (`grown`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STATM = Path("/proc/self/statm")
 
 
 async def memory(*, quick: bool) -> list[Row]:
-    """KiB for each idle client; the plain side's are to compare with, the goal is a figure of its own."""
+    """KiB per idle client; the baselines are for comparison, the goal is an absolute figure."""
     rounds = 1 if quick else 3
     rows = []
     with http_server("json") as url:
@@ -50,7 +50,7 @@ async def _per_client(url: str, side: str, traced: bool) -> float:
             for _ in range(count):
                 client = await clients.enter_async_context(_CONNECTS[side](url))
                 await client.call_tool("echo", {"text": "hello"})
-            await asyncio.sleep(0.5)  # what they do after connecting
+            await asyncio.sleep(0.5)  # let background work after connecting finish
             gc.collect()
 
         await open_more(CLIENTS)
@@ -63,7 +63,7 @@ async def _per_client(url: str, side: str, traced: bool) -> float:
 
 
 def _resident() -> int:
-    """The memory of this process, in bytes; where the system does not tell that, the most it has had."""
+    """The resident memory of this process, in bytes; without /proc, its peak as the system reports it."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * resource.getpagesize()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,7 @@
-"""What events, logging, statistics and traces cost a call that nobody watches.
+"""The cost of events, logging, statistics and traces for a call without any observer.
 
-The figure of "plain" is the budget: microseconds that a call may cost. Measured is the way of a call through what
-watches it and nothing else, for beside a call over a pipe (300 µs and more) it cannot be seen at all.
+The "plain" figure is the budget: microseconds that this may cost per call. Only the observing code is measured, because
+it would not be visible next to a call over a pipe (300 µs and more).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ async def _nothing(*_: object) -> None:
 
 
 def _watched(client: ResilientClient, calls: int) -> float:
-    """Microseconds per call."""
+    """Microseconds of observing code per call."""
     observer = client._degrade._executor._observer
     operation = Operation("tools/call", _nothing, "echo")
     result = CallToolResult.model_validate({"content": [TextContent(type="text", text="hello")]})
@@ -37,9 +37,11 @@ def _watched(client: ResilientClient, calls: int) -> float:
 
 
 async def overhead(*, quick: bool) -> list[Row]:
-    """Microseconds that a call costs because it could be watched, with no listener and no SDK of OpenTelemetry."""
+    """Microseconds that observability costs per call, with no listener and no OpenTelemetry SDK."""
     rounds = 3 if quick else 20
     client = ResilientClient(StdioServerParameters(command="never-started"))
     _watched(client, _CALLS)
     ours = [_watched(client, _CALLS) for _ in range(rounds)]
-    return [Row("unwatched: events, log, statistics, traces", "us/call", "budget", [_BUDGET] * rounds, ours, Goal(1))]
+    return [
+        Row("not observed: events, log, statistics, traces", "us/call", "budget", [_BUDGET] * rounds, ours, Goal(1))
+    ]

@@ -1,7 +1,7 @@
-"""Draws the latency of calls through a crash: `python -m tests.benchmarks.plot FILE.png`.
+"""Draws the latency of calls during a crash: `python -m tests.benchmarks.plot FILE.png`.
 
-A stdio server is called every 50 ms and killed after two seconds; the plain SDK and its server meet the same fate.
-Every call is a point: when it was made, and how long it took to its answer; or a cross, where it failed.
+A stdio server is called every 50 ms and killed after two seconds, once per side. Every call is a point at the time it
+was made and the time it took to be answered, or a cross if it failed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Point:
     """One call.
 
     Attributes:
-        at: When it was made, in seconds.
-        took: Seconds to its end.
-        answered: Whether that was the answer.
+        at: When it was due, in seconds.
+        took: Its duration, in seconds.
+        answered: Whether it was answered.
     """
 
     at: float
@@ -36,7 +36,7 @@ class Point:
 
 
 async def through_a_crash(side: str) -> list[Point]:
-    """What became of the calls of one side."""
+    """The calls of one side."""
     connect = resilient if side == OURS else BASELINES[side]
     points: list[Point] = []
     async with connect(SDK_SERVER) as client:
@@ -62,7 +62,7 @@ async def through_a_crash(side: str) -> list[Point]:
 
 
 def draw(sides: dict[str, list[Point]], path: str) -> None:
-    """Write the picture."""
+    """Write the plot to `path`."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -78,7 +78,7 @@ def draw(sides: dict[str, list[Point]], path: str) -> None:
         axes.plot([p.at for p in failed], [1000 * p.took for p in failed], "x", markersize=6, color=colour)
     axes.axvline(KILLED_AT, color="grey", linewidth=1, linestyle="--")
     axes.text(KILLED_AT - 0.05, 0.9, "kill -9", transform=axes.get_xaxis_transform(), horizontalalignment="right")
-    axes.set(yscale="log", xlabel="a call is made (s)", ylabel="and has ended (ms)", xlim=(0, END))
+    axes.set(yscale="log", xlabel="call made at (s)", ylabel="call duration (ms)", xlim=(0, END))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)

@@ -1,6 +1,6 @@
 """A stdio server without the SDK: `python -m tests.benchmarks.raw_server`.
 
-It starts and answers as fast as Python can, so what is measured against it is the client. Tools: `echo`, `big` (a
+It starts and answers as fast as Python allows, so that measurements show the client. Tools: `echo`, `big` (a
 one-line result of `size` bytes) and `pid`.
 """
 
@@ -19,7 +19,7 @@ _BLOCK = b"x" * 65536
 
 
 def _text(name: str, arguments: dict[str, Any]) -> Iterator[bytes]:
-    """What a tool answers, as JSON. `big` allocates next to nothing: it is the client that is measured."""
+    """The answer of a tool, as JSON. `big` allocates almost nothing, so that measurements show the client."""
     if name == "big":
         blocks, rest = divmod(arguments["size"], len(_BLOCK))
         yield b'"'
@@ -47,7 +47,7 @@ def _result(method: str, params: dict[str, Any]) -> Iterator[bytes]:
 
 
 def main() -> None:
-    """Answer line by line until stdin ends."""
+    """Answer line by line until stdin closes."""
     out = sys.stdout.buffer
     for line in sys.stdin.buffer:
         message = json.loads(line)
@@ -57,7 +57,7 @@ def main() -> None:
         if message["method"] in _KNOWN:
             out.write(b'"result":')
             out.writelines(_result(message["method"], message.get("params") or {}))
-        else:  # `server/discover` among them: the client goes on with `initialize`
+        else:  # including `server/discover`: the client falls back to `initialize`
             out.write(b'"error":{"code":%d,"message":"Method not found"}' % _METHOD_NOT_FOUND)
         out.write(b"}\n")
         out.flush()

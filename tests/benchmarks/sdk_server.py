@@ -1,6 +1,6 @@
-"""A server process made with the SDK: `python -m tests.benchmarks.sdk_server stdio|json|sse`.
+"""A server made with the SDK: `python -m tests.benchmarks.sdk_server stdio|json|sse`.
 
-`json` and `sse` serve Streamable HTTP on a free port of 127.0.0.1, print the URL, and end with their stdin.
+`json` and `sse` serve Streamable HTTP on a free port of 127.0.0.1, print the URL, and exit when stdin closes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def _end_with_stdin() -> None:
 
 
 def _serve_http(*, json_answers: bool) -> None:
-    import uvicorn  # the stdio server starts without it
+    import uvicorn  # not needed by the stdio server
 
-    # Without the protocol's number asyncio does not set TCP_NODELAY, and each answer waits 40 ms for an ACK.
+    # Without the protocol number asyncio does not set TCP_NODELAY, and each answer waits 40 ms for an ACK.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

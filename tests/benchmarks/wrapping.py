@@ -1,4 +1,4 @@
-"""What `resilient-mcp wrap` costs: the plain client on a server, and on the same server behind it."""
+"""The cost of `resilient-mcp wrap`: the plain client on a server, and on the same server behind `wrap`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def _compare(server: StdioServerParameters, rounds: int) -> Figures:
 
 
 async def wrapping(*, quick: bool) -> list[Row]:
-    """One stdio call after the other, direct and through `wrap`; with the raw server nearly all of it is the way."""
+    """Sequential stdio calls, direct and through `wrap`; with the raw server nearly all of the time is transport."""
     rounds = 3 if quick else 20
     rows = []
     for what, server, goal in (
-        ("wrap, one after the other, p50", SDK_SERVER, Goal(2)),
+        ("wrap, sequential, p50", SDK_SERVER, Goal(2)),
         ("  the same, raw server", RAW_SERVER, None),
     ):
         figures = await _compare(server, rounds)

@@ -1,4 +1,4 @@
-"""The command; see the package."""
+"""The command line; see the package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main() -> int:
     for program in ("npx", "uvx"):
         if found(program) is None:
             sys.exit(f"needs {program}, which is not installed")
-    for name in ("resilient_mcp", "mcp", "asyncio"):  # what they log is told by the table
+    for name in ("resilient_mcp", "mcp", "asyncio"):  # the table reports what they log
         logging.getLogger(name).addHandler(logging.NullHandler())
     chosen = [server for server in SERVERS if not options.words or any(w in server.package for w in options.words)]
     rows = []
@@ -56,20 +56,20 @@ def main() -> int:
 
 
 def measured(server: Server, backend: str) -> Row:
-    """One server, in folders that are gone afterwards."""
+    """Measure one server, in folders that are removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="field-", ignore_cleanup_errors=True) as folder:
         return anyio.run(Bench(server, Path(folder)).run, backend=backend)
 
 
 def report(servers: Sequence[Server], rows: Sequence[Row]) -> Iterator[str]:
-    """The table in Markdown, and below it what was odd or wrong."""
+    """The table in Markdown, followed by anything odd or wrong."""
     yield f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
     for server, row in zip(servers, rows, strict=True):
         if row.connected:
             yield line(server, row)
     less = sum(row.less for row in rows)
     yield f"\nmcp {VERSION}: {sum(row.connected for row in rows)} of {len(rows)} connect."
-    yield f"Rows where ours delivers less than it promises, or than the plain SDK: {less}.\n"
+    yield f"Rows where `ResilientClient` delivers less than promised, or less than the plain SDK: {less}.\n"
     for row in rows:
         if row.garbage:
             yield f"- {row.name} prints on stdout: {row.garbage}"

@@ -1,4 +1,4 @@
-"""What is done with each server, and what must come of it."""
+"""The steps that each server goes through, and the required outcomes."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ current-context: none
 
 @dataclass
 class Row:
-    """What was measured of a server, and what was wrong.
+    """The measurements of a server, and its faults.
 
     Attributes:
         name: The server.
         cold: Seconds to the first start, with an empty cache.
         warm: Seconds to the second.
-        plain: Seconds to the start by the plain SDK, after these; NaN when it does not connect.
-        starting: What was told of the slow start last, in one line.
+        plain: Seconds to a start by the plain SDK, after both; NaN when it does not connect.
+        starting: The last report of the slow start, in one line.
         cold_version: The version that the first start negotiated, and how: on mcp 2.x one that takes longer than 10 s
             may find less than the server can do, with the plain SDK too.
-        version: The same of the second start.
-        plain_version: The same with the plain SDK, after these, or why it does not connect.
-        lists: How many tools, resources and prompts there are; None for what is not declared, or the server's error.
+        version: The same for the second start.
+        plain_version: The same with the plain SDK, after both, or why it does not connect.
+        lists: The numbers of tools, resources and prompts; None for an undeclared kind, or the server's error.
         plain_lists: The same with the plain SDK.
-        call: What was called, and how that ended.
-        killed: What became of the call under way when the server was killed, and the seconds until the next answer.
+        call: The call, and how it ended.
+        killed: How the call in flight ended when the server was killed, and the seconds until the next answer.
         orphaned: Seconds from the death of the wrapper to the next answer.
-        garbage: What it printed on stdout that is no message.
-        faults: What must not be.
+        garbage: Its output on stdout that is not an MCP message.
+        faults: The broken promises.
     """
 
     name: str
@@ -86,17 +86,17 @@ class Row:
 
     @property
     def connected(self) -> bool:
-        """Whether it starts with ours."""
+        """Whether it starts with `ResilientClient`."""
         return not math.isnan(self.cold)
 
     @property
     def less(self) -> bool:
-        """Whether a promise was broken. A server that does not start with the plain SDK either is none."""
+        """Whether a promise was broken; a server that does not start with the plain SDK either does not count."""
         return bool(self.faults) and (self.connected or not math.isnan(self.plain))
 
 
 class Bench:
-    """A server with a working folder and an empty cache of its own."""
+    """A server with its own working folder and empty cache."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
@@ -111,7 +111,7 @@ class Bench:
         subprocess.run(["git", "init", "--quiet", str(self.place)], check=True)
 
     def filled(self, value: Any) -> Any:
-        """`value` with the working folder for `{folder}`."""
+        """`value` with `{folder}` replaced by the working folder."""
         if isinstance(value, str):
             return value.replace("{folder}", str(self.place))
         if isinstance(value, dict):
@@ -120,7 +120,7 @@ class Bench:
 
     @property
     def parameters(self) -> StdioServerParameters:
-        """All of our environment, for that says how registries are reached; but nobody shares a cache with us."""
+        """The full environment, because it holds the registry settings, but with a private cache."""
         command, *args = self.server.command
         own = {
             MARK: str(self.place),
@@ -136,10 +136,10 @@ class Bench:
             command=found(command) or command, args=self.filled(args), env=env, cwd=str(self.place)
         )
 
-    # --- what is done ---
+    # --- the steps ---
 
     async def run(self) -> Row:
-        """All of it. A step that fails is a fault, and the rest is left out."""
+        """Run all steps. A step that fails is a fault, and the rest are skipped."""
         row = self.row
         try:
             async with self._client("cold start") as client:
@@ -199,14 +199,14 @@ class Bench:
             self.row.call = f"{self.server.call[0]}: {'isError' if error else 'result'}"
 
     async def _ask(self, client: ResilientClient) -> Any:
-        """The call, or else the list of tools."""
+        """Make the call or, without one, list the tools."""
         if self.server.call is None:
             return await client.list_tools()
         tool, arguments = self.server.call
         return await client.call_tool(tool, self.filled(arguments))
 
     async def _kill(self, client: ResilientClient) -> None:
-        """Kill the server while it holds a call."""
+        """Kill the server during a call."""
         self._step = "kill -9 of the server in a call"
         await listed(client)
         repeatable = self.server.call is None or is_repeatable(client, self.server.call[0])
@@ -236,7 +236,7 @@ class Bench:
         self.row.killed = f"{told[0]}, {took:.1f} s"
 
     async def _orphan(self, client: ResilientClient) -> None:
-        """Kill what we started, `npx` or `uvx`, and leave the server alone."""
+        """Kill the wrapper (`npx` or `uvx`) and leave the server alone."""
         self._step = "kill -9 of the wrapper"
         before = marked(self.place)
         events = client.events()
@@ -249,7 +249,7 @@ class Bench:
             self.row.orphaned = await self._recovered(client, 3, before, began)
 
     async def _recovered(self, client: ResilientClient, generation: int, before: set[int], began: float) -> float:
-        """The seconds since `began` until the next answer. Nothing that ran `before` is left."""
+        """The seconds from `began` to the next answer, with no process of `before` left."""
         tools = (await client.list_tools()).tools
         took = time.monotonic() - began
         if not tools:
@@ -260,7 +260,7 @@ class Bench:
         return took
 
     async def _alone(self, step: str, only: set[int] | None = None) -> None:
-        """Nothing is left (of `only`); what is left all the same is a fault, and killed."""
+        """Check that no process is left (of `only`); those that are left are faults, and are killed."""
         with anyio.move_on_after(_SETTLED):
             while _of(marked(self.place), only):
                 await anyio.sleep(0.05)
@@ -269,7 +269,7 @@ class Bench:
             _end(pid)
 
     async def _plain(self) -> None:
-        """The plain SDK, as its documentation has it, with the warm cache."""
+        """The plain SDK as in its documentation, with the warm cache."""
         row = self.row
         began = time.monotonic()
         try:
@@ -294,7 +294,7 @@ class Bench:
 
 
 def found(program: str) -> str | None:
-    """Where a program is: on the path, or beside this Python."""
+    """The path of a program: on `PATH`, or beside this Python."""
     return shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
 
 
@@ -303,7 +303,7 @@ def _negotiated(client: ResilientClient) -> str:
 
 
 async def _lists(client: Any, capabilities: Any) -> tuple[int | str | None, ...]:
-    """How many tools, resources and prompts there are, on all pages; or the server's error."""
+    """The numbers of tools, resources and prompts on all pages, or the server's error."""
     counts: list[int | str | None] = []
     for kind in ("tools", "resources", "prompts"):
         if getattr(capabilities, kind) is None:
@@ -336,7 +336,7 @@ def marked(place: Path) -> set[int]:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             environ = (path / "environ").read_bytes().split(b"\0")
-        except OSError:  # gone, or not ours
+        except OSError:  # gone, or another user's
             continue
         if f"{MARK}={place}".encode() in environ:
             found.add(int(path.name))
@@ -344,13 +344,13 @@ def marked(place: Path) -> set[int]:
 
 
 def wrapper(place: Path) -> int:
-    """The process that we started."""
+    """The process that the client started."""
     [pid] = [pid for pid in marked(place) if _parent(pid) == os.getpid()]
     return pid
 
 
 def server_of(place: Path) -> int:
-    """The server itself: of the processes that read what we write, the last that was started by another of them."""
+    """The server itself: of the processes that read the client's pipe, the last one started by another of them."""
     pid = wrapper(place)
     pipe = os.readlink(f"/proc/{pid}/fd/0")
     readers = [reader for reader in marked(place) if pipe in _files(reader)]  # on mcp 2.x servers move it from fd 0
@@ -360,7 +360,7 @@ def server_of(place: Path) -> int:
 
 
 def _files(pid: int) -> set[str]:
-    """What a process has open."""
+    """The files that a process has open."""
     names = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):

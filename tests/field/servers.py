@@ -1,6 +1,6 @@
-"""The servers: what people put behind `npx` and `uvx`, pinned, with a call that needs nothing but this machine.
+"""Pinned servers that people start with `npx` and `uvx`, each with a call that needs nothing but this machine.
 
-None reaches out by itself; those that need an account get a made-up key, and are only asked for their lists.
+None connects to the network by itself; those that need an account get a made-up key, and only their lists are read.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ CLOSED = "127.0.0.1:9"
 
 @dataclass(frozen=True)
 class Server:
-    """A package that is started as its README says.
+    """A package, started as its README says.
 
     Attributes:
         package: The package.
         version: Its version.
-        args: Its arguments; `{folder}` stands for its working folder, a git repository with the file `notes.txt`.
+        args: Its arguments; `{folder}` is replaced by its working folder, a git repository with the file `notes.txt`.
         env: Its environment, with `{folder}` as well.
         call: A tool and arguments that it answers, or None.
-        program: The name of its command, if that is not the package's.
-        beside: What it needs to be told to be installed with.
-        npm: Whether it comes from npm, and not from PyPI.
+        program: The name of its command, if different from the package's.
+        beside: A package to install with it.
+        npm: Whether it comes from npm instead of PyPI.
     """
 
     package: str
@@ -38,7 +38,7 @@ class Server:
 
     @property
     def command(self) -> list[str]:
-        """As people write it into their configuration."""
+        """The command as users write it into their configuration."""
         if self.npm:
             return ["npx", "-y", f"{self.package}@{self.version}", *self.args]
         source = f"{self.package}=={self.version}"

@@ -1,7 +1,7 @@
-"""Tests of the agent frameworks, each in an environment of its own: `pytest tests/frameworks` in one of those.
+"""Tests of the agent frameworks, each in its own environment: run `pytest tests/frameworks` in one of them.
 
-`requirements-1.txt` lists the frameworks on mcp 1.x, `requirements-2.txt` those on mcp 2.x. The installed mcp says
-which environment this is, and so which modules are collected; one whose framework is not there fails at its import.
+`requirements-1.txt` lists the frameworks on mcp 1.x, `requirements-2.txt` those on mcp 2.x. The installed mcp decides
+which modules are collected; a module whose framework is missing fails at its import.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ pytest.register_assert_rewrite("tests.frameworks.support")
 
 def pytest_configure(config: pytest.Config) -> None:
     sys.path.insert(0, str(config.rootpath / "examples" / "frameworks"))
-    # A framework's own warnings are not ours to mend. What is left open, or fails unseen, still fails the test.
+    # A framework's own warnings are ignored. Resources left open and unraised exceptions still fail the test.
     config.addinivalue_line("filterwarnings", "ignore")
     for left in ("::ResourceWarning", ":coroutine .* was never awaited", "::pytest.PytestUnraisableExceptionWarning"):
         config.addinivalue_line("filterwarnings", f"error{left}")
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.timeout(60))  # some frameworks alone take seconds to import
+        item.add_marker(pytest.mark.timeout(60))  # some frameworks take seconds just to import
 
 
 @pytest.fixture
@@ -52,5 +52,5 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def example(request: pytest.FixtureRequest) -> ModuleType:
-    """The example that a module names. Not imported by the module: with xdist, each worker imports what it runs."""
+    """The example that a module names, not imported by the module: with xdist, each worker imports what it runs."""
     return importlib.import_module(request.module.EXAMPLE)

@@ -1,9 +1,9 @@
-"""CrewAI behind `resilient-mcp wrap`, in an environment of its own: `pytest tests/frameworks/crewai_alone.py`.
+"""CrewAI behind `resilient-mcp wrap`, in its own environment: `pytest tests/frameworks/crewai_alone.py`.
 
-Its packages cannot be installed beside those of `requirements-1.txt`: it needs openai 2 where the OpenAI Agents SDK
-needs openai 3. So this module is collected only where it is named; `requirements-crewai.txt` lists its environment.
+It cannot be installed beside the packages of `requirements-1.txt`: it needs openai 2 where the OpenAI Agents SDK needs
+openai 3. So this module is collected only when it is named; `requirements-crewai.txt` lists its environment.
 
-Each test has a process of its own, for CrewAI leaves threads, files and event loops in the one that it runs in.
+Each test runs in its own process, because CrewAI leaves threads, files and event loops behind.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def cancel():
     run.cancel()
     await asyncio.wait([run])
     print(run.cancelled(), flush=True)
-    os._exit(0)  # a thread of mcpadapt's waits for the answer for ever
+    os._exit(0)  # a thread of mcpadapt waits for the answer forever
 
 asyncio.run(cancel())
 """
@@ -46,14 +46,14 @@ def test_the_example(tmp_path):
 
 
 def test_the_model_reads_our_advice(tmp_path):
-    """The model is told what we advise when a call may have run and must not run twice; and it did not run twice."""
+    """The model gets the advice for a call that may have run and must not run twice; and it did not run twice."""
     done = run_alone("-c", BEGIN + ORDER, home=tmp_path)
     assert ADVICE.search(done.stdout.splitlines()[-1]), done.stderr
     assert Journaled(tmp_path).ran() == ["ordered tea"]
 
 
 def test_cancelling_a_run_cancels_the_call(tmp_path):
-    """The server is told, and no process is left behind."""
+    """The server is notified, and no process is left behind."""
     done = run_alone("-c", BEGIN + CANCEL, home=tmp_path)
     assert done.stdout.splitlines()[-1] == "True", done.stderr
     assert Journaled(tmp_path).journal() == ["slow began", "told to cancel", "slow was cancelled"]

@@ -1,4 +1,4 @@
-"""The tests that are the same for every framework: its module imports them, and names its example in `EXAMPLE`."""
+"""The tests shared by all frameworks: each module imports them, and names its example in `EXAMPLE`."""
 
 from __future__ import annotations
 

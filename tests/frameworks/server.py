@@ -1,4 +1,4 @@
-"""A server over stdio on the SDK that writes into a journal what reaches it. It ends when its stdin closes."""
+"""A server over stdio on the SDK that records in a journal what reaches it. It ends when its stdin closes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def note(line: str) -> None:
 
 
 def listen_in() -> None:
-    """Note each cancellation as it comes in on stdin, for a tool is cancelled by the end of its server, too."""
+    """Record each cancellation as it arrives on stdin, because the server's exit cancels a tool too."""
     wire = os.dup(0)
     read, write = os.pipe()
     os.dup2(read, 0)

@@ -1,4 +1,4 @@
-"""A run that is cancelled while its server stays connected: closing has no part in what the server is told."""
+"""A run that is cancelled while its server stays connected, so that the cancellation cannot come from closing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .support import Journaled
 
 
 async def check_cancel_alone(run: Coroutine[Any, Any, Any], server: Journaled) -> None:
-    """Cancelling `run`, which calls the tool that hangs, cancels the call and nothing else."""
+    """Cancelling `run`, which calls a tool that hangs, cancels the call and nothing else."""
     task = asyncio.ensure_future(run)
     await server.wait_for("slow began")
     task.cancel()

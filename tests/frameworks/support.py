@@ -1,4 +1,4 @@
-"""What is proved for every framework: its example runs, its model reads our advice, cancelling reaches the server."""
+"""What is proven for every framework: its example runs, its model gets the advice, cancelling reaches the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Main = Callable[..., Awaitable[str]]
 
 
 class Journaled:
-    """A server that writes down what reaches it.
+    """A server that records what reaches it.
 
     Attributes:
         parameters: How to start it.
@@ -48,17 +48,17 @@ class Journaled:
         return self._journal.read_text(encoding="utf-8").splitlines() if self._journal.exists() else []
 
     def ran(self) -> list[str]:
-        """The journal without cancellations: a client also cancels when it closes while it asks for the tools."""
+        """The journal without cancellations: a client also cancels when it closes while listing the tools."""
         return [line for line in self.journal() if line != "told to cancel"]
 
     async def wait_for(self, line: str) -> None:
-        with anyio.fail_after(40):  # a framework and its server start in 5 s, and on a busy machine in far more
+        with anyio.fail_after(40):  # a framework and its server start in 5 s, and take far longer on a busy machine
             while line not in self.journal():
                 await anyio.sleep(0.01)
 
 
 def check_example(name: str, home: Path) -> None:
-    """The example is short, and as it stands gets an answer after the kill and leaves no process behind."""
+    """The example is short, gets an answer after the kill as it stands, and leaves no process behind."""
     path = EXAMPLES / f"{name}.py"
     text = path.read_text(encoding="utf-8")
     docstring = ast.parse(text).body[0]
@@ -70,7 +70,7 @@ def check_example(name: str, home: Path) -> None:
 
 
 async def check_advice(main: Main, folder: Path) -> None:
-    """The model is told what we advise when a call may have run and must not run twice; and it did not run twice."""
+    """The model gets the advice for a call that may have run and must not run twice; and it did not run twice."""
     server = Journaled(folder)
     async with nothing_left():
         told = await main(server.parameters, LOSE_AN_ORDER)
@@ -80,7 +80,7 @@ async def check_advice(main: Main, folder: Path) -> None:
 
 
 async def check_cancel(main: Main, folder: Path) -> None:
-    """Cancelling the run in the middle of a call cancels the call on the server, and leaves nothing behind."""
+    """Cancelling the run during a call cancels the call on the server, and leaves nothing behind."""
     server = Journaled(folder)
     async with nothing_left():
         run = asyncio.ensure_future(main(server.parameters, HANG))

@@ -1,4 +1,4 @@
-"""Agent Framework on the SDK's client, with ours behind it."""
+"""Agent Framework on the SDK's client, backed by `ResilientClient`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "agent_framework_agent"
 
 
-async def test_our_client_as_its_session():
-    """Its older seam, `session=`, takes our client as it is; every call is preceded by a look at the connection."""
+async def test_the_client_as_its_session():
+    """Its older parameter `session=` takes the client as it is; each call checks the connection first."""
     from agent_framework import MCPStdioTool
 
     async with ResilientClient(stdio_server()) as client, MCPStdioTool("demo", session=client) as tools:

@@ -1,4 +1,4 @@
-"""Agno on our client as its session."""
+"""Agno with `ResilientClient` as its session."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "agno_agent"
 
 
-async def test_its_look_at_the_connection():
-    """`is_alive` pings: a server that was killed is alive again by the time of the answer."""
+async def test_its_connection_check():
+    """`is_alive` pings: a killed server is alive again by the time of the answer."""
     from agno.tools.mcp import MCPTools
 
     async with ResilientClient(stdio_server(), mode="legacy") as client, MCPTools(session=client) as tools:

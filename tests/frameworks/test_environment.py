@@ -1,4 +1,4 @@
-"""The environment is the one that the README's table speaks of."""
+"""The environment is the one in the README's table."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ PINS = re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", REQUIREMENTS.read_text(encodin
 
 
 @pytest.mark.parametrize(("package", "pinned"), PINS)
-def test_each_framework_is_the_version_that_is_pinned(package, pinned):
-    """A framework that is missing, or another one than was tested, is told here."""
+def test_each_framework_has_the_pinned_version(package, pinned):
+    """A missing framework, or another version than the tested one, is reported here."""
     assert version(package) == pinned

@@ -1,4 +1,4 @@
-"""FastMCP's client on a transport of ours."""
+"""FastMCP's client on this library's transport."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def plain(server):
     return StdioTransport(command=server.command, args=server.args)
 
 
-async def test_the_same_run_without_us_fails(example, monkeypatch):
+async def test_the_same_run_on_the_frameworks_transport_fails(example, monkeypatch):
     """FastMCP's own transport does not survive the kill."""
     monkeypatch.setattr(example, "ResilientTransport", plain)
     with pytest.raises(MCPError, match="Connection closed"):
         await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
 
 
-async def test_the_handlers_of_the_client_are_asked():
-    """Roots and progress go to FastMCP's handlers, after a kill, too; and a client can be entered twice."""
+async def test_the_clients_handlers_are_called():
+    """Roots and progress reach FastMCP's handlers, even after a kill; and a client can be entered twice."""
     from fastmcp import Client
 
     from resilient_mcp.integrations.fastmcp import ResilientTransport
@@ -60,7 +60,7 @@ async def test_the_handlers_of_the_client_are_asked():
 
 
 async def test_a_server_that_cannot_start_says_why():
-    """Wrong arguments are told on making the transport, a wrong command on connecting."""
+    """Wrong arguments are reported on creating the transport, a wrong command on connecting."""
     from fastmcp import Client
 
     from resilient_mcp.integrations.fastmcp import ResilientTransport

@@ -1,4 +1,4 @@
-"""ADK on a toolset of ours."""
+"""ADK on this library's toolset."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "google_adk_agent"
 
 
-async def test_the_client_stays_with_who_made_it():
-    """Closing the toolset leaves the client; options of a connection of its own are refused."""
+async def test_closing_the_toolset_leaves_the_client_open():
+    """The client belongs to its creator; connection options of the toolset's own are rejected."""
     from resilient_mcp.integrations.google_adk import ResilientToolset
 
     async with ResilientClient(stdio_server()) as client:

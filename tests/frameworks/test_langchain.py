@@ -1,4 +1,4 @@
-"""LangChain's adapters on our client as their session."""
+"""LangChain's adapters with `ResilientClient` as their session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "langchain_agent"
 
 
-async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+async def test_a_cancelled_run_notifies_the_server_immediately(example, tmp_path):
     from langchain_mcp_adapters.tools import load_mcp_tools
 
     server = Journaled(tmp_path)
@@ -34,12 +34,12 @@ async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_pat
         assert client.generation == 1
 
 
-async def test_the_same_run_without_us_fails(example, monkeypatch):
-    """On a session of the framework's own the call after the kill ends the run."""
+async def test_the_same_run_on_the_frameworks_session_fails(example, monkeypatch):
+    """On the framework's own session the call after the kill ends the run."""
     monkeypatch.setattr(example, "ResilientClient", plain)
     with pytest.raises(Exception, match="unhandled errors in a TaskGroup") as caught:
         await example.main(stdio_server(), example.KILL_BETWEEN_CALLS)
-    # By when the end of the server was noticed: before the call, while it was written, or after it.
+    # Depends on when the exit was noticed: before the call, while it was written, or after it.
     assert caught.group_contains((ClosedResourceError, BrokenResourceError, MCPError))
 
 

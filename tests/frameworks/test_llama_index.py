@@ -1,4 +1,4 @@
-"""LlamaIndex on our client as its session."""
+"""LlamaIndex with `ResilientClient` as its session."""
 
 from __future__ import annotations
 

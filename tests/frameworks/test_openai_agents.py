@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "openai_agents_agent"
 
 
-async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+async def test_a_cancelled_run_notifies_the_server_immediately(example, tmp_path):
     server = Journaled(tmp_path)
     client = ResilientClient(server.parameters)
     async with example.ResilientMCPServer(client) as mcp_server:
@@ -34,7 +34,7 @@ async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_pat
 
 
 async def test_the_framework_keeps_its_features():
-    """A filter, the cache of tools, what the server said of itself, and a manager that connects anew."""
+    """A filter, the tool cache, the server's own information, and a manager that reconnects all work."""
     from agents.mcp import MCPServerManager
 
     from resilient_mcp.integrations.openai_agents import ResilientMCPServer
@@ -50,8 +50,8 @@ async def test_the_framework_keeps_its_features():
             assert text_of(await server.call_tool("pid", {})) == pid
 
 
-async def test_its_message_handler_hears_the_server():
-    """What is the session's `message_handler` otherwise gets the notifications of the server."""
+async def test_its_message_handler_gets_notifications():
+    """The session's `message_handler` gets the server's notifications."""
     from resilient_mcp.integrations.openai_agents import ResilientMCPServer
 
     heard = anyio.Event()
@@ -67,8 +67,8 @@ async def test_its_message_handler_hears_the_server():
             await heard.wait()
 
 
-async def test_the_same_run_without_us_fails(example, monkeypatch):
-    """The framework's own server is not there any more when the model is to have its next turn."""
+async def test_the_same_run_on_the_frameworks_server_fails(example, monkeypatch):
+    """The framework's own server is gone by the model's next turn."""
     monkeypatch.setattr(example, "ResilientClient", lambda server, **_: server)
     monkeypatch.setattr(example, "ResilientMCPServer", plain)
     with pytest.raises((anyio.ClosedResourceError, MCPError)):

@@ -1,4 +1,4 @@
-"""PydanticAI's toolset on the transport for FastMCP."""
+"""PydanticAI's toolset on the FastMCP transport."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "pydantic_ai_agent"
 
 
-async def test_the_same_run_without_us_fails(example, monkeypatch):
-    """On FastMCP's own transport the tool is gone after the kill, however often the model asks for it."""
+async def test_the_same_run_on_fastmcps_transport_fails(example, monkeypatch):
+    """On FastMCP's own transport the tool is gone after the kill, however often the model calls it."""
     from pydantic_ai import UnexpectedModelBehavior
 
     monkeypatch.setattr(example, "ResilientTransport", plain)

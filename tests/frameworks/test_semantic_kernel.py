@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "semantic_kernel_agent"
 
 
-async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+async def test_a_cancelled_run_notifies_the_server_immediately(example, tmp_path):
     server = Journaled(tmp_path)
     client = ResilientClient(server.parameters)
     async with example.ResilientPlugin(client, "weather") as plugin:
@@ -32,7 +32,7 @@ async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_pat
 
 
 async def test_a_server_that_cannot_start_says_why(example):
-    """The framework's own plugins wait for ever where the handshake fails."""
+    """A failed handshake raises an error, where the framework's own plugins hang forever."""
     client = ResilientClient(StdioServerParameters(command="no-such-command"))
     async with nothing_left():
         with pytest.raises(Exception, match="Failed to initialize session") as failed:

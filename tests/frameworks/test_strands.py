@@ -1,4 +1,4 @@
-"""Strands on a transport of ours."""
+"""Strands on this library's transport."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 EXAMPLE = "strands_agent"
 
 
-async def test_a_run_that_is_cancelled_tells_the_server_at_once(example, tmp_path):
+async def test_a_cancelled_run_notifies_the_server_immediately(example, tmp_path):
     server = Journaled(tmp_path)
     client = ResilientClient(server.parameters)
     with example.MCPClient(client.as_transport) as mcp_client:

@@ -1,7 +1,7 @@
-"""What becomes of a call under each fault, with the plain SDK and with ours: `python -m tests.matrix` prints the table.
+"""How calls end under each fault, with the plain SDK and with `ResilientClient`: `python -m tests.matrix`.
 
-Each side is measured at each place by a process of its own, which is started anew when a fault hangs it for good.
-`--json` prints the outcomes themselves; words after that choose the faults with one of them in their names.
+It prints the README's table. Each side is measured at each place in its own process, which is started again if a fault
+hangs it for good. `--json` prints the outcomes instead; words select the faults whose names contain one of them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .stages import HERE, PLACES, Place
 from .table import Cell, table
 
 LIMIT = 60.0
-"""Seconds after which a process that tells nothing is killed: it hangs so that no cancellation ends it."""
+"""Seconds without output after which a process is killed: it hangs in a way that cancellation cannot end."""
 HELD_FAST = Outcome(calls={"echo": HUNG}, bystander=HUNG, next=HUNG)
 
 
 def measure(side: str, where: str, first: int, words: Sequence[str]) -> NoReturn:
-    """In a process of its own: print the number of each fault at a place, from the `first` on, and its outcome."""
+    """Run in its own process: print the number and the outcome of each fault at a place, from `first` on."""
     logging.disable()
     warnings.simplefilter("ignore")
     place = next(place for place in PLACES if str(place) == where)
@@ -44,11 +44,11 @@ def measure(side: str, where: str, first: int, words: Sequence[str]) -> NoReturn
             found, _ = anyio.run(outcome, SIDES[side], fault, place)
             print(json.dumps(dataclasses.asdict(found)), flush=True)
     sys.stdout.flush()
-    os._exit(0)  # what a torn session left behind must not hold this up
+    os._exit(0)  # leftovers of a torn-down session must not delay the exit
 
 
 def measured(side: str, place: Place, words: Sequence[str]) -> list[Cell]:
-    """The outcomes at a place."""
+    """The outcomes of one side at one place."""
     cells: list[Cell] = []
     number = -1
     while True:
@@ -77,8 +77,8 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="the outcomes instead of the table")
-    parser.add_argument("--jobs", type=int, default=2, help="how many places are measured at once")
+    parser.add_argument("--json", action="store_true", help="print the outcomes instead of the table")
+    parser.add_argument("--jobs", type=int, default=2, help="how many places are measured at the same time")
     parser.add_argument("--measure", nargs=3, metavar=("SIDE", "PLACE", "FIRST"), help=argparse.SUPPRESS)
     parser.add_argument("words", nargs="*", help="only faults with one of these words in their names")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A process that has no file descriptor left."""
+"""Exhausts the file descriptors of this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def take(*, left: int = 0) -> Callable[[], None]:
-    """Take all descriptors of this process but `left`; returns what gives them back."""
+    """Take all descriptors of this process except `left`; returns a function that gives them back."""
     import resource  # not on Windows
 
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,6 +1,6 @@
-"""The faults: where each can happen, how it is brought about, and what a caller of ours is promised.
+"""The faults: where each can happen, how it is injected, and what a caller of `ResilientClient` is promised.
 
-A fault that no place is named for can happen anywhere. Names are those of the README's table.
+A fault without places can happen anywhere. The names are those in the README's table.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def text_result(text: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Promise:
-    """What our caller gets.
+    """What a caller of `ResilientClient` gets.
 
     Attributes:
-        calls: What the calls that the fault strikes come to: "echo" may be repeated, "order" must not run twice.
-        seen: How often the server sees each; one that is sent again is seen so often at least.
-        bystander: What another call comes to, which is in flight at the same time.
+        calls: The outcomes of the calls that the fault hits: "echo" is repeatable, "order" must not run twice.
+        seen: How often the server sees each; for a call that is sent again, the minimum.
+        bystander: The outcome of another call that is in flight at the same time.
     """
 
     calls: Mapping[str, str]
@@ -60,7 +60,7 @@ def both(echo: str, seen: int, order: str, order_seen: int) -> Promise:
 
 
 def one(outcome: str) -> Promise:
-    """For what happens when a session is opened, or to something else than a call."""
+    """For faults while a session is opened, or that hit something other than a call."""
     return Promise({"echo": outcome}, {})
 
 
@@ -70,27 +70,27 @@ class Fault:
 
     Attributes:
         name: What happens.
-        promise: What comes of it.
+        promise: The expected outcome.
         places: Where it can happen.
-        reply: What the server does with the call, the first time it comes.
-        script: What it does with other requests, by method.
-        resumption: What it answers to a GET with `Last-Event-ID`.
-        before: What happens before the call is made.
-        during: What happens beside it.
-        mend: What ends the fault: when a side has noticed it, or the call has its outcome.
-        stays: Whether it is mended only when bystanders have their outcome, too.
-        act: What is done in place of the call; returns its outcome.
-        at_start: Whether the session is opened in the middle of it.
-        arguments: More arguments of the call.
-        answer: The text of the call's answer, if it is not the call's own.
-        read_timeout: The call's own time limit in seconds.
-        limits: The numbers of `TimeoutPolicy` that matter here.
-        policy: Other parts of our policy.
+        reply: The server's reply to the call, the first time it is received.
+        script: The server's replies to other requests, by method.
+        resumption: The reply to a GET with `Last-Event-ID`.
+        before: Runs before the call is made.
+        during: Runs while the call is in flight.
+        mend: Ends the fault, once a side has noticed it or the call has its outcome.
+        stays: Whether the fault is mended only after bystanders have their outcome as well.
+        act: Runs in place of the call; returns its outcome.
+        at_start: Whether the fault is already present when the session is opened.
+        arguments: Extra arguments of the call.
+        answer: The text of the call's answer, if it is not the text that was sent.
+        read_timeout: The call's own time limit, in seconds.
+        limits: The fields of `TimeoutPolicy` that matter here.
+        policy: Other parts of the policy.
         http_client: The user's own HTTP client.
-        target: What the session is opened with, if not the stage's server; over stdio its command.
+        target: What the session is opened with, if not the stage's server; over stdio, its command.
         stubborn: Whether the server's processes ignore SIGTERM and the end of stdin.
         wrapped: Whether the server is the child of a shell.
-        proof: What else must hold when all is over.
+        proof: What else must hold at the end.
     """
 
     name: str
@@ -125,7 +125,7 @@ HTTP = [place for place in PLACES if place.http]
 JSON = [place for place in HTTP if place.transport == "json"]
 SSE = [place for place in HTTP if place.transport == "sse"]
 STREAMS = STDIO + SSE
-"""Where a server may send several messages for one request."""
+"""Places where a server may send several messages for one request."""
 
 
 def before_2026(places: Sequence[Place]) -> list[Place]:
@@ -150,10 +150,10 @@ AWAY = replace(both("ServerUnavailable", 0, "ServerUnavailable", 0), bystander="
 STARTED = one("answered")
 UNAVAILABLE = one("ServerUnavailable")
 HOPELESS = one("ServerFailed")
-TOLD = one("told")
+TOLD = one("notified")
 
 IMPATIENT = {"attempt": 0.4, "request": 0.4}
-"""For faults that end at a time limit."""
+"""Limits for faults that end at a time limit."""
 
 # --- over either transport -------------------------------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ async def resume(at: Any) -> None:
 
 
 def few_starts(at: Any) -> bool:
-    """The first one, and as many again as the policy allows."""
+    """No more starts than the first one and the restarts that the policy allows."""
     return len(at.server.requests.of("start")) <= 1 + RESTARTS
 
 
@@ -267,7 +267,7 @@ def megabytes(count: int) -> Fault:
 
 
 def behind(data: bytes) -> Reply:
-    """An answer with this before it."""
+    """An answer preceded by `data`."""
     return replace(StdioReply.ok("own"), before=data)
 
 
@@ -287,7 +287,7 @@ OVER_STDIO = [
         proof=few_starts,
     ),
     Fault(
-        "exits after each handshake, for ever",
+        "exits after each handshake, forever",
         UNAVAILABLE,
         STDIO,
         at_start=True,
@@ -376,7 +376,7 @@ async def fail_hook(at: Any) -> None:
 
 
 def with_hook(at: Any) -> Any:
-    """A user's client with an event hook that fails once, for a call."""
+    """A user's client with an event hook that raises once, for a tool call."""
 
     async def hook(response: Any) -> None:
         if at.hook_fails and b"tools/call" in response.request.content:
@@ -387,7 +387,7 @@ def with_hook(at: Any) -> Any:
 
 
 def with_small_pool(_: Any) -> Any:
-    """A user's client with one connection, for which nobody waits long."""
+    """A user's client with a single connection and a short time limit for getting it."""
     return http.AsyncClient(limits=http.Limits(max_connections=1), timeout=http.Timeout(5, pool=0.03))
 
 
@@ -404,7 +404,7 @@ def over_tls(at: Any) -> str:
 
 
 def asked_twice(at: Any) -> bool:
-    """There was more than one handshake."""
+    """Whether there was more than one handshake."""
     counts = at.server.requests.counts()
     return counts["initialize"] + counts["server/discover"] > 1
 
@@ -452,7 +452,7 @@ ON_THE_WAY = [
         target=over_tls,
         before=add(LimitData(1, direction="upstream")),
         limits={"ready": 1.0},
-        policy={"restart": RestartPolicy(base=30)},  # httpcore forgets the socket of a handshake that is cancelled
+        policy={"restart": RestartPolicy(base=30)},  # httpcore leaks the socket of a handshake that is cancelled
     ),
     Fault("down when the call is made, up a moment later", UNHARMED, HTTP, before=down, mend=up),
     Fault("down when the call is made", AWAY, HTTP, before=down, mend=up, stays=True, limits={"ready": 0.3}),
@@ -528,18 +528,18 @@ REFUSALS = [
     Fault("`ReadTimeout` of the user's HTTP client", SLOW, HTTP, reply=Reply.hang(), http_client=with_read_timeout),
 ]
 
-# --- what a server says unasked --------------------------------------------------------------------------------------
+# --- server notifications --------------------------------------------------------------------------------------------
 
 
 async def hear(_: Any, at: Stage) -> str:
     await at.heard.wait()
-    return "told"
+    return "notified"
 
 
 async def listen(session: Any, at: Stage) -> str:
     async with session.listen(resource_subscriptions=[URI]) as changes:
         async for _change in changes:
-            return "told"
+            return "notified"
     return "ended"
 
 

@@ -1,4 +1,4 @@
-"""Makes a fault happen to a side's session, and tells what came of its calls."""
+"""Injects a fault into a side's session and reports how its calls end."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ ANSWERED = "answered"
 WRONG = "WRONG ANSWER"
 HUNG = "HUNG"
 TORN = "TORN"
-"""The task that opened the session was cancelled, whatever it did; only the exception group on leaving says why."""
+"""The task that opened the session was cancelled; only the exception group raised on exit says why."""
+# Seconds within which killed processes must be gone.
 _GRACE = 3.0
-"""Seconds in which processes that were killed have to be gone."""
 
 
 @dataclass
 class Outcome:
-    """What came of a fault: words for each call, and what was left behind.
+    """The outcome of a fault: one word per call, and what was left behind.
 
     Attributes:
-        calls: By tool, what the call that the fault struck came to.
+        calls: By tool, the outcome of the call that the fault hit.
         seen: By tool, how often the server saw that call.
-        bystander: What a call of another task came to, which was in flight.
-        next: What the call after it came to; None where the fault leaves none to make.
-        leaving: What leaving the session raised, or that it hung; empty if nothing.
-        processes: How many processes of the server were still there after that.
+        bystander: The outcome of another task's call that was in flight.
+        next: The outcome of the next call; None if the fault leaves none to make.
+        leaving: What closing the session raised, or that it hung; empty if neither.
+        processes: How many server processes were left after that.
     """
 
     calls: dict[str, str] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Outcome:
 
 
 async def outcome(side: Side, fault: Fault, place: Place) -> tuple[Outcome, Stage]:
-    """What becomes of a side's calls, and the stage after it."""
+    """Run a fault for one side; returns the outcome and the stage as the fault left it."""
     found = Outcome()
     at = stage(fault, place)
     async with at.running(), anyio.create_task_group() as others:
@@ -72,7 +72,7 @@ class _Scenario:
         self.bystanders: list[anyio.Event] = []
 
     async def start(self) -> None:
-        """The fault is there when the session is opened; what becomes of a first call in it is the outcome."""
+        """The fault is present when the session is opened; the outcome is that of opening it and a first call."""
         over, mended = anyio.Event(), anyio.Event()
         await self.fault.before(self.at)
         self.others.start_soon(self._beside, over, mended)
@@ -88,7 +88,7 @@ class _Scenario:
             return await self._call(session, "echo", "echo")
 
     async def live(self) -> None:
-        """The fault strikes a session that has answered before, once for each of the side's tools."""
+        """The fault hits a session that has worked before, once for each of the side's tools."""
         found = self.found
         try:
             with anyio.CancelScope() as scope:
@@ -129,7 +129,7 @@ class _Scenario:
             found.seen[tool] = at.seen(tool)
 
     async def _beside(self, over: anyio.Event, mended: anyio.Event) -> None:
-        """Whatever happens to the server while the call is under way."""
+        """What happens to the server while the call is in flight."""
         await self.fault.during(self.at)
         await (over if self.fault.stays else self.at.noticed).wait()
         await self.fault.mend(self.at)
@@ -166,7 +166,7 @@ class _Scenario:
 
 
 def word(exc: BaseException) -> str:
-    """An error in one word: its code if the server or the SDK gave it one, else its class."""
+    """An error in one word: its JSON-RPC code if it is a plain `MCPError`, else its class name."""
     if hasattr(exc, "exceptions"):
         return f"ExceptionGroup[{', '.join(sorted(set(map(word, leaves(exc)))))}]"
     if type(exc) is MCPError:
@@ -175,6 +175,6 @@ def word(exc: BaseException) -> str:
 
 
 def leaves(exc: BaseException) -> list[BaseException]:
-    """The errors in an exception group, however deep."""
+    """The errors in an exception group, at any depth."""
     inner = getattr(exc, "exceptions", None)
     return [exc] if inner is None else [leaf for each in inner for leaf in leaves(each)]

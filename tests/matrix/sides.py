@@ -1,4 +1,4 @@
-"""The two sides: a session of the plain SDK, and ours, opened on a stage and used in the same words."""
+"""The two sides: a session of the plain SDK and a `ResilientClient`, opened on a stage and used by the same code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..support import LEGACY
 from .stages import RESTARTS, Stage
 
 TOTAL = 8.0
-"""Seconds in which each of our calls has an outcome, whatever happens: the policy's `timeout.total`."""
+"""Seconds within which every call of `ResilientClient` has an outcome: the policy's `timeout.total`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Side:
     """One side.
 
     Attributes:
-        tools: What is called while the fault strikes, once each: a tool that may be repeated, and one that may not.
+        tools: The tools called under the fault, once each: one that is repeatable and one that is not.
         patience: Seconds after which a call without an outcome counts as hung.
         open: How a session is opened.
     """
@@ -50,7 +50,7 @@ class Side:
 
 @asynccontextmanager
 async def _plain(stage: Stage) -> AsyncIterator[Any]:
-    """As the SDK's documentation has it: `ClientSession` up to 2025-11-25, `mcp.Client` at 2026-07-28."""
+    """As in the SDK's documentation: `ClientSession` up to 2025-11-25, `mcp.Client` at 2026-07-28."""
     async with AsyncExitStack() as stack:
         if isinstance(stage.target, StdioServerParameters):
             transport = stdio_client(stage.target, errlog=subprocess.DEVNULL)
@@ -91,7 +91,7 @@ async def _http_client(stage: Stage, stack: AsyncExitStack) -> dict[str, Any]:
 
 
 def policy(stage: Stage) -> Policy:
-    """Short waits; the limits that are a fault's own."""
+    """Short waits, plus the fault's own limits."""
     limits = {"attempt": TOTAL, "ready": TOTAL, "connect": TOTAL, "shutdown": 1.0, "total": TOTAL}
     usual = {
         "retry": RetryPolicy(base=0.01, throttled_base=0.01),

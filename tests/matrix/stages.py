@@ -1,4 +1,4 @@
-"""Where faults happen: a scripted server in a process of its own, or on a socket behind a proxy, of either era."""
+"""Where faults happen: a scripted server in its own process, or on a socket behind a proxy, in either protocol era."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 CALL = "tools/call"
 HANDSHAKE = "handshake"
-"""In a script, the first request of either era."""
+"""In a script, the first request of the handshake in either era."""
 BESIDE = "resources/list"
-"""What the bystander asks for."""
+"""The bystander's request."""
 LATE = 0.05
-"""Seconds until the bystander is answered: it is in flight when the fault strikes."""
+"""Seconds until the bystander is answered, so that it is in flight when the fault hits."""
 RESTARTS = 3
-"""How often our policy allows a server to be started anew before it is suspended."""
+"""How many restarts the policy allows before the server is suspended."""
 MARK = "FAULT_MATRIX"
-"""The environment variable by which the processes of a stage are known."""
+"""The environment variable that marks the processes of a stage."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A transport, how it answers, and the protocol's era."""
+    """A transport (with the form of its answers) and a protocol era."""
 
     transport: str
     era: str
@@ -67,8 +67,8 @@ class Stage:
 
     Attributes:
         target: What a session is opened with.
-        noticed: Set when a side noticed that something is wrong.
-        heard: Set when the server told the session that a resource has changed.
+        noticed: Set when a side has noticed that something is wrong.
+        heard: Set when the session was notified of a changed resource.
     """
 
     target: Any
@@ -105,7 +105,7 @@ class Stage:
         return {handshake if method == HANDSHAKE else method: list(replies) for method, replies in script.items()}
 
     def arm(self) -> None:
-        """Let the fault's reply be the one to the next call."""
+        """Make the fault's reply the reply to the next call."""
         self._before = len(self.server.requests.of(CALL))
         reply = self.fault.reply
         self._arm([] if reply is None else [reply(self) if callable(reply) else reply])
@@ -114,29 +114,29 @@ class Stage:
         raise NotImplementedError
 
     async def call_received(self) -> None:
-        """Wait until the call for which the stage was armed has come."""
+        """Wait until the server has received the call for which the stage was armed."""
         await self.server.received(CALL, self._before + 1)
 
     def seen(self, text: str) -> int:
-        """How often a call has reached the server; one that names a forgotten session has not."""
+        """How often the server has received a call, except with a forgotten session id."""
         return sum(request.arguments.get("text") == text for request in self.server.requests.of(CALL))
 
     def processes(self) -> list[int]:
-        """The processes of this stage that are alive."""
+        """The live processes of this stage."""
         return []
 
     async def restart(self) -> None:
-        """The server is killed, and is there again at once."""
+        """Kill the server and bring it back immediately."""
         raise NotImplementedError
 
     # --- what happens to the client's own process ---
 
     def take_descriptors(self) -> None:
-        """Not one more file, pipe or socket can be opened, until they are given back."""
+        """Make it impossible to open another file, pipe or socket until the descriptors are given back."""
         self.give_back_descriptors = descriptors.take()
 
     def jump(self, seconds: float) -> None:
-        """The wall clock is set anew. Of this process only: the machine's is not ours to set."""
+        """Move the wall clock, of this process only."""
         real = time.time
         self._clock = mock.patch("time.time", lambda: real() + seconds)
         self._clock.start()
@@ -148,7 +148,7 @@ class Stage:
 
 
 class StdioStage(Stage):
-    """A process; every one that the client starts."""
+    """A scripted stdio server; every process that the client starts."""
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
@@ -199,13 +199,13 @@ class StdioStage(Stage):
 
 def _environment(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes()  # empty for one that has ended
+        return Path(f"/proc/{pid}/environ").read_bytes()  # empty if the process has ended
     except (OSError, PermissionError):
         return b""
 
 
 class HttpStage(Stage):
-    """A server on a socket, behind a proxy that can cut it off; `elsewhere` is another origin."""
+    """A server on a socket, behind a proxy that can cut it off; `elsewhere` is a proxy at another origin."""
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""The README's table: one row for each fault, or for several that end alike."""
+"""The README's table: one row for each fault, or for several faults with the same outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .faults import FAULTS, Promise
 from .harness import ANSWERED, HUNG, TORN, WRONG, Outcome
 from .stages import Place
 
-HEAD = """| what happens | plain SDK, stdio | plain SDK, HTTP | ours, a repeatable call | ours, any other |
+HEAD = """| fault | plain SDK, stdio | plain SDK, HTTP | `ResilientClient`, repeatable | `ResilientClient`, other |
 | --- | --- | --- | --- | --- |
 """
 NONE = "-"
@@ -18,7 +18,7 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True)
 class Cell:
-    """What a fault came to for a side at a place."""
+    """The outcome of a fault for one side at one place."""
 
     fault: str
     side: str
@@ -43,24 +43,24 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def read(text: str) -> dict[str, list[str]]:
-    """The columns of each fault in a text that holds the table."""
+    """The columns of each fault in a text that contains the table."""
     rows = text[text.index(HEAD) + len(HEAD) :].split("\n\n", maxsplit=1)[0].splitlines()
     cells = [row.strip("| ").split(" | ") for row in rows]
     return {name: columns for names, *columns in cells for name in names.split(SEPARATOR)}
 
 
 def promised(name: str) -> list[str]:
-    """The columns of ours as they must be."""
+    """The columns of `ResilientClient`, as promised."""
     return ours([(fault.places, fault.promise) for fault in FAULTS if fault.name == name])
 
 
 def ours(parts: Sequence[tuple[Sequence[Place], Outcome | Promise]]) -> list[str]:
-    """The columns of ours: what becomes of the two calls, measured or promised."""
+    """The columns of `ResilientClient`: the outcomes of its two calls, measured or promised."""
     return [joined((places, struck(found, tool)) for places, found in parts) for tool in ("echo", "order")]
 
 
 def struck(found: Outcome | Promise, tool: str) -> str:
-    """What one of our calls comes to, in a few words."""
+    """The outcome of one call of `ResilientClient`, in a few words."""
     came = found.calls.get(tool)
     if came is None:
         return NONE
@@ -73,7 +73,7 @@ def plain(found: Outcome) -> str:
     words = [code(came)]
     if came != TORN:
         if found.next not in (None, ANSWERED):
-            words = [f"{code(came)} for ever"] if found.next == came else [*words, f"then {code(found.next)}"]
+            words = [f"{code(came)} forever"] if found.next == came else [*words, f"then {code(found.next)}"]
         if found.bystander not in (ANSWERED, came):
             words.append(f"another call {code(found.bystander)}")
     if found.leaving == HUNG:
@@ -84,12 +84,12 @@ def plain(found: Outcome) -> str:
 
 
 def code(word: str) -> str:
-    """Errors as code, the harness' own words as they are."""
-    return word if word in {ANSWERED, HUNG, TORN, WRONG, "told", "ended"} else f"`{word}`"
+    """Errors formatted as code; the harness's own words as they are."""
+    return word if word in {ANSWERED, HUNG, TORN, WRONG, "notified", "ended"} else f"`{word}`"
 
 
 def joined(parts: Iterable[tuple[Sequence[Place], str]]) -> str:
-    """What is said of several places: once where it is the same, else with the places it is true of."""
+    """The text for several places: once if it is the same everywhere, else prefixed with the places it applies to."""
     by_word: dict[str, list[Place]] = {}
     for places, said in parts:
         by_word.setdefault(said, []).extend(places)
@@ -102,7 +102,7 @@ def joined(parts: Iterable[tuple[Sequence[Place], str]]) -> str:
 
 
 def where(places: Sequence[Place], everywhere: Sequence[Place]) -> str:
-    """The shortest words that tell `places` from the rest."""
+    """The shortest words that distinguish `places` from the rest."""
     for name, has in TRAITS.items():
         if all(has(place) is (place in places) for place in everywhere):
             return name

@@ -1,6 +1,6 @@
-"""Outages behind real gateways: what twenty callers get through them, with the plain SDK and with ours.
+"""Outages behind real gateways: what twenty callers get, with the plain SDK and with `ResilientClient`.
 
-`situations` lists what happens: nginx or HAProxy, real SDK servers behind it, and their outage; `load` is the callers
-and what became of their calls; `sides` are the two sessions. The test asks about ours in a few short ones, and
-`python -m tests.outages` about both in all of them.
+`situations` lists the outages: nginx or HAProxy, real SDK servers behind it, and what happens to them; `load` has the
+callers and the outcomes of their calls; `sides` are the two sessions. The test runs `ResilientClient` in a few short
+situations; `python -m tests.outages` runs both sides in all of them.
 """

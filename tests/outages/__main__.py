@@ -1,9 +1,9 @@
-"""What twenty callers get through outages behind nginx and HAProxy: `python -m tests.outages [WORDS...]`.
+"""What twenty callers get during outages behind nginx and HAProxy: `python -m tests.outages [WORDS...]`.
 
-It prints a table in Markdown, a row as soon as it is measured: first with the plain SDK, whose session nobody opens
-again, then with ours and the default policy. "back" is how many seconds after the end of the outage, or of the last
-pause that the server asked for, the first call was answered, and until each caller was. "refused" are calls that began
-more than two seconds after it and were not sent.
+It prints a Markdown table, each row as soon as it is measured: first with the plain SDK, whose session is never
+reopened, then with `ResilientClient` and its default policy. "back" is the number of seconds from the end of the
+outage, or of the last pause that the server asked for, to the first answer, and until every caller had one. "refused"
+counts calls that began more than two seconds after that point and were not sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("answered", "failed", "back", "refused", "longest")
 
 
 def cells(found: Outcome) -> Iterator[str]:
-    """What a side made of a situation, in the order of `COLUMNS`."""
+    """A side's outcome in a situation, in the order of `COLUMNS`."""
     yield str(found.answered)
     failed = counted(found.failed)
     if found.slow:
@@ -55,8 +55,8 @@ def chosen(words: list[str], *, quick: bool) -> list[Situation]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.outages", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="no server is away for longer than 4 s")
-    parser.add_argument("--list", action="store_true", help="only the names of the rows")
+    parser.add_argument("--quick", action="store_true", help="limit outages of a server to 4 s")
+    parser.add_argument("--list", action="store_true", help="print only the names of the rows")
     parser.add_argument("--side", choices=SIDES, action="append", help="only this side")
     parser.add_argument("--trio", action="store_true", help="run on trio instead of asyncio")
     parser.add_argument("words", nargs="*", help="only rows with all of these words in their names")
@@ -65,7 +65,7 @@ def main() -> None:
     if options.list:
         print(*(each.name for each in rows), sep="\n")
         return
-    logging.disable()  # the SDK logs what becomes of faults, with tracebacks
+    logging.disable()  # the SDK logs faults with tracebacks
     warnings.simplefilter("ignore")
     sides = options.side or list(SIDES)
     row(f"mcp {VERSION}", *(f"{side}: {column}" for side in sides for column in COLUMNS))

@@ -1,4 +1,4 @@
-"""The callers of one session, and what became of each of their calls."""
+"""The callers of one session, and the outcomes of their calls."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..matrix.harness import word
 ANSWERED = "answered"
 WRONG = "WRONG ANSWER"
 HUNG = "HUNG"
-"""No outcome `GRACE` seconds after everything was over."""
+"""No outcome `GRACE` seconds after the end of the situation."""
 GRACE = 10.0
 LATE = 2.0
-"""Seconds after the end of an outage from when on nobody may be refused any more."""
+"""Seconds after the end of an outage from which on no call may be refused."""
 REFUSALS = frozenset({"CircuitOpen", "Overloaded", "RateLimitExceeded", "ServerUnavailable"})
-"""Errors that say that nothing was sent, because somebody thinks that it would not help."""
+"""Errors for calls that the client refused to send."""
 ECHO = "echo"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that is over.
+    """A finished call.
 
     Attributes:
-        caller: Who made it.
-        tool: What was called.
-        began: When, in seconds of the event loop's clock.
+        caller: The caller's number.
+        tool: The tool.
+        began: When it began, in seconds of the event loop's clock.
         ended: When it had its outcome.
         word: `ANSWERED`, or what it failed with.
     """
@@ -45,19 +45,19 @@ class Call:
 
 @dataclass
 class Outcome:
-    """What one side made of a situation.
+    """The outcome of a situation for one side.
 
     Attributes:
-        answered: Calls that were answered.
-        failed: The others, by error.
-        first: Seconds from the end of the outage to the first answer after it; None if there was no outage, or none.
-        every: The same until each caller had one.
-        refused: Calls that began when the outage had been over for `LATE` seconds, and were refused.
+        answered: The number of answered calls.
+        failed: The other calls, by error.
+        first: Seconds from the end of the outage to the first answer after it; None without an outage or an answer.
+        every: The same, until every caller had an answer.
+        refused: Calls that were refused although the outage had been over for `LATE` seconds when they began.
         longest: Seconds that the longest call took.
-        slow: What became of the calls that the gateway cuts off, by word; they are not counted above.
-        slowest: Seconds that the longest of them took.
+        slow: The outcomes of calls that the gateway cuts off, by word; they are not counted above.
+        slowest: Seconds that the longest of these took.
         runs: How often their tool ran.
-        torn: What the session was torn down with; empty if it was not.
+        torn: The error with which the session was torn down; empty if it was not.
     """
 
     answered: int = 0
@@ -76,13 +76,13 @@ class Load:
     """The callers.
 
     Attributes:
-        session: What they call; it has `call_tool`.
-        calls: What is over.
-        over: Set when nobody is to call any more.
-        left: Set when all outcomes are there, and the session may be closed.
-        outage: When the trouble began and ended; None if there was none.
-        paused_until: Until when the server asked for peace.
-        torn: What the session was torn down with.
+        session: The session under test; it has `call_tool`.
+        calls: The finished calls.
+        over: Set when the callers should stop.
+        left: Set when all outcomes are known and the session may be closed.
+        outage: When the outage began and ended; None if there was none.
+        paused_until: Until when the server asked clients to wait.
+        torn: The error with which the session was torn down.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Load:
         self.torn = ""
 
     async def call(self, caller: int, tool: str, **arguments: Any) -> None:
-        """One call, which may fail."""
+        """Make one call, which may fail, and record its outcome."""
         began, came = anyio.current_time(), HUNG
         try:
             result = await self.session.call_tool(tool, arguments)
@@ -107,7 +107,7 @@ class Load:
             self.calls.append(Call(caller, tool, began, anyio.current_time(), came))
 
     async def loop(self, caller: int, pause: float) -> None:
-        """One caller: call after call, with a rest between them."""
+        """One caller: call after call, with a pause in between."""
         number = 0
         while not self.over.is_set():
             number += 1
@@ -116,14 +116,14 @@ class Load:
                 await self.over.wait()
 
     async def answered(self, callers: int) -> None:
-        """Wait until so many callers were answered once."""
+        """Wait until `callers` callers have each had an answer."""
         with anyio.fail_after(15):
             while len({call.caller for call in self.calls if call.word == ANSWERED}) < callers:
                 await anyio.sleep(0.02)
 
     @property
     def recovery(self) -> float | None:
-        """When calls can be answered again: the end of the outage, or of the last pause that the server asked for."""
+        """When calls can be answered again: the end of the outage, or of the last pause the server asked for."""
         return None if self.outage is None else max(self.outage[1], self.paused_until)
 
     def outcome(self) -> Outcome:

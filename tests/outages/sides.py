@@ -1,4 +1,4 @@
-"""The two sides: a session of the plain SDK, which nobody opens again, and ours with the default policy."""
+"""The two sides: a session of the plain SDK, which is never reopened, and `ResilientClient` with its default policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Side: TypeAlias = Callable[[str, str, Load], AbstractAsyncContextManager[Any]]
 
 @asynccontextmanager
 async def plain(url: str, era: str, _load: Load) -> AsyncIterator[Any]:
-    """As the SDK's documentation has it: `ClientSession` up to 2025-11-25, `mcp.Client` at 2026-07-28."""
+    """As in the SDK's documentation: `ClientSession` up to 2025-11-25, `mcp.Client` at 2026-07-28."""
     async with AsyncExitStack() as stack:
         transport = streamable_http_client(url)
         if era != "legacy":
@@ -37,7 +37,7 @@ async def plain(url: str, era: str, _load: Load) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def ours(url: str, era: str, load: Load) -> AsyncIterator[Any]:
-    """`ResilientClient`, to which nothing is said."""
+    """`ResilientClient` with its defaults."""
 
     def obey(event: Event) -> None:
         if isinstance(event, Throttled):

@@ -1,4 +1,4 @@
-"""What happens: a gateway, the servers behind it, and the course of events."""
+"""The situations: a gateway, the servers behind it, and the course of events."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .sides import ERAS, Side
 
 CALLERS = 20
 PAUSE = 0.075
-"""Seconds that each rests between two calls, on average."""
+"""Average seconds between two calls of a caller."""
 BEFORE, AFTER = 0.5, 4.0
-"""Seconds for which they call before an outage, and after it is over."""
+"""Seconds of calls before an outage and after its end."""
 DEPLOY = 1.0
-"""Seconds for which each replica is away in a rolling deploy."""
+"""Seconds for which each replica is down in a rolling deploy."""
 SLOW, LIMIT = 8, 3
-"""Seconds that a tool takes, and that the gateway gives it."""
+"""Seconds that a slow tool takes, and that the gateway allows."""
 
 Gateway: TypeAlias = Callable[[Sequence[int]], AbstractAsyncContextManager[Middlebox]]
 
 
 @dataclass
 class Scene:
-    """What the course of events has at hand."""
+    """What a course of events works with."""
 
     url: str
     servers: list[HttpServer]
@@ -45,14 +45,14 @@ class Scene:
     journal: Path
 
     async def calls(self, callers: int = CALLERS, pause: float = PAUSE) -> None:
-        """Let callers call, until each was answered."""
+        """Start callers and wait until each has had an answer, and a little longer."""
         for caller in range(callers):
             self.callers.start_soon(self.load.loop, caller, pause)
         await self.load.answered(callers)
         await anyio.sleep(BEFORE)
 
     async def settled(self) -> None:
-        """Wait until everything has been well for a while."""
+        """Wait until `AFTER` seconds after the recovery."""
         while anyio.current_time() < (until := (self.load.recovery or 0.0) + AFTER):
             await anyio.sleep(until - anyio.current_time())
 
@@ -65,12 +65,12 @@ class Situation:
     """One row of the table.
 
     Attributes:
-        name: What it is called; words of it choose it.
-        era: The protocol's era.
-        gateway: What stands before the servers.
-        course: What happens.
+        name: Its name; words of it select it.
+        era: The protocol era.
+        gateway: The gateway in front of the servers.
+        course: The course of events.
         options: The servers' arguments.
-        servers: How many there are.
+        servers: The number of servers.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Situation:
     servers: int = 1
 
     async def outcome(self, side: Side) -> Outcome:
-        """What a side makes of it."""
+        """Run the situation for one side."""
         with tempfile.TemporaryDirectory(prefix="outages-") as folder:
             journal = Path(folder) / "runs"
             async with self._running() as (servers, gateway):
@@ -118,7 +118,7 @@ class Situation:
 async def _hold(
     opening: AbstractAsyncContextManager[Any], load: Load, *, task_status: anyio.abc.TaskStatus[Any]
 ) -> None:
-    """Keep a session open in a task of its own, which the SDK cancels when it tears the session down."""
+    """Keep a session open in its own task, which the SDK cancels when it tears the session down."""
     try:
         async with opening as session:
             task_status.started(session)
@@ -131,12 +131,12 @@ async def _hold(
 
 
 def behind(kind: Callable[..., AbstractAsyncContextManager[Middlebox]], each: str = "", **lines: str) -> Gateway:
-    """A gateway whose configuration has `lines`, and `each` for every server."""
+    """A gateway whose configuration contains `lines`, and `each` for every server."""
     return lambda ports: kind(*(f"{port} {each}" for port in ports), **lines)
 
 
 def instead(location: str) -> dict[str, str]:
-    """nginx that answers by `location` while the server is away."""
+    """nginx options that make it answer with `location` while the server is away."""
     page = f"location @maintenance {{ default_type text/html; {location} }}"
     return {"location": "error_page 502 = @maintenance;", "server": page}
 
@@ -154,11 +154,11 @@ ANSWERS: dict[str, Gateway] = {
         haproxy, CHECKED, frontend='http-error status 503 content-type text/html string "away" hdr Retry-After 15'
     ),
 }
-"""What is answered while the server is away."""
+"""Gateways by what they answer while the server is away."""
 
 
 def limited(status: int, retry_after: int | None) -> Gateway:
-    """nginx that lets five requests through per second, and five more at once."""
+    """nginx that admits five requests per second, with a burst of five."""
     header = f"add_header Retry-After {retry_after} always;" if retry_after is not None else ""
     return behind(
         nginx,
@@ -178,7 +178,7 @@ MIXES = {
     "19 slow calls and 1 other": (CALLERS - 1, 1, 1.0, 0.0),
     "slow calls for a minute and 1 rare other": (4, 1, 12.0, 60.0),
 }
-"""Who calls what takes too long, and who does not: callers of both, the pause of the others, and for how long."""
+"""Slow callers, other callers, the pause of the others, and for how long the slow calls are repeated."""
 
 STICKY = "stick-table type string len 64 size 10k expire 1h\nstick store-response res.hdr(mcp-session-id)\n"
 ROLLING: dict[str, Gateway] = {
@@ -194,14 +194,14 @@ ROLLING: dict[str, Gateway] = {
         haproxy, CHECKED, backend=f"option redispatch\n{STICKY}stick match req.hdr(mcp-session-id)"
     ),
 }
-"""How the calls of a session find their replica."""
+"""Gateways by how they route the calls of a session to a replica."""
 
 
 # --- courses of events ---
 
 
 async def away(seconds: float, scene: Scene) -> None:
-    """The server restarts, and is away for so long."""
+    """The server restarts and is away for `seconds`."""
     server, load = scene.servers[0], scene.load
     await scene.calls()
     began = anyio.current_time()
@@ -214,9 +214,9 @@ async def away(seconds: float, scene: Scene) -> None:
 
 
 async def deploy(scene: Scene) -> None:
-    """One replica after the other is replaced.
+    """Replace the replicas one after the other.
 
-    nginx with its defaults gives each replica up for ten seconds, and may have none left after the last is back.
+    nginx with its defaults stops using a failed replica for ten seconds, and may have none left when the last is back.
     """
     await scene.calls()
     began = anyio.current_time()
@@ -234,7 +234,7 @@ async def deploy(scene: Scene) -> None:
 
 
 async def bursts(scene: Scene) -> None:
-    """All callers call at once, three times."""
+    """All callers call at the same time, three times."""
     for _ in range(3):
         await anyio.sleep(BEFORE)
         with anyio.move_on_after(60):
@@ -244,7 +244,7 @@ async def bursts(scene: Scene) -> None:
 
 
 async def cut_off(callers: int, others: int, pause: float, again: float, scene: Scene) -> None:
-    """Some call what takes too long, once or for `again` seconds, while others call what does not."""
+    """Some callers make calls that take too long, once or for `again` seconds, while others make fast ones."""
     load, path = scene.load, str(scene.journal)
     await scene.calls(others, pause)
     end = anyio.current_time() + again
@@ -262,7 +262,7 @@ async def cut_off(callers: int, others: int, pause: float, again: float, scene: 
 
 
 def situations(*, short: float = 4.0, long: float = 20.0, replicas: int = 3) -> Iterator[Situation]:
-    """All of them; a server is away for `short` seconds and for `long`, and so many `replicas` are replaced."""
+    """All situations, with outages of `short` and `long` seconds and rolling deploys of `replicas` replicas."""
     served = {"stateful": (), "stateless": ("--stateless",)}
     for era in ERAS:
         for serving, options in served.items():

@@ -1,7 +1,7 @@
 """A server whose resources and tools change: `python -m tests.servers.changing_server stdio` or `http PORT`.
 
-Any URI below `test://` can be subscribed to (up to 2025-11-25) or listened for (2026-07-28). `test://refused` never is,
-`test://flaky` only at the second try. Its tools are the lines of the file named by `--tools`, as it starts.
+Any `test://` URI can be subscribed to (up to 2025-11-25) or listened for (2026-07-28), except `test://refused`;
+`test://flaky` only at the second attempt. At start it adds the tools on the lines of the `--tools` file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from . import lean  # noqa: F401 - before the SDK
+from . import lean  # noqa: F401 - must precede the SDK
 
 # isort: split
 from mcp import types
@@ -48,7 +48,7 @@ def error(code: int, message: str) -> Exception:
 
 
 class State:
-    """What one process knows: it dies with it."""
+    """The state of one process, lost when it ends."""
 
     def __init__(self) -> None:
         self.subscribed: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def build(tools: Path | None, state: State | None = None) -> MCPServer:
 
     @server.tool(annotations=READ_ONLY)
     async def touch(uri: str, ctx: Context) -> str:
-        """Say that a resource changed."""
+        """Announce that a resource changed."""
         if (session := state.subscribed.get(uri)) is not None:
             await session.send_resource_updated(uri)
         if MAJOR != 1:
@@ -92,12 +92,12 @@ def build(tools: Path | None, state: State | None = None) -> MCPServer:
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     def subscribed() -> str:
-        """Which resources are subscribed to, on this process."""
+        """The resources subscribed to in this process."""
         return " ".join(sorted({*state.subscribed, *(+state.listened)}))
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     def requests(uri: str) -> str:
-        """How often a resource was subscribed to, on this process."""
+        """How many times a resource was subscribed to in this process."""
         return str(state.requests[uri])
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
@@ -116,7 +116,7 @@ def build(tools: Path | None, state: State | None = None) -> MCPServer:
 
     @server.tool(annotations=READ_ONLY)
     def cut() -> str:
-        """End the streams of changes, as a server may."""
+        """Close the subscription streams, as a server may."""
         state.listeners.close()
         return "cut"
 
@@ -174,7 +174,7 @@ def handle_as_2(lowlevel: Any, state: State, listeners: Any) -> None:
                 state.listen(uri)
                 heard.append(uri)
             return await listeners(ctx, params)
-        finally:  # the next stream of a client may be there before the last one is seen to be gone
+        finally:  # a client's next stream may open before the end of its last one is noticed
             state.listened.subtract(heard)
 
     state.listeners = listeners
@@ -186,7 +186,7 @@ def handle_as_2(lowlevel: Any, state: State, listeners: Any) -> None:
 
 
 def declare(lowlevel: Any) -> None:
-    """Let the server declare what it does: the SDK's own says no, or leaves it to options."""
+    """Declare the server's capabilities: the SDK declares these only with options, or not at all."""
     undeclared = lowlevel.get_capabilities
 
     def get_capabilities(*args: Any, **options: Any) -> Any:

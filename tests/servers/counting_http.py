@@ -1,4 +1,4 @@
-"""An HTTP server that counts: it refuses, loses and cuts answers, forgets sessions, crashes and is late, by a seed."""
+"""An HTTP server that counts calls; by a seed it refuses, loses, cuts and delays, forgets sessions and crashes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import anyio.abc
 from ..support import Faults, ScriptedHttp, reply, reset
 from .counting_server import BUSY, fate
 
+# Answered without being executed.
 REFUSALS = {"429": 0.05, "forget": 0.01}
-"""Answered, and not run."""
+# Each happens before or after the key is executed.
 LOSSES = (
     "500",
     "502",
@@ -33,7 +34,6 @@ LOSSES = (
     "crash",
     "slow",
 )
-"""Each happens before the key is executed or after."""
 HTTP_FATES = {
     **REFUSALS,
     **{
@@ -49,14 +49,14 @@ HTTP_FATES = {
 
 
 class Notes(Protocol):
-    """Where a server writes what it does."""
+    """Where a server records what it does."""
 
     def note(self, word: str, key: str) -> int:
-        """Write `word key`; how often that was written so far."""
+        """Write `word key`, and return how many times it has been written."""
 
 
 class Memory:
-    """A journal that ends with its test."""
+    """An in-memory journal."""
 
     def __init__(self) -> None:
         self.ran: Counter[str] = Counter()
@@ -70,16 +70,16 @@ class Memory:
 
 
 class CountingHttp(ScriptedHttp):
-    """Executes keys and counts; what else happens to a key is drawn from the seed. A crash takes every connection.
+    """Executes and counts keys; the fate of each key is drawn from the seed. A crash resets every connection.
 
     Args:
-        seed: Where the fates come from.
-        journal: Where it notes the keys it `received`, those of them that it has `taken` and not refused, and those
+        seed: The seed of the fates.
+        journal: Records the keys it `received`, those of them that it has `taken` and not refused, and those
             that `ran`.
-        sse: Whether it answers by server-sent events.
-        late: Seconds by which a slow answer is late.
-        retry_after: Seconds that callers are asked to wait, as the header has it.
-        fates: What may happen to a key, and how often.
+        sse: Whether it answers with server-sent events.
+        late: Delay of a slow answer, in seconds.
+        retry_after: The `Retry-After` header of refusals, in seconds.
+        fates: What may happen to a key, and its probability.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class CountingHttp(ScriptedHttp):
         async with anyio.create_task_group() as tg:
             await tg.start(self._lives, port)
             yield self
-            with anyio.fail_after(5):  # what was delayed past its caller's patience is executed late
+            with anyio.fail_after(5):  # calls delayed beyond their caller's time limit still run
                 while self.busy:
                     await anyio.sleep(0.01)
             tg.cancel_scope.cancel()
@@ -126,7 +126,7 @@ class CountingHttp(ScriptedHttp):
                         task_status.started()
                     await self._crash.wait()
                     for stream in self._streams:
-                        with suppress(OSError):  # one that is being closed
+                        with suppress(OSError):  # already being closed
                             reset(stream)
                     tg.cancel_scope.cancel()
             self.forget_sessions()
@@ -209,7 +209,7 @@ class CountingHttp(ScriptedHttp):
             return await Faults.cut(answer[:-9], "application/json", len(answer))(stream, request_id)
         if how == "SSE cut":
             return await Faults.cut(b"data: " + answer[:-9], "text/event-stream", len(answer))(stream, request_id)
-        if how == "SSE primed":  # the SDK asks to resume it, which this server does not do
+        if how == "SSE primed":  # the SDK tries to resume it, which this server does not support
             body = b"id: 1\nretry: 5\ndata:\n\n"
             return await Faults.cut(body, "text/event-stream", len(body) + 1)(stream, request_id)
         if how == "reset":

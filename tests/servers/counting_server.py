@@ -1,8 +1,8 @@
-"""A server that counts: it writes down each key it receives and each it executes, and dies as the key bids it.
+"""A server that counts: it records each key it receives and each it executes, and crashes if the key's fate says so.
 
-`python -m tests.servers.counting_server raw|stdio|http [PORT] --journal FILE --seed N`; `raw` is plain Python, up in an
-instant; the others are servers of the installed SDK. What happens to a key follows from the seed, the key and how often
-the key came, so that a run can be repeated.
+`python -m tests.servers.counting_server raw|stdio|http [PORT] --journal FILE --seed N`; `raw` is plain Python and
+starts instantly; the others are servers of the installed SDK. What happens to a key depends on the seed, the key and
+how often it has arrived, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, ClassVar
 
 from .lifeline import die_with_the_test
 
+# The tool with `readOnlyHint` and the one without; each executes its key and answers with it.
 REPEATABLE, ONCE = "echo", "unsafe"
-"""The tool with `readOnlyHint` and the one without; each executes its key and answers with it."""
 
+# The text of an `isError` result for a key that was executed nevertheless.
 BUSY = "temporarily unavailable"
-"""What an `isError` result says to a key that is executed all the same."""
 
+# A key that arrives more often than this is answered normally, so that every repeatable call can succeed.
 FAULTY_ARRIVALS = 3
-"""A key that comes more often than this is served well: every repeatable call can be answered."""
 
 RAW_FATES = {
     "die before": 0.02,
@@ -44,14 +44,14 @@ RAW_FATES = {
     "refused": 0.02,
 }
 SDK_FATES = {"busy": 0.04}
+# SDK servers start slowly, so the number of crashes is fixed: one at the first arrival of each of these keys.
 SDK_DEATHS = {7: "die before", 32: "die after", 57: "die before", 82: "die after"}
-"""These servers take long to start: they die as often in each run, at the first arrival of these keys."""
+# Final by design, and therefore only for keys of `ONCE`.
 ONLY_ONCE = {"bad answer", "refused"}
-"""What is final by design, and therefore happens to keys of `ONCE` alone."""
 
 
 def fate(seed: int, key: str, arrival: int, fates: Mapping[str, float]) -> str:
-    """What happens to `key` when it comes for the nth time."""
+    """What happens to `key` on its nth arrival."""
     chance = random.Random(f"{seed}/{key}/{arrival}").random()
     for name, share in fates.items():
         chance -= share
@@ -62,14 +62,14 @@ def fate(seed: int, key: str, arrival: int, fates: Mapping[str, float]) -> str:
 
 
 class Journal:
-    """One line per event, in the file before the next thing happens; a new process reads what the last one wrote."""
+    """One line per event, written before anything else happens; a new process reads what earlier ones wrote."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._seen = Counter(path.read_text().splitlines())
 
     def note(self, word: str, key: str) -> int:
-        """Write `word key`; how often that was written so far."""
+        """Write `word key`, and return how many times it has been written."""
         line = f"{word} {key}"
         os.write(self._file, line.encode() + b"\n")
         self._seen[line] += 1
@@ -93,9 +93,9 @@ class RawServer:
     """A server in plain Python on stdin and stdout, up to 2025-11-25.
 
     Args:
-        journal: Where it writes what it does.
-        seed: Where the fates come from.
-        fates: What may happen to a key, and how often.
+        journal: Records what it does.
+        seed: The seed of the fates.
+        fates: What may happen to a key, and its probability.
     """
 
     capabilities: ClassVar[dict[str, Any]] = {"tools": {}}
@@ -130,7 +130,7 @@ class RawServer:
                 die()
 
     def result(self, method: str, params: dict) -> dict | None:
-        """The result of one request, or None when there is no such method."""
+        """The result of one request, or None for an unknown method."""
         if method == "initialize":
             info = {"name": "counting", "version": "1"}
             version = params["protocolVersion"]
@@ -140,11 +140,11 @@ class RawServer:
         return {} if method == "ping" else None
 
     def text(self, key: str) -> str:
-        """What the execution of `key` answers."""
+        """The answer to an executed `key`."""
         return key
 
     def count(self, request_id: object, key: str) -> None:
-        """Do with `key` as fate has it."""
+        """Handle `key` according to its fate."""
         happens = fate(self.seed, key, self.journal.note("received", key), self.fates)
         failure = {"id": request_id, "error": {"code": -32603, "message": "out of order"}}
         if happens == "die before":
@@ -182,7 +182,7 @@ class RawServer:
 
 
 def execute(journal: Journal, key: str, happens: str) -> Any:
-    """Execute `key` on a server of the SDK, as fate has it: its tool's result."""
+    """Execute `key` on an SDK server according to its fate, and return the tool's result."""
     from mcp.types import CallToolResult
 
     if happens == "die before":
@@ -195,7 +195,7 @@ def execute(journal: Journal, key: str, happens: str) -> Any:
 
 
 def add_tools(server: Any, count: Callable[[str], Awaitable[Any]]) -> None:
-    """Give a server of the SDK both tools; `count` executes a key."""
+    """Add both tools to an SDK server; `count` executes a key."""
     from mcp.types import ToolAnnotations
 
     hints = ToolAnnotations.model_validate({"readOnlyHint": True})
@@ -210,7 +210,7 @@ def add_tools(server: Any, count: Callable[[str], Awaitable[Any]]) -> None:
 
 
 def sdk(journal: Journal, seed: int, transport: str, port: int) -> None:
-    from . import lean  # noqa: F401 - before the SDK
+    from . import lean  # noqa: F401 - must precede the SDK
 
     # isort: split
     try:

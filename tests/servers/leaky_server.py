@@ -1,6 +1,6 @@
-"""A stdio server that repeats the secrets it was given wherever it can: `python -m tests.servers.leaky_server ARGS`.
+"""A stdio server that repeats its secrets wherever it can: `python -m tests.servers.leaky_server ARGS`.
 
-What it repeats is its arguments and every value of the environment whose name begins with `CANARY`.
+It repeats its arguments and every environment variable whose name begins with `CANARY`.
 """
 
 from __future__ import annotations

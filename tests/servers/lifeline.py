@@ -1,4 +1,4 @@
-"""A server of the tests must not outlive the test that started it."""
+"""Ends a test server with the test that started it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def die_with_the_test() -> None:
-    """End this process when its stdin ends, which the test holds open."""
+    """Exit when stdin, which the test holds open, is closed."""
 
     def wait() -> None:
         sys.stdin.buffer.read()

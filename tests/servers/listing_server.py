@@ -1,4 +1,4 @@
-"""A stdio server that lists the tools of a file, two on a page, and refuses every call but that of a tool it hides.
+"""A stdio server that lists the tools of a file, two per page, and refuses every call except of an unlisted tool.
 
 `python -m tests.servers.listing_server [FILE] [--unknown {-32601,-32602,result}]`; FILE is a JSON list of tools, and
 without one the server declares no tools.

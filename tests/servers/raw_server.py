@@ -1,4 +1,4 @@
-"""A stdio server in plain Python: it starts in an instant, speaks up to 2025-11-25, and misbehaves when it is told to.
+"""A stdio server in plain Python: it starts instantly, speaks up to 2025-11-25, and misbehaves on request.
 
 `python -m tests.servers.raw_server [--die-at-start CODE] [--mute] [--no-listing] [--slow SECONDS] [--one-handshake]`
 """
@@ -80,20 +80,20 @@ def call(request_id: object, tool: str, arguments: dict) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
         answer(request_id, "said")
-    elif tool == "orphan_pipe":  # a child keeps stdout open when this process is gone
+    elif tool == "orphan_pipe":  # a child keeps stdout open after this process has exited
         subprocess.Popen(["sleep", "30"])
         answer(request_id, "about to die")
         os._exit(4)
-    elif tool == "eof":  # stdout ends, the process lives
+    elif tool == "eof":  # stdout is closed, the process lives on
         os.close(1)
         time.sleep(3600)
     elif tool == "no_answer":
         pass
-    elif tool == "who":  # what the client said of itself
+    elif tool == "who":  # the client's `initialize` parameters
         answer(request_id, json.dumps(CLIENT))
-    elif tool == "result":  # an answer of the test's own making
+    elif tool == "result":  # a response written by the test
         write({"id": request_id, **arguments})
-    elif tool == "send":  # messages of the test's own making, and then what came for the last of them
+    elif tool == "send":  # sends messages written by the test, and answers with the response to the last one
         for message in arguments["messages"]:
             write(message)
         if "id" in message:

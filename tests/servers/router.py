@@ -1,8 +1,8 @@
 """A router that loses answers: `python -m tests.servers.router PORT UPSTREAM_PORT FAULT [--times N] [--tool NAME]`.
 
-It forwards every request to the upstream and streams the response back, untouched. Only the first N responses to
+It forwards every request to the upstream and streams the response back unchanged. Only the first N responses to
 `tools/call` (default: all; with `--tool`, only those of that tool) are replaced by FAULT, and not before the upstream
-has sent the whole response: the tool did run.
+has sent the whole response: the tool has run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ FAULTS = ("429", "500", "502", "503", "503-retry-after", "504", "reset", "cut")
 
 
 class Router:
-    """Forwards each request on a connection of its own, so that a response ends where its connection does.
+    """Forwards each request on its own connection, so that a response ends with its connection.
 
     Args:
         upstream: The port of the upstream.
-        fault: What the client gets instead of a response.
+        fault: What the client gets instead of the response.
         times: How many responses are lost.
-        tool: Whose responses are lost; None: those of every tool.
+        tool: The tool whose responses are lost; None for every tool.
     """
 
     def __init__(self, upstream: int, fault: str, times: float, tool: str | None) -> None:
@@ -39,7 +39,7 @@ class Router:
         self._tool = tool
 
     async def serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        """Serve one connection, and its one request."""
+        """Serve one connection with its one request."""
         with suppress(OSError, asyncio.IncompleteReadError):
             request, body = await _read_request(client)
             upstream, forward = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -47,7 +47,7 @@ class Router:
                 forward.write(request + body)
                 if self._loses(body):
                     answer = await upstream.read()
-                    if b"\r\n\r\n" in answer:  # else the upstream died, and nobody knows whether it ran
+                    if b"\r\n\r\n" in answer:  # else the upstream died, and the tool may not have run
                         self._fail(back, answer.partition(b"\r\n\r\n")[2])
                 else:
                     await _stream(upstream, client, back)
@@ -79,7 +79,7 @@ class Router:
 
 
 async def _read_request(client: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """The head of a request, which now asks to close the connection after the response, and its body."""
+    """The head of a request, rewritten to close the connection after the response, and its body."""
     head = await client.readuntil(b"\r\n\r\n")
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     headers = [line for line in lines if not line.lower().startswith(b"connection:")]
@@ -89,7 +89,7 @@ async def _read_request(client: asyncio.StreamReader) -> tuple[bytes, bytes]:
 
 
 async def _stream(upstream: asyncio.StreamReader, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-    """Pass the response on as it comes, until it ends or the client goes away."""
+    """Forward the response as it arrives, until it ends or the client disconnects."""
 
     async def pump() -> None:
         while chunk := await upstream.read(65536):

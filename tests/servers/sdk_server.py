@@ -1,7 +1,7 @@
 """A server of the installed SDK: `python -m tests.servers.sdk_server stdio` or `http PORT`.
 
-It appends one line per `initialize` and `server/discover` to the file named by `--journal`, so that a test can count
-what really reached it. It ends with its test: when its stdin closes.
+It appends one line per `initialize` and `server/discover` to the `--journal` file, so that a test can count those
+that really reached it. It exits when its stdin closes, and so ends with its test.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 
-from . import lean  # noqa: F401 - before the SDK
+from . import lean  # noqa: F401 - must precede the SDK
 
 # isort: split
 try:
@@ -32,7 +32,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("transport", choices=["stdio", "http", "sse"])
 parser.add_argument("port", type=int, nargs="?", default=0)
 parser.add_argument("--journal", type=Path)
-parser.add_argument("--json", action="store_true", help="JSON answers instead of server-sent events")
+parser.add_argument("--json", action="store_true", help="answer with JSON instead of server-sent events")
 parser.add_argument("--resumable", action="store_true")
 parser.add_argument("--stateless", action="store_true", help="no sessions")
 
@@ -108,7 +108,7 @@ def build() -> MCPServer:
 
 
 class Journal:
-    """Notes the negotiating requests that reach an HTTP server."""
+    """Records the handshake requests that reach an HTTP server."""
 
     def __init__(self, app: Any, path: Path | None) -> None:
         self.app = app

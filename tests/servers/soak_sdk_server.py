@@ -1,4 +1,4 @@
-"""The soak's server as one of the installed SDK, in every protocol era that it speaks."""
+"""The soak's server, built on the installed SDK, for every protocol era that it speaks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build(journal: Saboteur, seed: int) -> Any:
     async def change(uri: str, ctx: Context) -> str:
         journal.note("changed", uri)
         if (session := state.subscribed.get(uri)) is not None:
-            with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the session that wanted it is over
+            with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):  # the subscriber's session has ended
                 await session.send_resource_updated(uri)
         if MAJOR != 1:
             await ctx.notify_resource_updated(uri)

@@ -1,11 +1,11 @@
-"""A server for the soak: it counts as `counting_server` does, and its resources change as `changing_server`'s do.
+"""A server for the soak: it counts like `counting_server`, and its resources change like those of `changing_server`.
 
 `python -m tests.servers.soak_server raw|stdio|http|scripted [PORT] --journal FILE --seed N [--sse] [--sabotage KIND]`
 
-`raw` is plain Python on stdin and stdout, up in an instant; `stdio` and `http` are servers of the installed SDK;
-`scripted` refuses, cuts and resets over HTTP. All but that have resources `soak://...`, which the tool `change`
-changes: a resource's text is how often it was changed, by the journal, so that it outlives the process. `held` tells
-what is subscribed to. A `--sabotage` breaks one promise, to see that it is found out.
+`raw` is plain Python on stdin and stdout and starts instantly; `stdio` and `http` are servers of the installed SDK;
+`scripted` refuses, cuts and resets over HTTP. All but `scripted` have resources `soak://...`, which the tool `change`
+changes: a resource's text is its number of changes in the journal, so that it outlives the process. `held` returns
+the current subscriptions. `--sabotage` breaks one promise, to check that this is detected.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 from .counting_server import ONCE, RAW_FATES, Journal, RawServer, text_result, write
 from .lifeline import die_with_the_test
 
+# Delay of a slow answer, in seconds; longer than the limit of an attempt.
 LATE = 17.0
-"""Seconds by which a slow answer is late; more than an attempt may take."""
 STDIO_FATES = {name: share * 0.3 for name, share in RAW_FATES.items()}
 SDK_FATES = {
     "busy": 0.02,
@@ -32,7 +32,7 @@ SDK_FATES = {
 
 
 def fates_of(kind: str) -> dict[str, float]:
-    """What may happen to a key on a server of this kind, and how often."""
+    """What may happen to a key on a server of this kind, and its probability."""
     if kind == "scripted":
         from .counting_http import HTTP_FATES
 
@@ -40,14 +40,14 @@ def fates_of(kind: str) -> dict[str, float]:
     return STDIO_FATES if kind == "raw" else SDK_FATES
 
 
+# Execute some keys of `ONCE` twice; answer some with another text; refuse some; ignore subscriptions.
 SABOTAGES = ("twice", "wrong", "lost", "deaf")
-"""Execute some keys of `ONCE` twice; answer some with another text; refuse some; keep no subscription."""
+# Which tenth of the keys is affected.
 _SPOILT = {"twice": 0, "wrong": 1, "lost": 2}
-"""Which tenth of the keys suffers it."""
 
 
 class Saboteur(Journal):
-    """A journal, and what the server is to spoil."""
+    """A journal that also knows the sabotages of its server."""
 
     def __init__(self, path: Path, sabotages: Collection[str]) -> None:
         super().__init__(path)
@@ -62,12 +62,12 @@ class Saboteur(Journal):
         return super().note(word, key)
 
     def version(self, uri: str) -> str:
-        """How often a resource was changed."""
+        """How many times a resource was changed."""
         return str(self._seen[f"changed {uri}"])
 
 
 class RawSoakServer(RawServer):
-    """Plain Python, up to 2025-11-25."""
+    """The soak's server in plain Python, up to 2025-11-25."""
 
     capabilities: ClassVar[dict[str, Any]] = {"tools": {}, "resources": {"subscribe": True}}
     tools: ClassVar[list[dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""The server of most snippets: what the SDK's high-level server offers, on both majors."""
+"""The server of most snippets: the features of the SDK's high-level server, on both majors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plant(BaseModel):
 
 
 class Gardener(BaseModel):
-    """What a gardener is asked for."""
+    """The details of a gardener."""
 
     name: str
     beds: int = 1
@@ -42,7 +42,7 @@ def block(**fields: Any) -> Any:
     return types.CallToolResult.model_validate({"content": [fields]}).content[0]
 
 
-@lru_cache  # it has no state, and takes a tenth of a second to build
+@lru_cache  # it is stateless, and takes a tenth of a second to build
 def build() -> MCPServer:
     server = MCPServer("garden", instructions="Ask for the plants before you water them.", log_level="ERROR")
     for add in (_tools, _long_tools, _asking_tools, _changing_tools, _resources, _prompts):
@@ -60,7 +60,7 @@ def _tools(server: MCPServer) -> None:
 
     @server.tool(annotations=hints)
     def describe(plant: str) -> Plant:
-        """Say what is known of a plant."""
+        """Say what is known about a plant."""
         if plant not in PLANTS:
             raise ValueError(f"there is no {plant} in this garden")
         return Plant(name=plant, years=PLANTS[plant])
@@ -77,7 +77,7 @@ def _tools(server: MCPServer) -> None:
 
     @server.tool(structured_output=False)
     def leaflet() -> Any:
-        """Hand out all that there is to read."""
+        """Return every kind of content."""
         rules = {"uri": "garden://rules", "mimeType": "text/plain", "text": "No picnics."}
         plan = {"uri": "garden://plan", "mimeType": "application/octet-stream", "blob": "AAEC"}
         return [
@@ -91,19 +91,19 @@ def _tools(server: MCPServer) -> None:
 
     @server.tool()
     def meta(ctx: Context) -> dict[str, Any]:
-        """Give back the caller's own entries of the request's `_meta`."""
+        """Return the caller's own entries of the request's `_meta`."""
         sent: Any = ctx.request_context.meta
         entries = sent if isinstance(sent, dict) else sent.model_dump()
         return {key: value for key, value in entries.items() if key.startswith("example.com/")}
 
     @server.tool()
     def header(name: str, ctx: Context) -> str:
-        """Say with which header a request came."""
+        """Return the value of a request header."""
         return str(ctx.request_context.request.headers.get(name))
 
     @server.tool()
     def visitor(ctx: Context) -> dict[str, Any]:
-        """Say who the client says that it is."""
+        """Return what the client says about itself."""
         sent = ctx.session.client_params
         return {
             "client": sent.model_dump(by_alias=True)["clientInfo"]["name"],
@@ -128,10 +128,10 @@ def _long_tools(server: MCPServer) -> None:
 
     @server.tool()
     async def compost(ctx: Context) -> str:
-        """Closes the stream of its answer half-way; the client comes back for the rest."""
+        """Closes the stream of its answer half-way; the client reconnects for the rest."""
         await ctx.report_progress(1, total=2, message="before")
         await ctx.close_sse_stream()
-        await anyio.sleep(0.2)  # the SDK's server loses what it sends in the very moment of the client's return
+        await anyio.sleep(0.2)  # the SDK's server loses what it sends at the moment the client reconnects
         await ctx.report_progress(2, total=2, message="after")
         return "turned"
 
@@ -155,7 +155,7 @@ def _asking_tools(server: MCPServer) -> None:
 
     @server.tool()
     async def donate(ctx: Context) -> str:
-        """Send somebody to a page, and report when they are back."""
+        """Send the user to a page, and report when they are back."""
         answer = await ctx.elicit_url("Please pay here.", url="https://pay.example.com/garden", elicitation_id="gift-1")
         if answer.action == "accept":
             await ctx.session.send_elicit_complete("gift-1", related_request_id=ctx.request_id)
@@ -163,7 +163,7 @@ def _asking_tools(server: MCPServer) -> None:
 
     @server.tool()
     async def enter(ctx: Context) -> str:
-        """Refuses until somebody has been to a page."""
+        """Refuses until the user has visited a page."""
         page = {
             "mode": "url",
             "message": "Log in first.",

@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class Events(EventStore):
-    """Keeps every event of every stream."""
+    """An event store that keeps every event of every stream."""
 
     def __init__(self) -> None:
         self._events: list[tuple[str, Any]] = []
@@ -65,7 +65,7 @@ def low_level(server: Any) -> Any:
 
 
 class Endpoint:
-    """An ASGI application for a Starlette route; a plain function would be taken for a handler of requests."""
+    """An ASGI application for a Starlette route, which would take a plain function for a request handler."""
 
     def __init__(self, manager: StreamableHTTPSessionManager) -> None:
         self._manager = manager

@@ -27,20 +27,18 @@ from .plan import fleet
 from .run import Errors, Options, Run, plan_of
 from .watchdog import Watchdog
 
+# Seconds that a run may take beyond its length: for starting, quiet points and the last calls.
 _PATIENCE = 500.0
-"""Seconds beyond its length that a run may take: to start, for its quiet points, and for its last calls."""
+# Lines printed about broken promises, at most.
 _LINES = 1000
-"""So much is told of what was broken."""
 
 
 def parse(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--callers", type=int, default=240, help="how many callers there are at once, over all servers")
-    parser.add_argument(
-        "--pause", type=float, default=3.0, help="seconds that each rests between two calls, on average"
-    )
+    parser.add_argument("--callers", type=int, default=240, help="number of concurrent callers, over all servers")
+    parser.add_argument("--pause", type=float, default=3.0, help="average seconds between two calls of a caller")
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)}"
     )
@@ -50,7 +48,7 @@ def parse(names: list[str]) -> argparse.Namespace:
         nargs="+",
         choices=[*SABOTAGES, "leak"],
         default=[],
-        help="break promises, to see that it is found",
+        help="break promises on purpose, to check that it is detected",
     )
     return parser.parse_args()
 
@@ -71,13 +69,15 @@ def main() -> int:
     backend = "trio" if arguments.trio else "asyncio"
     print(f"soak: seed {options.seed}, {arguments.minutes:g} min, {options.callers} callers, mcp {VERSION},", end=" ")
     print(f"Python {platform.python_version()}, {backend}; repeat with: python -m tests.soak {' '.join(sys.argv[1:])}")
-    print("Faults, as seconds after the one before, kind and seconds:", *plan_of(options), sep="\n  ", flush=True)
+    print(
+        "Faults (seconds after the previous one, kind, duration in seconds):", *plan_of(options), sep="\n  ", flush=True
+    )
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     book = Book(folder)
     errors = Errors(book)
     for name in ("resilient_mcp", "asyncio"):
         logging.getLogger(name).addHandler(errors)
-    logging.getLogger().addHandler(logging.NullHandler())  # the SDK logs what becomes of faults, with tracebacks
+    logging.getLogger().addHandler(logging.NullHandler())  # the SDK logs faults with tracebacks
     run = Run(options, book)
     began = time.monotonic()
     try:
@@ -92,22 +92,22 @@ def main() -> int:
         shutil.rmtree(folder)
         print("All promises were kept.")
         return 0
-    print(f"\nBROKEN, seed {options.seed} (what everyone wrote is in {folder}):")
+    print(f"\nBROKEN, seed {options.seed} (the records are in {folder}):")
     print(*broken[:_LINES], sep="\n")
     return 1
 
 
 async def guarded(run: Run) -> None:
-    """Run, under the eyes of the watchdog."""
+    """Run, supervised by the watchdog."""
     with Watchdog(run.options.length + _PATIENCE, lambda: last_words(run)):
         await run.run()
 
 
 def last_words(run: Run) -> Iterator[str]:
-    """What is to be said of a run that does not end."""
+    """The report on a run that does not end."""
     yield from run.book.broken
     for running in sorted(run.book.running.values(), key=lambda call: call.began)[:20]:
-        yield f"under way for {run.book.now() - running.began:.1f} s: {running.key}"
+        yield f"in flight for {run.book.now() - running.began:.1f} s: {running.key}"
         yield from (f"    | {line}" for line in running.story)
     for place in run.places:
         yield f"{place.spec.name}: {place.health()}"
@@ -116,7 +116,7 @@ def last_words(run: Run) -> Iterator[str]:
 
 
 def table(run: Run, first: Gauges, last: Gauges, own: float, children: float) -> Iterator[str]:
-    """What happened, in numbers."""
+    """The figures of the run."""
     book, options = run.book, run.options
     latency = book.latency.latency()
     yield f"\ncalls      {book.calls}: {counted(book.told)}"

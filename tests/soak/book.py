@@ -1,6 +1,6 @@
-"""What happened, on disk, so that this process does not grow by keeping it: each call with its story, each connection.
+"""Records each call with its story, and each connection's events, on disk, so that this process does not grow.
 
-A story is the events of one call; it is kept while the call runs and written with its outcome.
+A story is the list of a call's events; it is kept in memory while the call runs and written with its outcome.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CONNECTION_EVENTS = 40
 
 @dataclass
 class Running:
-    """One call under way."""
+    """A call in flight."""
 
     key: str
     place: str
@@ -34,20 +34,20 @@ class Running:
 
 
 current: ContextVar[Running | None] = ContextVar("soak_call", default=None)
-"""The call of the running task: its events are its own."""
+"""The call of the running task, whose story gets the events that the task emits."""
 
 
 class Book:
-    """Where everyone writes; read again when all is over.
+    """The shared record of a run; read again at the end.
 
     Attributes:
-        folder: Where it is.
-        calls: How many ended.
-        told: How many were told what.
-        latency: How long they took.
-        lag: How late the event loop came to its work.
-        running: The calls under way, by their keys.
-        broken: The promises that were seen to be broken.
+        folder: Its folder.
+        calls: The number of finished calls.
+        told: The number of calls by outcome.
+        latency: The durations of the calls.
+        lag: The lag of the event loop.
+        running: The calls in flight, by key.
+        broken: The broken promises found so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,11 +63,11 @@ class Book:
         self._connections: dict[str, TextIO] = {}
 
     def now(self) -> float:
-        """Seconds of this run."""
+        """Seconds since the run began."""
         return time.monotonic() - self.began
 
     def break_promise(self, text: str) -> None:
-        """Note a broken promise; the first hundred are enough."""
+        """Record a broken promise; only the first hundred are kept."""
         if len(self.broken) < 100:
             self.broken.append(f"{self.now():.1f} {text}")
 
@@ -88,7 +88,7 @@ class Book:
         self._calls.write("\n")
 
     def finished(self) -> Iterator[tuple[str, str, float, float, str, str, list[str]]]:
-        """Every call that ended: key, place, when it began, how long it took, what it was told, its story."""
+        """Every finished call: key, place, start, duration, kind and text of its outcome, story."""
         self._calls.flush()
         with (self.folder / "calls").open() as file:
             for line in file:
@@ -97,7 +97,7 @@ class Book:
     # --- events ---
 
     def listener(self, place: str) -> Any:
-        """The `on_event` of one client."""
+        """The `on_event` callback of one client."""
         file = self._connections[place] = (self.folder / f"{place}.connections").open("w")
 
         def listen(event: Event) -> None:
@@ -112,7 +112,7 @@ class Book:
         return listen
 
     def connection_events(self, place: str, since: float, until: float) -> list[str]:
-        """What happened to a place's connections between two times of the run, the last of it if it was much."""
+        """The events of a place's connections between two times of the run; only the last ones if there are many."""
         self._connections[place].flush()
         with (self.folder / f"{place}.connections").open() as file:
             lines = [line.rstrip() for line in file if since <= float(line.partition(" ")[0]) <= until]

@@ -1,4 +1,4 @@
-"""How much this process holds: memory, tasks, descriptors, children."""
+"""The resources that this process holds: memory, tasks, descriptors, children."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from ..support import _descriptors, _tasks, children
 
 MOST_MEMORY = 1.1
-"""How much larger it may be at the end than after the first minute."""
+"""The largest allowed ratio of memory at the end to memory after the first minute."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Gauges:
 
     Attributes:
         memory: Resident memory, in MiB.
-        tasks: Of the event loop.
-        descriptors: Of files, pipes and sockets.
-        children: Processes.
+        tasks: Tasks of the event loop.
+        descriptors: Open files, pipes and sockets.
+        children: Child processes.
     """
 
     memory: float
@@ -36,7 +36,7 @@ class Gauges:
         return cls(memory(), _tasks(), len(_descriptors()), len(children()))
 
     def growth(self, first: Gauges) -> list[str]:
-        """What of it, memory apart, is more than it was at first."""
+        """What has grown since the first reading, memory excepted."""
         now, then = asdict(self), asdict(first)
         return [
             f"{name}: {then[name]}, now {now[name]}" for name in then if name != "memory" and now[name] > then[name]
@@ -50,7 +50,7 @@ def memory() -> float:
 
 
 def cores(since: float) -> tuple[float, float]:
-    """Processors used so far by this process, and by its children that have ended, since `since` (monotonic)."""
+    """Average processor cores used since `since` (monotonic): by this process, and by its children that have ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     elapsed = time.monotonic() - since
     return time.process_time() / elapsed, (ended.ru_utime + ended.ru_stime) / elapsed

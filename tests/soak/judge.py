@@ -1,4 +1,4 @@
-"""When all is over: what callers were told against what the servers wrote down."""
+"""The final comparison of the callers' outcomes with the servers' journals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..servers.soak_server import fates_of
 from .book import Book
 from .place import Place
 
+# Calls reported with their full story, at most.
 _STORIES = 5
-"""So many are told in full."""
 
 
 @dataclass
 class Ledger:
-    """What one server wrote down."""
+    """The journal of one server."""
 
     words: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -33,14 +33,14 @@ class Ledger:
         return ledger
 
     def taken(self, key: str) -> int:
-        """How often a key was taken: a server that refuses says so."""
+        """How often a key was taken; a server that never refuses records only what it received."""
         return self.words["taken" if "taken" in self.words else "received"][key]
 
 
 def compare(book: Book, places: list[Place]) -> Iterator[str]:
-    """Every broken promise, the first of them with the call's story."""
+    """Every broken promise; the first ones with the call's story."""
     ledgers = {place.spec.name: Ledger.read(place.journal) for place in places}
-    known = set(book.running)  # what was under way when the run broke off
+    known = set(book.running)  # calls in flight when the run was aborted
     stories = _STORIES
     for key, name, began, took, kind, text, story in book.finished():
         known.add(key)
@@ -49,7 +49,7 @@ def compare(book: Book, places: list[Place]) -> Iterator[str]:
         why = broken_promise(key, Told(Kind(kind), text), ran, taken)
         if why is None:
             continue
-        yield f"{key} {why}: it was told: {kind} {text[:500]}"
+        yield f"{key} {why}: its outcome: {kind} {text[:500]}"
         if stories:
             stories -= 1
             yield f"    at {began:.3f}, for {took:.3f} s; taken {taken} times, executed {ran} times. Its story:"
@@ -58,11 +58,11 @@ def compare(book: Book, places: list[Place]) -> Iterator[str]:
             yield from (f"    | {line}" for line in book.connection_events(name, began - 5, began + took + 1))
     for name, ledger in ledgers.items():
         for key in ledger.words["ran"].keys() - known:
-            yield f"{key} was executed by {name}, and nobody called it"
+            yield f"{key} was executed by {name}, but never called"
 
 
 def fates(place: Place, seed: int) -> Counter[str]:
-    """What happened to the keys of one place, by the journal."""
+    """The fates of the keys of one place, according to its journal."""
     table = fates_of(place.spec.kind)
     happened: Counter[str] = Counter()
     for key, count in Ledger.read(place.journal).words["received"].items():
@@ -72,5 +72,5 @@ def fates(place: Place, seed: int) -> Counter[str]:
 
 
 def starts(place: Place) -> int:
-    """How often the server was started."""
+    """The number of server starts."""
     return Ledger.read(place.journal).words["started"].total()

@@ -1,4 +1,4 @@
-"""Those who use the clients: callers, watchers that read what changes, users who subscribe, and who changes things."""
+"""The users of the clients: callers, watchers that read what changes, a user that subscribes, and a changer."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .book import Book, current
 from .place import Place
 from .turnstile import Turnstile
 
+# Seconds beyond its own deadline after which a call counts as having no outcome.
 _GRACE = 15.0
-"""Seconds beyond its own deadline after which a call has no outcome."""
 _CANCELLED = 0.01
 _WITH_BALLAST = 0.01
 _WITH_PROGRESS = 0.05
+# Characters; more than a pipe accepts in one write.
 _BALLAST = 200_000
-"""Characters; more than a pipe takes at once."""
 STEADY = ("soak://a", "soak://b")
 FICKLE = "soak://c"
 USERS = "soak://d"
 
 
 class Load:
-    """All who use one place.
+    """All users of one place.
 
     Args:
-        place: Where.
-        seed: Where their choices come from.
-        book: Where they write.
-        pause: The mean number of seconds that a caller rests between two calls.
+        place: The place.
+        seed: Determines their choices.
+        book: Where they record what happens.
+        pause: The mean number of seconds between two calls of a caller.
 
     Attributes:
         turnstile: Where they wait at a quiet point.
@@ -63,7 +63,7 @@ class Load:
                 tg.start_soon(self._guarded, self._user, "user")
 
     async def _guarded(self, work: Callable[[str, random.Random], Any], name: str) -> None:
-        """Nobody's exception ends the run; it breaks a promise."""
+        """Run `work`; an exception does not end the run but breaks a promise."""
         place = self.place.spec.name
         try:
             await work(name, random.Random(f"{self.seed}/{place}/{name}"))
@@ -82,7 +82,7 @@ class Load:
                 await self._call(tool, f"{tool}-{self.place.spec.name}-{name}-{n}", rng)
 
     async def _call(self, tool: str, key: str, rng: random.Random) -> None:
-        """Make one call, and write down what its caller was told."""
+        """Make one call and record its outcome."""
         place = self.place
         options: dict[str, Any] = {}
         arguments = {"text": key}
@@ -119,7 +119,7 @@ class Load:
             await self._read(name, change.uri)
 
     async def _fickle_watcher(self, name: str, rng: random.Random) -> None:
-        """Come and go; at a quiet point it is always there, so that each finds as much to hold."""
+        """Come and go, but always be there at a quiet point, so that each finds the same number of watchers."""
         async with AsyncExitStack() as away:
             await away.enter_async_context(self.turnstile)
             while True:
@@ -170,4 +170,4 @@ class Load:
 
 
 async def _no_progress(value: float, total: float | None, message: str | None) -> None:
-    """A callback alone makes a modern server answer by events."""
+    """Does nothing, but passing a progress callback makes a modern server answer with events."""

@@ -1,4 +1,4 @@
-"""One server of the fleet, its client, and what can be done to them."""
+"""One server of the fleet, its client, and the faults that can be injected."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from .book import Book
 from .plan import Fault, Spec
 
 MODULE = "tests.servers.soak_server"
+# Runs in its own process, so that the server is resumed, and can end with its stdin, whatever happens to this one.
 _FREEZE = 'kill -STOP "$1"; sleep "$2"; kill -CONT "$1"'
-"""In a process of its own: whatever becomes of this one, the server runs again, and can end when its stdin does."""
 
 
 def toxic(kind: str, seconds: float) -> Toxic:
-    """A toxic of the kind, of a strength that goes by how long it is there."""
+    """A toxic of the given kind, whose strength follows from its duration."""
     strength = seconds / 3
     if kind == "latency":
         return Latency(0.5 * strength, jitter=0.2 * strength)
@@ -59,15 +59,15 @@ def toxic(kind: str, seconds: float) -> Toxic:
 
 
 class Place:
-    """A server and a client of it.
+    """A server and its client.
 
     Attributes:
-        spec: What it is.
-        server: The server's process, where it is not the client's.
-        proxy: What stands between, if anything does.
-        journal: Where the server writes.
-        wanted: What is subscribed to now, by how many.
-        happened: The faults that were applied.
+        spec: Its specification.
+        server: The server's process, unless the client starts it.
+        proxy: The proxy in between, or None.
+        journal: The server's journal.
+        wanted: How many subscribers each resource has now.
+        happened: The faults injected so far, counted.
     """
 
     def __init__(self, spec: Spec, seed: int, book: Book, sabotages: Sequence[str]) -> None:
@@ -86,7 +86,7 @@ class Place:
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """The server is started, where it is not the client's; it takes its time to be there."""
+        """Start the server, unless the client does; it may not be ready yet."""
         if self.spec.is_process:
             yield
             return
@@ -101,7 +101,7 @@ class Place:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """The client is ready; on leaving, it is closed."""
+        """Open the client and wait until it is ready; close it on exit."""
         spec = self.spec
         async with AsyncExitStack() as stack:
             target: Any = stdio_server(MODULE, (spec.kind, *self._arguments), None)
@@ -138,7 +138,7 @@ class Place:
     # --- faults ---
 
     async def suffer(self, fault: Fault) -> None:
-        """Let one fault happen, from its beginning to its end."""
+        """Inject one fault, from beginning to end."""
         self.happened[fault.kind] += 1
         if fault.kind == "freeze":
             await self._freeze(fault.seconds)
@@ -149,7 +149,7 @@ class Place:
             self.server.kill()
             await anyio.sleep(fault.seconds)
             self.server.start()
-            with suppress(TimeoutError):  # it is killed no faster than it starts, however busy the machine is
+            with suppress(TimeoutError):  # never kill it faster than it starts, even on a busy machine
                 await self.server.listening()
         else:
             assert self.proxy is not None
@@ -174,7 +174,7 @@ class Place:
             proxy.remove(added)
 
     async def keep_running(self) -> None:
-        """Start the server again when it died of a key's fate, as whatever runs servers does."""
+        """Start the server again when a key's fate ended it, as a process manager would."""
         while self.server is not None:
             if self.server.process is not None and self.server.process.poll() is not None:
                 self.server.kill()
@@ -182,7 +182,7 @@ class Place:
             await anyio.sleep(0.1)
 
     def _pid(self) -> int | None:
-        """The server's process, if there is one now."""
+        """The pid of the server, if it is running."""
         if self.server is not None:
             return None if self.server.process is None else self.server.process.pid
         for pid in children():
@@ -197,5 +197,5 @@ class Place:
     # --- its ledger ---
 
     async def held(self) -> set[str]:
-        """What the server says is subscribed to."""
+        """The subscriptions that the server reports."""
         return set((await self.ask("held")).split())

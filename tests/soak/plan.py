@@ -1,4 +1,4 @@
-"""What follows from the seed: the servers, what happens to them and when."""
+"""The servers, and the schedule of their faults, which follows from the seed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PATIENT = Policy(
     budget=None,
     retry=RetryPolicy(attempts=200, crashes=200, base=0.02, throttled_base=0.05, max_delay=0.5),
     restart=RestartPolicy(base=0.02, max_delay=0.5, intensity=10_000),
-    # It starts amid the faults.
+    # It starts while faults are happening.
     timeout=TimeoutPolicy(attempt=15, reach=150, ready=150, connect=15, total=200, shutdown=5),
     health=HealthPolicy(idle=2, timeout=5, misses=2),
 )
-"""More time than any outage takes, and no end of tries: whatever is repeatable can be answered."""
+"""More time than any outage takes and practically unlimited attempts: every repeatable call can be answered."""
 LIMITED = PATIENT.model_copy(update={"concurrency": Concurrency(limit=8, queue=1000)})
 SLOWED = PATIENT.model_copy(update={"rate_limit": RateLimit(rate=100, burst=20)})
 
@@ -28,14 +28,14 @@ class Spec:
     """One server of the fleet.
 
     Attributes:
-        name: What it is called here.
-        kind: What `tests.servers.soak_server` is to be.
-        policy: Its client's.
-        legacy: Whether its client asks for a version up to 2025-11-25; else it negotiates.
-        options: More arguments of the server.
-        faults: What its schedule draws from.
+        name: Its name.
+        kind: The kind of server that `tests.servers.soak_server` runs.
+        policy: Its client's policy.
+        legacy: Whether its client requests a version up to 2025-11-25 instead of negotiating.
+        options: Extra arguments of the server.
+        faults: The kinds of faults that its schedule draws from.
         pause: The mean number of seconds between two faults.
-        proxied: Whether a `FaultProxy` stands before it.
+        proxied: Whether a `FaultProxy` is in front of it.
     """
 
     name: str
@@ -62,7 +62,7 @@ TCP = ("latency", "down", "cut", "reset", "reset_peer", "timeout", "slow_close",
 
 
 def fleet() -> list[Spec]:
-    """The servers: all that the installed SDK can talk to. Those of the SDK take a second to start, and die less."""
+    """All servers that the installed SDK can talk to. SDK servers take a second to start, so they get fewer faults."""
     legacy = MAJOR != 1
     both = (*HTTP, *TCP)
     specs = [
@@ -82,9 +82,9 @@ class Fault:
     """Something that happens to a whole server.
 
     Attributes:
-        pause: Seconds after the end of the one before it; after a kill, since the server was there again.
-        kind: What.
-        seconds: How long it lasts.
+        pause: Seconds after the end of the previous fault; after a kill, since the server was ready again.
+        kind: The kind of fault.
+        seconds: Its duration.
     """
 
     pause: float
@@ -99,7 +99,7 @@ _LONGEST = {"kill": 0.5, "away": 2.0, "freeze": 5.0, "cut": 0.0, "reset": 0.0}
 
 
 def schedule(seed: int, spec: Spec, length: float) -> list[Fault]:
-    """What happens to one server in `length` seconds, one after the other."""
+    """The faults of one server in `length` seconds, in order."""
     rng = random.Random(f"{seed}/faults/{spec.name}")
     faults: list[Fault] = []
     while sum(fault.pause + fault.seconds for fault in faults) < length:

@@ -1,4 +1,4 @@
-"""The course of a run: start everything, let it suffer, look closely at the quiet points, stop everything."""
+"""The course of a run: start everything, inject faults, check everything at the quiet points, stop everything."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .plan import Fault, Spec, schedule
 from .turnstile import Turnstile
 
 FIRST = 60.0
-"""Seconds after which the first reading is taken, or half of the run if that is less."""
+"""Seconds after which the first reading is taken; in a shorter run, after half of it."""
+# Seconds allowed for subscriptions and watchers to settle at a quiet point; less in a short run.
 _SETTLES = 20.0
-"""Seconds that subscriptions and watchers get at a quiet point; less in a short run."""
 _MEMORY_IS_JUDGED = 2 * FIRST
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options from the command line."""
 
     seed: int
     length: float
@@ -43,7 +43,7 @@ class Options:
 
 
 class Errors(logging.Handler):
-    """Whatever is logged as an error breaks a promise."""
+    """A log handler: every record at ERROR or above breaks a promise."""
 
     def __init__(self, book: Book) -> None:
         super().__init__(logging.ERROR)
@@ -118,7 +118,7 @@ class Run:
         print(f"{self._time() / 60:.1f} min: {self.book.calls} calls; {what}: {gauges}", flush=True)
 
     def _time(self) -> float:
-        """Seconds of the run in which faults happen: quiet points do not count."""
+        """Seconds of the run during which faults happened; quiet points do not count."""
         return self.book.now() - self._rested
 
     async def _go_on_until(self, when: float) -> None:
@@ -126,7 +126,7 @@ class Run:
             await anyio.sleep(left)
 
     async def _measure_lag(self) -> None:
-        """How late this process comes to its work: on a machine that is busy with other things, all takes longer."""
+        """Measure how late this process runs its timers: on a busy machine everything takes longer."""
         while True:
             due = time.monotonic() + 0.1
             await anyio.sleep(0.1)
@@ -161,7 +161,7 @@ class Run:
         self._rested += self.book.now() - self._stopped
 
     async def _settle(self, load: Load) -> None:
-        """What is held is what is wanted, and what changed was read."""
+        """Wait until the server holds the wanted subscriptions and every change has been read; else break promises."""
         place = load.place
         if not place.spec.has_resources:
             await place.client.list_tools()
@@ -186,11 +186,11 @@ class Run:
             self.book.break_promise(f"{place.spec.name}: {line}")
 
     async def _read(self, first: Gauges | None) -> Gauges:
-        """The gauges, once what is kept for a while is gone; not before it would be, when there is nothing to match."""
+        """Read the gauges once idle resources are gone: at first after a fixed time, later once nothing has grown."""
         began = anyio.current_time()
         while True:
             for place in self.places:
-                await place.client.list_tools()  # an HTTP client closes old connections when it is used
+                await place.client.list_tools()  # an HTTP client closes idle connections only when it is used
             await anyio.sleep(0.2)
             gauges = Gauges.read()
             waited = anyio.current_time() - began
@@ -200,16 +200,16 @@ class Run:
 
     @property
     def _keeps(self) -> float:
-        """Seconds after which nothing idle is kept: an HTTP client keeps connections for five."""
+        """Seconds after which nothing idle is kept: an HTTP client keeps connections for 5 s."""
         return 1.5 if all(place.spec.is_process for place in self.places) else 6.0
 
     @asynccontextmanager
     async def _nothing_left(self) -> AsyncIterator[None]:
-        """What the run opens, it closes."""
+        """Check that everything the run opened is closed."""
         before = Gauges.read()
         yield
         after = Gauges.read()
-        with anyio.move_on_after(3):  # a closed socket leaves the loop a moment later
+        with anyio.move_on_after(3):  # a closed socket leaves the event loop a moment later
             while after.growth(before):
                 await anyio.sleep(0.05)
                 after = Gauges.read()
@@ -218,7 +218,7 @@ class Run:
 
 
 def plan_of(options: Options) -> list[str]:
-    """The faults of each place, for printing."""
+    """The scheduled faults of each place, for printing."""
     lines = []
     for spec in options.specs:
         faults: list[Fault] = schedule(options.seed, spec, options.length)
@@ -227,7 +227,7 @@ def plan_of(options: Options) -> list[str]:
 
 
 async def _leak(tg: anyio.abc.TaskGroup) -> None:
-    """A sabotage: a socket and a task more, ten times a second."""
+    """A sabotage: leak a socket and a task, ten times a second."""
     kept = []
     while True:
         await anyio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Lets tasks into a stretch of their work, or holds them before it until everyone has left."""
+"""A gate that admits tasks to a section of their work, or holds them back while all others leave it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import anyio
 
 
 class Turnstile:
-    """An async context manager around what must not go on at a quiet point."""
+    """An async context manager for work that must not run at a quiet point."""
 
     def __init__(self) -> None:
         self.inside = 0
@@ -24,12 +24,12 @@ class Turnstile:
         self._left.set()
 
     async def close(self) -> None:
-        """Let nobody in, and wait until everyone has left."""
+        """Admit no more tasks, and wait until all have left."""
         self._open = anyio.Event()
         while self.inside:
             self._left = anyio.Event()
             await self._left.wait()
 
     def open(self) -> None:
-        """Let everyone in."""
+        """Admit tasks again."""
         self._open.set()

@@ -1,4 +1,4 @@
-"""Ends a run that does not end: says what hangs, kills what was started, and leaves with status 1."""
+"""Ends a run that hangs: reports where, kills all child processes, and exits with status 1."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _DEEPEST = 40
 
 
 class Watchdog:
-    """A thread, so that it also bites where the event loop itself hangs.
+    """Runs in a thread, so that it works even if the event loop hangs.
 
     Args:
-        patience: Seconds.
-        report: Gives the last words of the run.
+        patience: The time limit of the run, in seconds.
+        report: Returns the lines to print about the run.
     """
 
     def __init__(self, patience: float, report: Callable[[], Iterable[str]]) -> None:
@@ -61,7 +61,7 @@ class Watchdog:
 
 
 def kill_children() -> None:
-    """End every process below this one."""
+    """Kill all descendants of this process."""
     found = children()
     for pid in found:
         try:
@@ -76,7 +76,7 @@ def kill_children() -> None:
 
 
 def _roots() -> Callable[[], list[Any]]:
-    """A function, for any thread, that gives the coroutines of all tasks of the running event loop."""
+    """A function, callable from any thread, that returns the coroutines of all tasks of the running event loop."""
     if sniffio.current_async_library() == "asyncio":
         loop = asyncio.get_running_loop()
         return lambda: [task.get_coro() for task in asyncio.all_tasks(loop)]
@@ -94,7 +94,7 @@ def _roots() -> Callable[[], list[Any]]:
 
 
 def stack_of(coroutine: Any) -> str:
-    """Where a suspended coroutine stands, outermost first."""
+    """The stack of a suspended coroutine, outermost frame first."""
     lines = []
     while coroutine is not None and len(lines) < _DEEPEST:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)

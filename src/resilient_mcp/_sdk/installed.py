@@ -1,7 +1,7 @@
 """The only module that knows which major version of mcp is installed.
 
-It gives the rest of the house one spelling: one error class, one session object, one way to read and write a JSON-RPC
-message. What differs between 1.x and 2.x (names, field spelling, units, era negotiation) ends here.
+It gives the rest of the package one interface: one error class, one session object, one way to read and write JSON-RPC
+messages. The differences between 1.x and 2.x (names, field spelling, units, era negotiation) are handled here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _mcp: Any = mcp
 _types: Any = types
 
 http: Any
-"""The HTTP library the installed SDK speaks: httpx on 1.x, httpx2 on 2.x. Both have the same shape."""
+"""The HTTP library the installed SDK uses: httpx on 1.x, httpx2 on 2.x. Both have the same API."""
 
 MCPError: Any
 """The installed SDK's error class."""
@@ -67,7 +67,7 @@ INVALID_PARAMS = -32602
 UNSUPPORTED_PROTOCOL_VERSION = -32022
 
 REQUEST_TIMEOUT = 408 if MAJOR == 1 else -32001
-"""The code the installed SDK gives its own request timeout."""
+"""The error code of the installed SDK's own request timeout."""
 
 
 class ErrorBase(_ErrorBase):
@@ -104,7 +104,7 @@ class ErrorBase(_ErrorBase):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied by its attributes: the subclasses take keyword arguments, which pickle does not give."""
+        """Pickle and copy by attributes: the subclasses take keyword arguments, which pickle does not pass."""
         return _restored, (type(self), self.args), self.__dict__
 
 
@@ -115,7 +115,7 @@ def _restored(kind: type[ErrorBase], args: tuple[Any, ...]) -> ErrorBase:
 
 
 def mcp_error(code: int, message: str, data: Any = None) -> Exception:
-    """An error as the installed SDK raises a server's."""
+    """The exception that the installed SDK raises for an error from a server."""
     return cast(
         "Exception",
         MCPError(types.ErrorData(code=code, message=message, data=data))
@@ -125,12 +125,12 @@ def mcp_error(code: int, message: str, data: Any = None) -> Exception:
 
 
 def is_local_timeout(error: object) -> bool:
-    """Whether an error has the code of the SDK's own request timeout; a server may send the same."""
+    """Whether an error has the code of the SDK's own request timeout; a server may send the same code."""
     return bool(getattr(getattr(error, "error", None), "code", None) == REQUEST_TIMEOUT)
 
 
 def is_connection_closed(error: object) -> bool:
-    """Whether an error is what the SDK gives the waiters of a session that ended; a server may send the same."""
+    """Whether an error is the one that pending calls get when an SDK session ends; a server may send the same."""
     data = getattr(error, "error", None)
     return getattr(data, "code", None) == CONNECTION_CLOSED and getattr(data, "message", "") == "Connection closed"
 
@@ -138,16 +138,16 @@ def is_connection_closed(error: object) -> bool:
 def needs_1(what: str) -> None:
     """Raise RuntimeError unless mcp 1.x is installed."""
     if MAJOR != 1:
-        raise RuntimeError(f"{what} needs mcp 1.x; installed is mcp {VERSION}")
+        raise RuntimeError(f"{what} needs mcp 1.x, but mcp {VERSION} is installed")
 
 
 def needs_2(what: str) -> None:
     """Raise RuntimeError unless mcp 2.x is installed."""
     if MAJOR == 1:
-        raise RuntimeError(f"{what} needs mcp 2.x; installed is mcp {VERSION}")
+        raise RuntimeError(f"{what} needs mcp 2.x, but mcp {VERSION} is installed")
 
 
 def experimental_features(client: Any) -> Any:
-    """The experimental features of 1.x, over `client` in the place of a session."""
+    """The experimental features of 1.x, with `client` in place of a session."""
     needs_1("experimental")
     return import_module("mcp.client.experimental").ExperimentalClientFeatures(client)

@@ -37,9 +37,9 @@ SESSION_OPTIONS = frozenset(inspect.signature(_SESSION_CLASS).parameters) - {
 }
 
 
-if MAJOR != 1:  # for what `mcp.Client` takes extensions
+if MAJOR != 1:  # options of `ClientSession`, which `mcp.Client` takes only as part of its extensions
     SESSION_OPTIONS |= {"result_claims", "notification_bindings"}
-"""What `ResilientClient(**session_options)` may hand on to the installed SDK's session."""
+"""Options that `ResilientClient(**session_options)` may pass on to the installed SDK's session."""
 
 
 _OPTION_TYPES: dict[str, Any] = {
@@ -55,15 +55,15 @@ _OPTION_TYPES: dict[str, Any] = {
 
 
 def check_options(server: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what the installed SDK's session would refuse when it connects, or choke on later.
+    """Reject options that the installed SDK's session would reject when it connects, or fail on later.
 
     Args:
-        server: What the client was given; a URL identifies a shared cache.
+        server: What was passed to the client; a URL identifies a shared cache.
         options: Callbacks and options.
 
     Raises:
-        TypeError: One is of the wrong type.
-        ValueError: One has an impossible value.
+        TypeError: An option is of the wrong type.
+        ValueError: An option has an invalid value.
     """
     for name, value in options.items():
         if value is None:
@@ -76,12 +76,12 @@ def check_options(server: Any, options: Mapping[str, Any]) -> None:
         if name == "log_level" and value not in get_args(types.LoggingLevel):
             levels = ", ".join(map(repr, get_args(types.LoggingLevel)))
             raise ValueError(f"log_level is {printable(repr(value), 100)}: pass one of {levels}")
-    if MAJOR != 1:
+    if MAJOR != 1:  # constructed only for its own checks
         client_of(server.url if isinstance(server, StreamableHttpParameters) else nullcontext(), options)
 
 
 def with_target_id(cache: Any, server: Any) -> Any:
-    """A cache configuration that names the server whose answers it keeps: its store may be shared."""
+    """A cache configuration that names the server whose responses it stores: the store may be shared."""
     if cache is None or cache.target_id is not None or not isinstance(server, StreamableHttpParameters):
         return cache
     url = http.URL(server.url).copy_with(userinfo=b"")
@@ -89,9 +89,9 @@ def with_target_id(cache: Any, server: Any) -> Any:
 
 
 def default_option(option: str) -> Any:
-    """What the installed SDK takes for a session option that was not given; None where there is no such option."""
+    """The installed SDK's default for a session option; None if there is no such option."""
     if MAJOR == 1:
-        return None  # the defaults of all that `ClientSession` takes
+        return None  # the default of every option of `ClientSession`
     declared = next((field for field in fields(_mcp.Client) if field.name == option), None)
     if declared is None:
         return None
@@ -99,10 +99,10 @@ def default_option(option: str) -> Any:
 
 
 def client_of(target: Any, options: Mapping[str, Any]) -> Any:
-    """The `mcp.Client` of 2.x for these options, those of its `ClientSession` included.
+    """The `mcp.Client` of 2.x for these options, including those of its `ClientSession`.
 
     Raises:
-        TypeError, ValueError: It refuses them.
+        TypeError, ValueError: It rejects them.
     """
     options = dict(options)
     bindings = options.pop("notification_bindings", None)
@@ -111,7 +111,7 @@ def client_of(target: Any, options: Mapping[str, Any]) -> Any:
     if isinstance(extensions, Mapping) or claims:
         settings: Mapping[str, Any] = extensions if isinstance(extensions, Mapping) else {}
         if strangers := claims.keys() - settings.keys():
-            raise ValueError(f"result_claims names {min(strangers)!r}, which extensions= does not: add it there")
+            raise ValueError(f"result_claims names {min(strangers)!r}, which extensions= does not name: add it there")
         options["extensions"] = [_extension(name, said, claims.get(name, ())) for name, said in settings.items()]
     client = _mcp.Client(target, **options)
     if bindings:
@@ -121,7 +121,7 @@ def client_of(target: Any, options: Mapping[str, Any]) -> Any:
 
 
 def _extension(identifier: str, settings: Mapping[str, Any], claims: Sequence[Any]) -> Any:
-    """What a `ClientSession` of 2.x is told of an extension, as `mcp.Client` wants it."""
+    """An extension as `mcp.Client` takes it, from the settings and claims that a 2.x `ClientSession` takes."""
     extension = import_module("mcp.client.extension").advertise(identifier, dict(settings))
     extension.claims = lambda: tuple(claims)
     return extension

@@ -25,13 +25,13 @@ from .results import structured_content
 
 
 class _Validators:
-    """Compiled output schemas by tool: 1.x compiles and checks a schema anew for every result (1.6 ms a call)."""
+    """Compiled output schemas by tool: 1.x checks and compiles the schema again for every result (1.6 ms a call)."""
 
     def __init__(self) -> None:
         self._compiled: dict[str, tuple[Any, Any]] = {}
 
     def accept(self, name: str, schema: Any, content: Any) -> bool:
-        """Whether `content` surely conforms to `schema`; of the rest the SDK itself says what is wrong."""
+        """Whether `content` certainly conforms to `schema`; if not, the SDK's own validation reports the problem."""
         if schema is None or content is None:
             return False
         compiled, validator = self._compiled.get(name, (None, None))
@@ -46,24 +46,24 @@ class _Validators:
             return False
 
 
+# Seconds that the first results of a connection wait for the list of tools, which only their validation needs.
 _LISTING_PATIENCE = 1.0
-"""Seconds that the first answers of a connection wait for the list of tools, which only their validation needs."""
 
 
 def _listing_patience() -> float:
-    """The same for the running attempt: never more than half of what it has left."""
+    """`_LISTING_PATIENCE` for the running attempt: at most half of the time it has left."""
     attempt = current_attempt.get()
     left = math.inf if attempt is None else attempt.scope.deadline - anyio.current_time()
     return min(_LISTING_PATIENCE, left / 2)
 
 
 def keep_answers(session: Any) -> None:
-    """Let no answer be lost, replaced or held back by the listing that the SDK makes to validate it.
+    """Keep the SDK's validation of tool results from losing, replacing or delaying a result.
 
-    The SDK lists the tools when a tool answers that it has not seen listed. If the listing fails or takes long, or the
-    schema cannot be used, the answer is delivered unvalidated, for the tool has run. Only content that does not conform
-    raises the SDK's `RuntimeError`. Each connection tries one listing, which all answers that come meanwhile wait for;
-    later answers are validated once the catalog has listed.
+    The SDK lists the tools when it gets a result of a tool it has not seen listed. If that listing fails or is slow, or
+    the schema is unusable, the result is delivered unvalidated, because the tool has run. Only content that does not
+    conform raises the SDK's `RuntimeError`. Each connection makes one such listing, shared by all results that arrive
+    meanwhile; later results are validated once the catalog has listed the tools.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
@@ -77,13 +77,16 @@ def keep_answers(session: Any) -> None:
             await listing.wait()
             return
         listing = anyio.Event()
+        # The listing runs in the task of a call that has its response already. Bound to that call's attempt, it would
+        # be the attempt's latest request: if the connection ended now, the call would count as unanswered, and might
+        # be repeated.
         token = current_attempt.set(None)
         try:
             await session.list_tools()
             listed = True
         except Exception as exc:
-            logger.debug("the answer of %s is not validated: %s", printable(name, 100), printable(str(exc)))
-        finally:
+            logger.debug("the result of %s is not validated: %s", printable(name, 100), printable(str(exc)))
+        finally:  # also when the caller's patience ends: whoever waits goes on unvalidated instead of listing again
             current_attempt.reset(token)
             listing.set()
 
@@ -93,36 +96,38 @@ def keep_answers(session: Any) -> None:
                 await list_once(name)
         schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
         if listed and name not in schemas:
-            logger.warning("the server does not list the tool %s: its answer is not validated", printable(name, 100))
+            logger.warning("the server does not list the tool %s: its result is not validated", printable(name, 100))
         if name not in schemas or (MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result))):
             return
         try:
             await validate(name, result)
         except Exception as exc:
+            # The SDK raises RuntimeError for an unusable schema, too; only the cause tells the two apart. Missing
+            # content has no cause.
             why = exc.__cause__ or exc.__context__
             if isinstance(exc, RuntimeError) and (why is None or isinstance(why, ValidationError)):
                 raise
-            logger.debug("the answer of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
+            logger.debug("the result of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
 
     setattr(session, method, validate_if_possible)
 
 
+# Seconds that a result waits for the callbacks of messages that arrived before it.
 _CALLBACK_PATIENCE = 1.0
-"""Seconds that an answer waits for the callbacks of what came before it."""
 
 
 _in_callback: ContextVar[bool] = ContextVar("in_callback", default=False)
 
 
+# Server messages that may queue behind slow user callbacks; beyond that the oldest are dropped.
 _WAITING_MESSAGES = 1000
-"""Messages of a server that wait for callbacks of the user's that take their time; then the oldest are dropped."""
 
 
 class CallbackRunner:
-    """Lets a session of 1.x run its callbacks beside its reader.
+    """Runs the callbacks of a 1.x session outside its reader task.
 
-    1.x awaits them where it reads: while one of them takes its time no answer is read, and one that calls the client
-    waits for itself. Requests of the server are answered side by side, and its notifications handled in order.
+    1.x awaits them in the reader: while a callback runs no response is read, and one that calls the client deadlocks.
+    Here server requests are answered concurrently, and notifications are handled in order.
     """
 
     def __init__(self, session: Any, beside: anyio.abc.TaskGroup) -> None:
@@ -147,10 +152,10 @@ class CallbackRunner:
         _in_callback.set(True)
         try:
             await self._answer(responder)
-            if not responder._completed:  # noqa: SLF001
+            if not responder._completed:  # noqa: SLF001 - the reader, too, passes these on to `message_handler`
                 await self._handle(responder)
-        except Exception as exc:  # as the reader itself would answer
-            logger.warning("a request of the server could not be answered: %s", printable(str(exc)))
+        except Exception as exc:  # reply as the reader itself would
+            logger.warning("a server request could not be answered: %s", printable(str(exc)))
             error = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await self._session._send_response(responder.request_id, error)  # noqa: SLF001
@@ -161,12 +166,12 @@ class CallbackRunner:
         self._put(self._note, notification)
 
     async def _handle_incoming(self, message: Any) -> None:
-        if id(message) not in self._answering:
+        if id(message) not in self._answering:  # the reader passes on each open request; `_answer_beside` does that
             self._put(self._handle, message)
 
     def _put(self, function: Callable[[Any], Awaitable[None]], message: Any) -> None:
         if len(self._waiting) == _WAITING_MESSAGES:
-            self._done_count += 1  # the oldest is dropped
+            self._done_count += 1  # the deque drops the oldest, which `caught_up` must not wait for
         self._waiting.append((function, message))
         self._put_count += 1
         self._arrived.tell()
@@ -179,15 +184,15 @@ class CallbackRunner:
                 try:
                     await function(message)
                 except Exception as exc:
-                    logger.warning("a callback raised on a message of the server: %s", printable(str(exc)))
+                    logger.warning("a callback raised while handling a server message: %s", printable(str(exc)))
                 self._done_count += 1
                 self._done.tell()
             await self._arrived.wait()
 
     async def caught_up(self) -> None:
-        """Wait until what came before an answer has been handled, as a caller of 1.x may rely on; not for long.
+        """Wait until all earlier messages have been handled, at most `_CALLBACK_PATIENCE` seconds.
 
-        A callback that waits for an answer does not wait for itself.
+        Callers of 1.x may rely on that order. In a callback this returns immediately, or it would wait for itself.
         """
         if self._done_count == self._put_count or _in_callback.get():
             return
@@ -198,10 +203,10 @@ class CallbackRunner:
 
 
 def survive_cancelled_callers(session: Any) -> None:
-    """Let a session of 1.x survive that a call is given up in the very moment its answer is handed over.
+    """Keep a 1.x session alive if a call is abandoned at the moment its response is delivered.
 
-    1.x looks up who waits, yields once, and then writes to a stream that is closed by then: its reader would end, with
-    the server alive, and every other call be told "Connection closed".
+    1.x looks up the waiting call, yields once, and then writes to a stream that may be closed by then. Its reader would
+    end although the server is alive, and every other call would fail with "Connection closed".
     """
     handle = session._handle_response  # noqa: SLF001
 

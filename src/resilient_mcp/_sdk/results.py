@@ -29,7 +29,8 @@ def with_text_before(result: Any, text: str) -> Any:
     return result.model_copy(update={"content": content})
 
 
-_IS_ERROR = "isError" if MAJOR == 1 else "is_error"  # a name that a result does not have costs 2 µs to look up
+# Only the installed spelling: a failed attribute lookup on a pydantic model costs 2 µs.
+_IS_ERROR = "isError" if MAJOR == 1 else "is_error"
 
 
 def is_error_result(result: object) -> bool:
@@ -51,17 +52,17 @@ LISTS = {
 """The SDK's list methods and their JSON-RPC methods."""
 
 
+# Per list method: the key of the items on the wire, the server capability it requires, the result type.
 _LISTED: dict[str, tuple[str, str, Any]] = {
     "list_tools": ("tools", "tools", types.ListToolsResult),
     "list_resources": ("resources", "resources", types.ListResourcesResult),
     "list_resource_templates": ("resourceTemplates", "resources", types.ListResourceTemplatesResult),
     "list_prompts": ("prompts", "prompts", types.ListPromptsResult),
 }
-"""Per list method: the items' key on the wire, the server capability it needs, the result type."""
 
 
 def capability_of(method: str) -> str:
-    """The capability that a list method needs."""
+    """The server capability that a list method requires."""
     return _LISTED[method][1]
 
 
@@ -74,20 +75,22 @@ def items_of(method: str, page: Any) -> list[Any]:
 
 
 def list_result(method: str, items: list[Any], meta: Mapping[str, Any] | None) -> Any:
-    """A list result with `items`, all on one page."""
+    """A list result with all `items` on one page."""
     key, _, kind = _LISTED[method]
     return kind.model_validate({key: items, "_meta": meta})
 
 
 class ToolAnswer(types.CallToolResult):
-    """A tool result that also keeps the JSON that it came as."""
+    """A tool result that also keeps the JSON it was received as."""
 
+    # `model_copy` copies private attributes, too. `_owner` is the id of the instance that `_json` belongs to, so that a
+    # copy can be told from the original.
     _json: dict[str, Any] = PrivateAttr(default_factory=dict)
     _owner: int = PrivateAttr(default=0)
 
     @classmethod
     def of(cls, answered: dict[str, Any]) -> ToolAnswer:
-        """A result from its JSON; one that does not conform has no content but in its JSON."""
+        """A result from its JSON; if that does not conform, `content` is empty and only the JSON has it all."""
         try:
             result = cls.model_validate(answered)
         except ValueError:
@@ -96,31 +99,31 @@ class ToolAnswer(types.CallToolResult):
         return result
 
     def keep(self, answered: dict[str, Any]) -> None:
-        """Remember what it came as."""
+        """Remember the JSON it was received as."""
         self._json, self._owner = answered, id(self)
 
     def as_it_came(self) -> dict[str, Any]:
-        """The JSON; of a copy that was changed since, the JSON of what it is now."""
+        """The JSON as received; for a copy, which may have been changed, its current JSON."""
         return self._json if self._owner == id(self) else dump(self)
 
 
 def dump(model: Any) -> dict[str, Any]:
-    """A model of the SDK as JSON, the way the SDK sends it."""
+    """An SDK model as JSON, the way the SDK sends it."""
     return cast("dict[str, Any]", model.model_dump(by_alias=True, mode="json", exclude_none=True))
 
 
 def as_json(result: Any) -> dict[str, Any]:
-    """A result as JSON: as it came if it came as JSON."""
+    """A result as JSON, unchanged if it was received as JSON."""
     if isinstance(result, dict):
         return result
     return result.as_it_came() if isinstance(result, ToolAnswer) else dump(result)
 
 
 def uri_text(uri: Any) -> str:
-    """A URI as the installed SDK puts it on the wire: 1.x normalises it.
+    """A URI as the installed SDK sends it: 1.x normalises it.
 
     Raises:
-        ValueError: It is not a URI, which 1.x cannot send.
+        ValueError: It is not a valid URI (1.x only).
     """
     return str(AnyUrl(str(uri))) if MAJOR == 1 else str(uri)
 
@@ -131,11 +134,11 @@ CHANGES = {
     "notifications/prompts/list_changed": "prompts",
     "notifications/resources/list_changed": "resource_list",
 }
-"""The notifications that tell of a change, and what changed."""
+"""The notifications that report a change, and what changed."""
 
 
 def change_in(message: Any) -> tuple[Any, str | None] | None:
-    """The (kind, uri) of the change that a message to `message_handler` tells of, None when it tells of none."""
+    """The (kind, uri) of the change that a message for `message_handler` reports; None if it reports none."""
     body = getattr(message, "root", message)
     kind = CHANGES.get(getattr(body, "method", ""))
     if kind is None:
@@ -144,7 +147,7 @@ def change_in(message: Any) -> tuple[Any, str | None] | None:
 
 
 def resource_updated(uri: str) -> Any:
-    """A `notifications/resources/updated`, as `message_handler` gets it."""
+    """A `notifications/resources/updated`, as `message_handler` receives it."""
     body = {"method": "notifications/resources/updated", "params": {"uri": uri}}
     if MAJOR == 1:
         return _types.ServerNotification.model_validate(body)
@@ -165,7 +168,7 @@ def change_of_event(event: Any) -> tuple[Any, str | None]:
 
 
 def event_of_change(kind: str, uri: str | None) -> Any:
-    """The event of `listen()` that tells of a change."""
+    """The event of `listen()` that reports a change."""
     events = import_module("mcp.client.subscriptions")
     if kind == "resource":
         return events.ResourceUpdated(uri)
@@ -174,7 +177,7 @@ def event_of_change(kind: str, uri: str | None) -> Any:
 
 
 def with_meta(result: Any, meta: Mapping[str, object]) -> Any:
-    """A copy of a result that carries `meta` in its `_meta`, beside what the server put there."""
+    """A copy of a result with `meta` added to its `_meta`, keeping what the server put there."""
     return result.model_copy(update={"meta": {**(result.meta or {}), **meta}})
 
 
@@ -205,9 +208,9 @@ def input_schema(tool: Any) -> Any:
 
 
 REFRESH: Mapping[str, Any] = {} if MAJOR == 1 else {"cache_mode": "refresh"}
-"""Options for a list that the server must answer, not the SDK's cache."""
+"""Options for a list that must come from the server, not from the SDK's cache."""
 
 
 def next_cursor(page: Any) -> str | None:
-    """The cursor of the next page of a list, None at the end."""
+    """The cursor of the next page of a list; None at the end."""
     return cast("str | None", page.nextCursor if MAJOR == 1 else page.next_cursor)

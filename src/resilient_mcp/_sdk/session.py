@@ -20,15 +20,15 @@ from .results import ToolAnswer, declares, dump
 
 
 def undecorated(method: str) -> Callable[..., Awaitable[Any]]:
-    """The SDK's method without its deprecation warning: which era it is for is this library's business."""
+    """The SDK's method without its deprecation warning: this library calls it only in the era it belongs to."""
     return cast("Callable[..., Awaitable[Any]]", inspect.unwrap(getattr(ClientSession, method)))
 
 
 class Session:
     """One negotiated session: an SDK `ClientSession`, on 2.x inside the `mcp.Client` that negotiated it.
 
-    Use `Session.open`. Its methods are the operations on which the two majors differ; `raw` is the `ClientSession`, and
-    `reader` runs its callbacks, on 1.x only.
+    Create it with `Session.open`. Its methods are the operations that differ between the two majors. `raw` is the
+    `ClientSession`; `reader` runs its callbacks (1.x only, else None).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Session:
         Args:
             streams: The transport.
             options: Callbacks and options for the SDK's session.
-            legacy: On 2.x, go straight to `initialize` (the era found at an earlier generation).
+            legacy: On 2.x, go straight to `initialize` (the era found by an earlier generation).
         """
         if MAJOR == 1:
             async with (
@@ -96,18 +96,18 @@ class Session:
     def offers(self, path: str) -> bool:
         """Whether the server may offer a capability, such as `tools` or `resources.subscribe`.
 
-        One whose protocol version was pinned was never asked what it declares: it may offer anything.
+        If the protocol version was pinned, the server's capabilities were never requested, so it may offer anything.
         """
         return not self._knows_capabilities or declares(self.capabilities, path)
 
     @property
     def raw_initialize_result(self) -> Any:
-        """What `initialize` answered; None where the session was negotiated by `server/discover`."""
+        """The result of `initialize`; None if the session was negotiated by `server/discover`."""
         return self.initialize_result if MAJOR == 1 else self.raw.initialize_result
 
     @property
     def server_info(self) -> Any:
-        """The server's name and version, or None when it did not say."""
+        """The server's name and version, or None if it did not send them."""
         return self.initialize_result.serverInfo if MAJOR == 1 else self.raw.server_info
 
     @property
@@ -131,7 +131,7 @@ class Session:
     async def call_tool(
         self, name: str, arguments: dict[str, Any] | None, progress: Any, options: Mapping[str, Any]
     ) -> Any:
-        """`tools/call`. On 2.x, input-required rounds are driven unless the caller asked to see them."""
+        """`tools/call`. On 2.x, input-required rounds are handled unless the caller asked to see them."""
         raw = MAJOR == 1 or "allow_input_required" in options or "allow_claimed" in options
         session = self.raw if raw else self.client
         return await session.call_tool(name, arguments, progress_callback=progress, **options)
@@ -152,11 +152,11 @@ class Session:
         return await session.get_prompt(name, arguments, **options)
 
     async def invoke(self, method: str, *args: Any, **options: Any) -> Any:
-        """Any other coroutine method of the SDK's session, by name, without deprecation warnings."""
+        """Call any other coroutine method of the SDK's session by name, without deprecation warnings."""
         return await undecorated(method)(self.raw, *args, **options)
 
     async def probe(self) -> None:
-        """Ask for a sign of life: `ping` up to 2025-11-25, `server/discover` after."""
+        """Check that the server responds: `ping` up to 2025-11-25, `server/discover` after."""
         if self.is_legacy:
             await self.invoke("send_ping")
         else:
@@ -168,9 +168,9 @@ class Session:
         return await self.invoke(method, uri if MAJOR == 1 else str(uri), **options)
 
     async def request(self, method: str, params: Mapping[str, Any] | None, progress: Any) -> Any:
-        """Any request, as it is on the wire; the result as it came, nothing validated or left out.
+        """Send any request in its wire form; return the result as received, with nothing validated or left out.
 
-        On 2.x, where a server asks for input by its result (2026-07-28), the session's callbacks give it.
+        On 2.x, if a result requests input (2026-07-28), the session's callbacks provide it.
         """
         answered = await self._exchange(method, params, progress)
         for _ in range(_MAX_ROUNDS):
@@ -191,14 +191,14 @@ class Session:
         data = _Json({"method": method, **({} if params is None else {"params": _copied(params)})})
         if MAJOR == 1:
             answered = await self.raw.send_request(data, _Json, progress_callback=progress)
-        else:  # `send_request` drops what it does not know, and refuses what does not conform
+        else:  # not `send_request`: it drops unknown fields and rejects results that do not conform
             options: dict[str, Any] = {} if progress is None else {"on_progress": progress}
             self.raw._stamp(data, options)  # noqa: SLF001
             answered = await self.raw._dispatcher.send_raw_request(method, data.get("params"), options)  # noqa: SLF001
         return cast("dict[str, Any]", answered)
 
     async def _input(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """What the session's callbacks answer to one embedded request of the server."""
+        """Answer one request embedded in a result, using the session's callbacks."""
         request = _input_request(wanted)
         context = import_module("mcp.client.session").ClientRequestContext(session=self.raw, request_id="input")
         answered = await self.raw.dispatch_input_request(context, request)
@@ -207,28 +207,28 @@ class Session:
         return dump(answered)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
-        """Any notification, as it is on the wire."""
+        """Send any notification in its wire form."""
         data = _Json({"method": method, **({} if params is None else {"params": _copied(params)})})
         await self.raw.send_notification(data)
 
     async def cancel(self, request_id: Any, reason: str) -> None:
-        """Tell the server that nobody waits for `request_id` any more. 2.x does that by itself."""
+        """Notify the server that `request_id` is cancelled. Does nothing on 2.x, whose SDK does it itself."""
         if MAJOR == 1:
             params = _types.CancelledNotificationParams(requestId=request_id, reason=reason)
             notification = _types.CancelledNotification(method="notifications/cancelled", params=params)
             await self.raw.send_notification(_types.ClientNotification(notification))
 
 
+# Rounds of input that one request may take (the SDK's own limit).
 _MAX_ROUNDS = 10
-"""Rounds of input that one request may take (the SDK's own limit)."""
 
 
+# Seconds before the next round if a server requests another round without any input.
 _ROUND_PAUSE = 0.25
-"""Seconds before the next round when a server only asks to be asked again."""
 
 
 class _Json(dict[str, Any]):
-    """JSON in the place of a pydantic model: what the SDK calls on its models gives the JSON itself."""
+    """JSON in place of a pydantic model: the model methods that the SDK calls return the JSON itself."""
 
     name_param = None
 
@@ -241,7 +241,7 @@ class _Json(dict[str, Any]):
 
 
 def _copied(params: Mapping[str, Any]) -> dict[str, Any]:
-    """`params` with a `_meta` of its own, for the SDK writes into both."""
+    """A copy of `params` with its own copy of `_meta`, because the SDK writes to both."""
     copied = dict(params)
     if isinstance(copied.get("_meta"), dict):
         copied["_meta"] = dict(copied["_meta"])
@@ -249,7 +249,7 @@ def _copied(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 LEGACY_SESSION: dict[str, Any] = {} if MAJOR == 1 else {"mode": "legacy"}
-"""Session options for a session negotiated by `initialize`."""
+"""Session options that negotiate by `initialize`."""
 
 
 LATEST_LEGACY_VERSION = "2025-11-25"
@@ -269,23 +269,23 @@ def open_listen(session: Session, **filters: Any) -> AbstractAsyncContextManager
     """The SDK's `listen()` on one session.
 
     Raises:
-        RuntimeError: The installed SDK has none.
+        RuntimeError: The installed SDK does not have it.
     """
     if MAJOR == 1:
-        raise RuntimeError(f"listen() needs mcp 2.x and a server at 2026-07-28; installed is mcp {VERSION}")
+        raise RuntimeError(f"listen() needs mcp 2.x and a server at 2026-07-28, but mcp {VERSION} is installed")
     return cast("AbstractAsyncContextManager[Any]", session.client.listen(**filters))
 
 
 def _refuse(method: str, options: Mapping[str, Any]) -> None:
-    """1.x has none of the per-call options of 2.x: say so by name."""
+    """Reject per-call options by name: they exist only on 2.x."""
     if options:
         raise TypeError(
-            f"{method}() got {', '.join(sorted(options))}=, which needs mcp 2.x; installed is mcp {VERSION}"
+            f"{method}() got {', '.join(sorted(options))}=, which needs mcp 2.x, but mcp {VERSION} is installed"
         )
 
 
 def _as_initialize_result(session: Any) -> Any:
-    """What `initialize()` returns: the handshake's result, or the same facts from `server/discover`."""
+    """The result of `initialize`, or the same facts from `server/discover`."""
     if session.initialize_result is not None:
         return session.initialize_result
     info = session.server_info or types.Implementation(name="unknown", version="unknown")
@@ -298,4 +298,4 @@ def _as_initialize_result(session: Any) -> Any:
 
 
 Invoke: TypeAlias = Callable[[Session, Any], Awaitable[Any]]
-"""An operation: what it does with a session and a progress callback (or None)."""
+"""An operation: called with a session and a progress callback (or None)."""

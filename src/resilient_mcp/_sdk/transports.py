@@ -33,7 +33,7 @@ def to_seconds(value: Any) -> float:
 
 
 def timeout_argument(value: float) -> Any:
-    """`value` seconds as the installed SDK takes a read timeout."""
+    """`value` seconds in the form in which the installed SDK takes a read timeout."""
     return timedelta(seconds=value) if MAJOR == 1 else value
 
 
@@ -43,11 +43,10 @@ def is_in_process_server(server: object) -> bool:
 
 
 def create_http_client(headers: Mapping[str, Any] | None, *, connect: float, read: float | None) -> Any:
-    """An HTTP client of the installed SDK's library, without a bound of its own on how many calls wait at once.
+    """An HTTP client of the installed SDK's library, with no limit on concurrent calls.
 
-    Its connections find out by themselves that nobody is there any more: a stream on which only the server speaks would
-    otherwise wait for ever. Behind a proxy of the environment, which the library then has to find, that is the proxy's
-    business.
+    TCP keep-alive detects dead connections: a stream on which only the server sends would otherwise hang forever. It is
+    left out if the environment names a proxy, which the library finds only without a custom transport.
     """
     timeout = http.Timeout(connect, read=read, pool=None)
     trusted = _trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
@@ -59,7 +58,7 @@ def create_http_client(headers: Mapping[str, Any] | None, *, connect: float, rea
 
 def _keepalive() -> list[tuple[int, int, int]]:
     wanted = {
-        "TCP_KEEPIDLE": 30,  # seconds of silence before it is asked
+        "TCP_KEEPIDLE": 30,  # seconds of silence before the first probe
         "TCP_KEEPALIVE": 30,  # the same on macOS
         "TCP_KEEPINTVL": 10,
         "TCP_KEEPCNT": 3,
@@ -69,17 +68,17 @@ def _keepalive() -> list[tuple[int, int, int]]:
 
 
 KEEPALIVE = _keepalive()
-"""Socket options by which the operating system notices within a minute that the other end is gone without a word.
+"""Socket options with which the operating system detects a silent disconnect within a minute.
 
-Asking also keeps routers from forgetting a connection on which nothing is said.
+The probes also keep routers from dropping an idle connection.
 """
 
 
 @lru_cache(maxsize=8)
 def _trust(*_where: str | None) -> Any:
-    """The HTTP library's own TLS settings under these environment variables, which it reads.
+    """The HTTP library's default TLS context, cached by the environment variables that it reads.
 
-    They are shared: its own would cost each client 800 KiB and 25 ms, and every generation has a new client.
+    Shared by all clients: a context of its own would cost each of them 800 KiB and 25 ms.
     """
     return http.create_ssl_context()
 
@@ -89,13 +88,13 @@ async def streamable_http_transport(parameters: Any, client: Any) -> AsyncIterat
     """The SDK's Streamable HTTP transport over `client`; `parameters` are `StreamableHttpParameters`."""
     options: dict[str, Any] = {"terminate_on_close": parameters.terminate_on_close}
     if MAJOR != 1:
-        options["max_sse_event_size"] = None  # the edge below has the bound (`Policy.max_message_bytes`)
+        options["max_sse_event_size"] = None  # `client` enforces the limit (`Policy.max_message_bytes`)
     async with streamable_http_client(parameters.url, http_client=client, **options) as streams:
         yield streams[0], streams[1]
 
 
 def sse_transport(parameters: Any, wrap: Callable[[Any], Any]) -> AbstractAsyncContextManager[Streams]:
-    """The SDK's HTTP+SSE transport (2024-11-05), its HTTP client passed through `wrap`."""
+    """The SDK's HTTP+SSE transport (2024-11-05), with its HTTP client passed through `wrap`."""
 
     def factory(headers: Any = None, timeout: Any = None, auth: Any = None) -> Any:
         return wrap(create_mcp_http_client(headers=headers, timeout=timeout, auth=auth))
@@ -113,7 +112,7 @@ def sse_transport(parameters: Any, wrap: Callable[[Any], Any]) -> AbstractAsyncC
 
 
 DIRECT_IN_PROCESS = MAJOR != 1
-"""Whether `Session.open` takes an in-process server as it is, and calls it without a wire between."""
+"""Whether `Session.open` takes an in-process server itself and calls it without a wire."""
 
 
 @asynccontextmanager
@@ -132,12 +131,12 @@ async def in_process_transport(server: Any) -> AsyncIterator[Streams]:
 
 
 POSTS_ONE_BY_ONE = MAJOR == 1
-"""Whether a request must have reached the HTTP client before the next may be written.
+"""Whether a request must have reached the HTTP client before the next one may be written.
 
-1.x starts each POST in a task that reads the loop variable of its writer only when it first runs. On trio, which starts
-tasks in random order, the writer may be ahead by then: one request is never sent, and the next one twice.
+1.x starts each POST in a task that reads the writer's loop variable only when it first runs. On trio, which starts
+tasks in random order, the writer may have moved on by then: one request is never sent, and the next one is sent twice.
 """
 
 
 redirected_request = next_request_within_origin
-"""The request that follows a redirect the SDK would follow, or None (same origin, same method)."""
+"""Returns the request that follows a redirect, or None if the SDK would not follow it (same origin and method only)."""

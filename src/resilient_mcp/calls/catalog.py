@@ -1,6 +1,6 @@
-"""The last known tools of a server: what their annotations say about sending a call twice, and their input schemas.
+"""The last known tools of a server: their input schemas, and whether their annotations allow a call to be repeated.
 
-Listed for each connection, beside the calls, and whenever the server says that the list changed.
+The tools are listed in the background for each connection, and again whenever the server reports a change.
 """
 
 from __future__ import annotations
@@ -27,26 +27,23 @@ from ..text.printable import printable
 from ..verdicts.classifier import Classifier
 from ..verdicts.verdict import AttemptError, Failure
 
+# Bounds on a listing: a server may return cursors forever.
 _MAX_PAGES = 100
-"""A listing that never ends must not be followed for ever."""
 
 _MAX_TOOLS = 10_000
-
+# Back-off between attempts to list the tools, in seconds.
 _BASE, _CAP = 0.1, 2.0
-"""The back-off between two tries to list, in seconds."""
-
+# Validation problems reported per call: enough for a model to correct its arguments.
 _MAX_PROBLEMS = 10
-"""Problems of one set of arguments that are told: enough for a model to correct them."""
-
+# Maximum length of one reason in characters; it quotes the value.
 _REASON = 300
-"""Characters of one reason: it quotes the value."""
 
 
 async def pages(page_at: Callable[[str | None], Awaitable[Any]]) -> AsyncGenerator[Any, None]:
-    """The pages of a list to its end, but at most 100.
+    """Yield the pages of a list, at most 100.
 
     Args:
-        page_at: Gets the page at a cursor; None is the first.
+        page_at: Returns the page at a cursor; None is the first page.
     """
     cursor: str | None = None
     for _ in range(_MAX_PAGES):
@@ -61,8 +58,8 @@ class Catalog:
     """The tools of one server.
 
     Args:
-        classifier: Says whether a listing that failed is worth another try.
-        hub: Where to report.
+        classifier: Decides whether a failed listing is retried.
+        hub: Receives events.
     """
 
     def __init__(self, classifier: Classifier, hub: Hub) -> None:
@@ -70,23 +67,24 @@ class Catalog:
         self._hub = hub
         self._tools: dict[str, Any] | None = None
         self._validators: dict[str, Any] = {}
-        self._current = 0  # the generation whose tools these are, as far as is known; 0 when they are of none
-        self._generation = 0
-        self._asked_at: float | None = None  # since when a request for the list is under way
+        self._current = 0  # the generation that `_tools` is the current listing of; 0 if it is outdated
+        self._generation = 0  # the newest generation whose listing is over, whether or not it succeeded
+        self._asked_at: float | None = None  # when the listing request in flight was sent
         self._news = anyio.Event()
         self._stale = anyio.Event()
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
-        """List the tools over `connection`, and again at each change, until the connection is of no more use."""
+        """List the tools over `connection`, and again after each change, until the connection is lost."""
         if not connection.session.offers("tools"):
             self._done(connection)
             return
         options: Any = {}
         while True:
+            # A new event before each listing: a change that is reported while it runs makes its result stale.
             self._stale = stale = anyio.Event()
             tools = await self._refresh(connection, timeout, options)
             if connection.reason is not None:
-                return  # who waits for the listing waits for the next connection's
+                return  # no `_done`: its waiters wait for the next connection's listing
             if tools is not None:
                 self._replace(tools)
                 self._current = 0 if stale.is_set() else connection.generation
@@ -96,22 +94,22 @@ class Catalog:
             options = REFRESH
 
     def _done(self, connection: Connection) -> None:
-        """As much of the tools of `connection` is known as can be."""
+        """The listing of `connection` is over: nothing more will be known until a change."""
         self._generation = connection.generation
         self._tell()
 
     def _tell(self) -> None:
-        """Let whoever waits for the list look again."""
+        """Wake the waiters of `listed`, so that they look again."""
         news, self._news = self._news, anyio.Event()
         news.set()
 
     def changed(self) -> None:
-        """The server's list is no longer what it was. Said while it is being listed, it is listed once more."""
+        """The server's list changed: list it again. A listing in progress is repeated when it ends."""
         self._current = self._generation = 0
         self._stale.set()
 
     async def _refresh(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any] | None:
-        """List until it works; None when another try cannot help, or the connection is lost."""
+        """List with retries. Returns None if a retry cannot help or the connection is lost."""
         tries = 0
         while True:
             self._asked_at = anyio.current_time()
@@ -164,18 +162,18 @@ class Catalog:
     # --- what is known ---
 
     def is_repeatable(self, tool: str, connection: Connection, *, trust: bool | Literal["read_only"]) -> bool | None:
-        """Whether the listing of `connection` says that `tool` may be called twice.
+        """Whether the listing of `connection` marks `tool` as repeatable.
 
-        Only that listing counts, and only until the server says that it has changed: the same name may stand for
-        another tool on the server that was there before.
+        Only that listing counts, and only until the server reports a change: on an earlier connection the same name may
+        have been a different tool.
 
         Args:
-            tool: Its name.
-            connection: What the call would be sent on.
+            tool: The name of the tool.
+            connection: The connection that the call would be sent on.
             trust: `Policy.trust_annotations`.
 
         Returns:
-            None when this connection has not listed it.
+            None if this connection has no current listing with the tool.
         """
         known = self._known(tool, connection)
         if known is None:
@@ -184,7 +182,7 @@ class Catalog:
         return read_only or (idempotent and trust is True)
 
     def _known(self, tool: str, connection: Connection) -> Any:
-        """The tool as `connection` lists it, or None."""
+        """The tool as listed by `connection`, or None."""
         return (self._tools or {}).get(tool) if self._current == connection.generation else None
 
     async def listed(self, connection: Connection, deadline: float, patience: float = math.inf) -> None:
@@ -192,22 +190,22 @@ class Catalog:
 
         Args:
             connection: The connection.
-            deadline: When to give up in any case.
-            patience: Seconds that one request for the list may go unanswered. A server that is away is waited for.
+            deadline: When to stop waiting in any case.
+            patience: Seconds that one listing request may go unanswered. The back-off between requests does not count.
         """
         while self._generation < connection.generation and not connection.lost.is_set():
             late = math.inf if self._asked_at is None else self._asked_at + patience
-            news = self._news
+            news = self._news  # held: `_tell` replaces it
             with anyio.CancelScope(deadline=min(deadline, late)):
                 await news.wait()
             if anyio.current_time() >= min(deadline, late) and not news.is_set():
                 return
 
     def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
-        """What of `arguments` does not conform to the tool's `inputSchema`, as (path, reason).
+        """Where `arguments` do not conform to the tool's `inputSchema`, as (path, reason) pairs.
 
-        Nothing, when `connection` has not listed the tool or its schema cannot be used: the server will say what it
-        thinks. A schema is never fetched from elsewhere.
+        Empty if `connection` has not listed the tool or its schema is unusable: then validation is left to the server.
+        Remote schema references are never fetched.
         """
         known = self._known(tool, connection)
         if known is None:

@@ -1,4 +1,4 @@
-"""The journey of one call: borrow a connection, try, judge, and try again only when that helps and is allowed."""
+"""Runs one call to its end: borrow a connection, send, judge, and retry only if that helps and is allowed."""
 
 from __future__ import annotations
 
@@ -41,19 +41,17 @@ from .catalog import Catalog
 from .gate import Admission, Gate
 from .operation import History, Operation
 
+# Longest wait in seconds between retries of a request that was never sent: a server that is back is noticed quickly.
 _FREE_CAP = 1.0
-"""The longest wait between retries of a request that was never sent: a server that is back is noticed soon."""
-
+# Seconds to wait for one answer to the tool listing that decides whether a call may be repeated.
 _LISTING_PATIENCE = 5.0
-"""Seconds that a request for the list of tools, which says whether a call may be sent again, may go unanswered."""
-
+# Tools whose consecutive refusals are counted. Bounded, because a model may invent any number of names.
 _TOOLS_KEPT = 1024
-"""Tools whose refusals in a row are counted; a model may invent any number of names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Miss:
-    """An attempt that failed, or was answered by an `isError` result that may be worth another."""
+    """An attempt that failed, or that returned an `isError` result worth retrying."""
 
     verdict: Verdict
     failed: AttemptError
@@ -61,7 +59,7 @@ class _Miss:
 
 @dataclass(frozen=True, slots=True)
 class _Again:
-    """The decision to send a call again: after which delay in seconds, and whether that is free or paid for."""
+    """The decision to retry: the delay in seconds, and whether the retry is free or charged to the retry budget."""
 
     delay: float
     free: bool
@@ -73,16 +71,16 @@ class _Call:
     """What one call has used up so far.
 
     Attributes:
-        limited: Whether the user set the time limit of its attempts.
+        limited: Whether the user set the time limit per attempt.
         tries: Attempts that count against `RetryPolicy.attempts`.
-        free: Retries that did not.
-        own_errors: Attempts that ended in an error of the server's own that is mostly a bug in its tool.
-        ended: Attempts in whose course their connection ended.
-        denied: Whether a connection on which it may have run listed its tool as one that must run once.
-        absent_since: Since when there is no server for it, or None.
+        free: Retries that do not count.
+        own_errors: Attempts that ended in a server error with `Verdict.once` set, which is usually a bug in the tool.
+        ended: Attempts during which the connection ended.
+        denied: Whether a connection on which the call may have run listed the tool as not repeatable.
+        absent_since: When the call began to wait for an absent server, or None.
         last: The last failure, or None.
         answer: The last `isError` result, or None.
-        again: The retry under way, or None.
+        again: The retry in progress, or None.
     """
 
     operation: Operation
@@ -104,7 +102,7 @@ class _Call:
     operation_id: str | None = None
 
     def meta(self) -> dict[str, object] | None:
-        """What the next attempt carries in its `_meta`, or None."""
+        """The `_meta` of the next attempt, or None."""
         if self.operation_id is None:
             return None
         return {"resilient-mcp/operation-id": self.operation_id, "resilient-mcp/attempt": self.history.sent + 1}
@@ -115,12 +113,12 @@ class Executor:
 
     Args:
         supervisor: Lends connections.
-        gate: Lets attempts through.
+        gate: Admits attempts.
         catalog: Knows the tools' annotations.
-        policy: The server's numbers.
-        hub: Where to report.
+        policy: The server's policy.
+        hub: Receives events.
         classifier: Judges failures.
-        observer: Watches the calls.
+        observer: Records calls.
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class Executor:
         """Run one operation to its end.
 
         Raises:
-            ResilienceError: It could not be had; the subclass says why, and whether it may have run.
+            ResilienceError: There is no answer; the subclass says why, and `may_have_run` whether it may have run.
             MCPError: The server's own error, as the SDK raises it.
         """
         with self._observer.call(operation) as watch:
@@ -176,43 +174,50 @@ class Executor:
     async def _run(self, call: _Call) -> Any:
         try:
             outcome = await self._drive(call)
-        except ResilienceError:  # the next attempt was not let through, or found no server
+        except ResilienceError:  # the next attempt was not admitted, or there was no server
             if call.answer is not None:
                 return call.answer
             if not call.history.may_have_run or call.history.repeatable:
                 raise
-            outcome = call.last  # what matters of a call that must not run twice is that it may have run
+            # This refusal would hide what matters most: an earlier attempt may have run, and the call must not run
+            # twice. So the failure of that attempt is reported instead.
+            outcome = call.last
         if not isinstance(outcome, _Miss):
             return outcome
         if call.answer is not None:
-            return call.answer  # is never raised, whatever became of the attempts after it
+            return call.answer  # the server did answer: a failed retry must not turn that into an exception
         error, cause = self._final(call, outcome), outcome.failed.cause
         if error is cause:
-            raise error  # with the cause that it came with
+            raise error  # keeps its own __cause__
         raise error from cause
 
     async def _drive(self, call: _Call) -> Any:
-        """Attempt, decide, wait, and attempt again: until there is an answer, or no other attempt helps or is allowed.
+        """Send, decide, wait, and send again, until there is an answer or no retry helps or is allowed.
+
+        A free retry keeps its admission: the request never reached the server, so nothing is counted and the call
+        keeps its place under the concurrency limit. Any other failure gives the admission up and queues again.
 
         Returns:
             The answer, or the last `_Miss`.
 
         Raises:
-            ResilienceError: An attempt was not let through, or found no server.
+            ResilienceError: An attempt was not admitted, or there was no server.
         """
         admission: Admission | None = None
         try:
             while True:
                 admission = await self._enter(call, admission)
                 outcome = await self._attempt(call, admission)
-                if not isinstance(outcome, _Miss) or outcome is call.last:
+                if not isinstance(outcome, _Miss) or outcome is call.last:  # `call.last`: nothing was sent this time
                     return outcome
                 call.last = outcome
                 call.again = self._free_retry(call, outcome)
                 if call.again is None:
+                    # Count first: `leave` releases the breaker's permit, and an outcome without one is not counted.
+                    # Leave before any wait: a call in back-off must not hold a place that others queue for.
                     self._count(call, admission, outcome)
                     self._gate.leave(admission)
-                    admission = None
+                    admission = None  # so that `finally` does not leave twice
                     call.again = await self._paid_retry(call, outcome)
                 if call.again is None:
                     return outcome
@@ -223,7 +228,7 @@ class Executor:
                 self._gate.leave(admission)
 
     async def _enter(self, call: _Call, admission: Admission | None) -> Admission:
-        """Pass the gate. A free retry keeps its permit and its place, and takes only what every request takes."""
+        """Pass the gate. A free retry keeps its permit and its place, and only takes new rate-limit tokens."""
         if admission is not None:
             admission.deadline = call.deadline
             await self._gate.again(admission)
@@ -231,8 +236,9 @@ class Executor:
         if self._gate.is_open and self._supervisor.is_on_its_way:
             await self._borrow(call)  # a new connection half-opens the circuit
         now, deadline = anyio.current_time(), call.deadline
+        # A new call fails fast at an open circuit; a retry waits as long as it would for an absent server.
         patience = 0.0 if call.last is None else self._ready_deadline(call) - now
-        if call.answer is not None:  # which is there already
+        if call.answer is not None:  # an answer is at hand: do not hold it back for long
             deadline = min(deadline, now + call.retry.max_retry_after)
         return await self._gate.enter(call.operation, deadline=deadline, history=call.history, patience=patience)
 
@@ -242,17 +248,18 @@ class Executor:
         """Send once.
 
         Returns:
-            The result, or a `_Miss`: `call.last` as it is when the call may not be sent again after all.
+            The result, or a `_Miss`; this is `call.last` itself if the call turned out not to be allowed a retry.
 
         Raises:
             ServerUnavailable: There is no server.
         """
         connection = await self._connection_for(call, admission)
         if call.again is not None:
+            # Pay only now: a retry that ends in the waits before this point must not cost anything.
             if connection is None or (call.again.paid and not self._gate.pay(admission)):
                 return call.last
             self._observer.sent_again(transparent=call.again.free)
-        assert connection is not None
+        assert connection is not None  # None only if an earlier attempt may have run, and then `again` is set
         try:
             result = await self._send(call, connection, admission)
         except AttemptError as failed:
@@ -264,11 +271,13 @@ class Executor:
         return result
 
     async def _connection_for(self, call: _Call, admission: Admission | None = None) -> Connection | None:
-        """The connection to send it on; None when it may have run and this connection does not say that it may twice.
+        """The connection to send on; None if the call may have run and this connection does not list it as repeatable.
 
         Raises:
             ServerUnavailable: There is no server.
         """
+        # The check may wait for the tool listing. If the connection is lost meanwhile, the listing of the next one
+        # decides: the same name may be a different tool there.
         while True:
             connection = self._supervisor.ready or await self._borrow(call, admission)
             if not call.history.may_have_run or await self._is_repeatable(call, connection, wait=call.answer is None):
@@ -277,7 +286,7 @@ class Executor:
                 return None
 
     async def _send(self, call: _Call, connection: Connection, admission: Admission) -> Any:
-        """One request on one connection. What was taken for it counts as used as soon as it may have left."""
+        """Send one request on one connection. Unless it was provably not sent, tokens and budget count as used."""
         operation = call.operation
         admission.used = True
         try:
@@ -293,11 +302,12 @@ class Executor:
             attempt = running.attempt if running is not None else None
             delivery = attempt.delivery if attempt is not None else Delivery.NOT_SENT
             admission.used = (exc.delivery if isinstance(exc, AttemptError) else delivery) is not Delivery.NOT_SENT
-            call.deadline += attempt.paused if attempt is not None else 0.0  # what people took is not the server's
+            # Time that people and callbacks took is not charged to the call.
+            call.deadline += attempt.paused if attempt is not None else 0.0
             raise
 
     def _missed(self, call: _Call, connection: Connection, failed: AttemptError) -> _Miss:
-        """The attempt failed: what that means is decided here, once."""
+        """Decide the verdict on a failed attempt, once, and record it."""
         verdict = self._judge(call.operation, failed)
         call.history.add(verdict)
         trust, tool = self._policy.trust_annotations, call.operation.tool
@@ -322,12 +332,12 @@ class Executor:
         return self._classifier.judge(failure, now=time.time())
 
     def _read_error(self, call: _Call, result: Any) -> Any:
-        """An `isError` result is an answer; one that says that another try could help may get one."""
+        """Read an `isError` result. It is an answer; but if it says a retry may help, it becomes a `_Miss`."""
         failed = AttemptError(None, None)
         try:
             verdict = self._judge(call.operation, failed, result)
-        except Exception as exc:  # an answer is not lost to whoever reads it
-            self._hub.log_exception("an isError result could not be judged", exc)
+        except Exception as exc:  # a fault in judging it must not cost the caller the answer
+            self._hub.log_exception("an isError result could not be classified", exc)
             return result
         if not verdict.retryable:
             return result
@@ -337,10 +347,12 @@ class Executor:
         return _Miss(verdict, failed)
 
     async def _borrow(self, call: _Call, admission: Admission | None = None) -> Connection:
-        """Wait for a connection, as long as a call may wait for a server that is not there."""
+        """Wait for a connection, no longer than a call may wait for an absent server."""
         try:
             return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)), call.deadline)
         except ServerUnavailable as exc:
+            # The wait ran out while a connection was still expected: that failure counts. A server that is suspended or
+            # failed is refused by the supervisor immediately, so the circuit has nothing to add.
             if admission is not None and self._supervisor.is_awaited:
                 self._gate.count(admission, str(exc))
         history = call.history
@@ -354,9 +366,9 @@ class Executor:
     # --- another attempt? ---
 
     def _is_free(self, call: _Call, verdict: Verdict) -> bool:
-        """Whether sending it once more costs nothing: it never left, or the session that it named was gone.
+        """Whether a retry is free: the request was never sent, or was rejected because its session was gone.
 
-        A call in whose course two connections ended may be what ends them.
+        After two connections have ended during the same call it is not: the call itself may be what ends them.
         """
         if call.ended > 1:
             return False
@@ -365,12 +377,12 @@ class Executor:
         return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
 
     def _free_retry(self, call: _Call, miss: _Miss) -> _Again | None:
-        """Wait for a server that is not there, until it is given up."""
+        """A free retry, if there is still time: a call waits up to `timeout.ready` for an absent server."""
         if not self._is_free(call, miss.verdict):
             return None
         delay = 0.0
         if not miss.verdict.reconnect:
-            chance = random.random()  # noqa: S311 - jitter, no secret
+            chance = random.random()  # noqa: S311 - jitter, not a secret
             delay = full_jitter(call.free, base=self._policy.retry.base, cap=_FREE_CAP, random=chance)
         if anyio.current_time() + delay > min(call.deadline, self._ready_deadline(call)):
             return None
@@ -378,17 +390,18 @@ class Executor:
         return _Again(delay, free=True)
 
     async def _paid_retry(self, call: _Call, miss: _Miss) -> _Again | None:
-        """Both questions: could another attempt help, and is it allowed?"""
+        """A retry that counts, if both answers are yes: could another attempt help, and is it allowed?"""
         verdict, gate = miss.verdict, self._gate
         if self._is_free(call, verdict):
-            return None  # it came too late for a free one
+            return None  # it qualified for a free retry, but there was no time left
         call.tries += 1
         call.absent_since = None
-        paid = not verdict.reconnect or call.ended > 1  # the first new connection is no load on the server
+        paid = not verdict.reconnect or call.ended > 1  # the first reconnect adds no load to the server
         delay = self._delay(call, miss) if self._may_help(call, miss) else None
         if paid and (gate.is_isolated or not gate.can_pay):
             delay = None
-        # An answer that is there already, or a failure that is final, is not held back to learn more.
+        # Asked even if there will be no retry: the error reports `repeatable`. But an answer at hand, or a final
+        # failure, is not held back to wait for the tool listing.
         allowed = await self._may_repeat(call, wait=delay is not None and call.answer is None)
         if delay is None or not allowed or anyio.current_time() + delay > call.deadline:
             return None
@@ -398,7 +411,7 @@ class Executor:
         """Whether another attempt could help."""
         verdict, failed = miss.verdict, miss.failed
         if verdict.category is Category.TIMEOUT and failed.cause is None and not call.limited:
-            return False  # it would take as long again, and nobody asked for the limit
+            return False  # it would take as long again, and the user did not ask for this limit
         if verdict.once:
             call.own_errors += 1
             return call.own_errors == 1
@@ -408,17 +421,17 @@ class Executor:
         return verdict.retryable
 
     async def _may_repeat(self, call: _Call, *, wait: bool) -> bool:
-        """Whether sending it again is allowed, as far as is known now; `wait` for the connection that has to say so."""
+        """Whether a retry is allowed as far as is known. With `wait`, wait for a connection whose listing decides."""
         repeatable = await self._is_repeatable(call, self._supervisor.ready, wait=False)
         if repeatable or not call.history.may_have_run:
             return True
         return wait and repeatable is None and await self._connection_for(call) is not None
 
     async def _is_repeatable(self, call: _Call, connection: Connection | None, *, wait: bool) -> bool | None:
-        """Whether sending it twice on `connection` does no more than sending it once; None when nothing says so.
+        """Whether running it twice has the same effect as running it once; None if that is not known.
 
-        Annotations count only as `connection` lists them, and not if it was called otherwise where it may have run. A
-        list that is asked for is waited for if `wait`.
+        Annotations count only as `connection` lists them, and not at all if a connection on which the call may have
+        run listed the tool as not repeatable. With `wait`, wait for a listing that is not there yet.
         """
         operation = call.operation
         call.history.repeatable = False
@@ -442,7 +455,7 @@ class Executor:
         return repeatable
 
     def _delay(self, call: _Call, miss: _Miss) -> float | None:
-        """Seconds until the next attempt; None when the policy stops here."""
+        """Seconds until the next attempt; None if the policy stops here."""
         verdict, retry = miss.verdict, call.retry
         state: Any = None
         if retry.wait is not None or retry.stop is not None:
@@ -452,13 +465,13 @@ class Executor:
                 return None
             delay = verdict.retry_after
         elif verdict.reconnect and call.ended <= 1:
-            delay = 0.0  # the next generation is wait enough
+            delay = 0.0  # the reconnect itself takes its time
         elif retry.wait is not None:
             delay = float(retry.wait(state))
         else:
             slow_down = verdict.category is Category.THROTTLED or miss.failed.is_shed
             base = retry.throttled_base if slow_down else retry.base
-            chance = random.random()  # noqa: S311 - jitter, no secret
+            chance = random.random()  # noqa: S311 - jitter, not a secret
             delay = full_jitter(call.tries - 1, base=base, cap=retry.max_delay, random=chance)
         if retry.stop is None:
             return delay if call.tries < retry.attempts else None
@@ -466,7 +479,7 @@ class Executor:
         return None if retry.stop(state) else delay
 
     def _count(self, call: _Call, admission: Admission, miss: _Miss) -> None:
-        """Tell the circuit of a failure. An `isError` result is none: it was counted as an answer."""
+        """Report a failure to the circuit breaker. An `isError` result was already counted as a success."""
         if miss.verdict.delivery is not Delivery.ANSWERED:
             self._gate.failed(admission, miss.verdict, miss.failed, max_retry_after=call.retry.max_retry_after)
 
@@ -485,7 +498,7 @@ class Executor:
     # --- the end ---
 
     def _guard(self, tool: str, result: Any) -> Any:
-        """Tell the model, in front of the answer, when a tool refuses every call."""
+        """Warn a model that keeps calling a failing tool, in a text in front of the answer."""
         policy = self._policy.tool(tool).loop_guard or self._policy.loop_guard
         if policy is None:
             return result
@@ -499,12 +512,12 @@ class Executor:
         name = printable(tool, 100)
         return with_text_before(
             result,
-            f"The tool {name!r} is reachable, but it refused the last {count} calls: do not repeat the call as it is. "
-            "Read the answer below, then change the arguments or go another way.",
+            f"The tool {name!r} is reachable, but it refused the last {count} calls: do not repeat the call unchanged. "
+            "Read the answer below, then change the arguments or take a different approach.",
         )
 
     def _final(self, call: _Call, miss: _Miss) -> Exception:
-        """What the caller gets when the tries are spent, or another is not allowed."""
+        """The exception to raise when no attempt is left, or a retry is not allowed."""
         verdict, failed = miss.verdict, miss.failed
         server, operation, history = self._hub.server, str(call.operation), call.history
         cause = failed.cause
@@ -520,7 +533,7 @@ class Executor:
         return self._unavailable(call, verdict, data_of(cause))
 
     def _unavailable(self, call: _Call, verdict: Verdict, data: Any) -> ResilienceError:
-        """The error of this library for a call that was not answered."""
+        """The `ResilienceError` for a call that got no answer."""
         server, operation, history = self._hub.server, str(call.operation), call.history
         elapsed = anyio.current_time() - call.began
         wait = verdict.retry_after
@@ -536,21 +549,21 @@ class Executor:
             text = f"{where} was refused: {verdict.reason}. {history} Check {self._supervisor.wording.credentials}."
             advice = (
                 f"The server {server!r} refused the credentials ({verdict.reason}). {history} Do not repeat the call: "
-                "it will not help until a person has changed them."
+                "it cannot succeed until a person changes them."
             )
             return ServerFailed(text, advice=advice, **context)
         unrun = not history.may_have_run
         if late:
             how = ", before it was run" if unrun else ""
-            text = f"{where} was given up after {elapsed:.1f} s{how}: {verdict.reason}. {history}"
+            text = f"{where} timed out after {elapsed:.1f} s{how}: {verdict.reason}. {history}"
             return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
         if not verdict.safe or (history.may_have_run and not history.repeatable):
             text = f"{where} got no answer: {verdict.reason}. {history}"
             return ConnectionLost(text, advice=text, retry_in=wait, **context)
         if verdict.category is Category.PERMANENT:
-            text = f"{where} was refused: {verdict.reason}. {history} Repeating it as it is will not help."
+            text = f"{where} was refused: {verdict.reason}. {history} Repeating it unchanged will not help."
             return ResilienceError(text, advice=text, **context)
-        when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it before."
+        when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it sooner."
         reason, diagnosis = verdict.reason, self._supervisor.diagnosis
         if verdict.category is Category.SESSION_LOST and diagnosis:
             reason = f"{reason}; {diagnosis}"
@@ -560,7 +573,7 @@ class Executor:
 
 
 def _unencodable(cause: UnencodableError, server: str, operation: str, history: History) -> InvalidArguments:
-    """What a model wrote and JSON cannot carry."""
+    """The error for arguments that JSON cannot represent."""
     path = cause.path.replace("$.params.arguments", "$", 1)
     text = f"{operation} cannot be sent: {path}: {cause.reason}. {history}"
     return InvalidArguments(
@@ -569,7 +582,7 @@ def _unencodable(cause: UnencodableError, server: str, operation: str, history: 
 
 
 def _retry_state(call: _Call, miss: _Miss) -> Any:
-    """What tenacity's `wait` and `stop` are asked with."""
+    """The state that tenacity's `wait` and `stop` are called with."""
     error = miss.failed.cause or RuntimeError(miss.verdict.reason)
     state = tenacity.RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
     state.attempt_number = call.tries
@@ -578,6 +591,7 @@ def _retry_state(call: _Call, miss: _Miss) -> Any:
     return state
 
 
+# Categories reported as a `ResilienceError` even if the server sent the JSON-RPC error itself.
 _OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
-
+# Categories in which a request that was provably not sent is retried for free.
 _NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})

@@ -1,7 +1,7 @@
 """The outermost layer: what a caller gets when the executor has no answer.
 
-A fallback of the user's, a result instead of an error, the last good copy of a list or a resource; and a word on the
-capability that a server refused for lack of. None of it hides that the server's own answer was not to be had.
+That is the user's fallback, a result instead of an error, or the last good copy of a list or resource. A stale copy and
+a result made from an error are marked as such.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from .executor import Executor
 from .operation import Operation
 
 Fallback: TypeAlias = Callable[[dict[str, Any]], Awaitable[CallToolResult | str]]
-"""Stands in for a tool: gets the arguments, returns the result or its text."""
+"""Replaces a tool that cannot be reached: takes its arguments, returns the result or its text."""
 
+# Answers, and bytes of them, that are kept to be served stale. The oldest are dropped first.
 MAX_COPIES = 256
 
 MAX_COPY_BYTES = 16 * 1024 * 1024
-"""How many answers, and how many bytes of them, are kept to be served stale; the least recently given go first."""
-
+# Seconds that argument validation waits for the tool listing.
 _LISTING_PATIENCE = 5.0
-"""Seconds that the check of arguments waits for the list of tools."""
-
+# The capability that a server must declare for a method, according to the specification.
 _CAPABILITIES = {
     "tools/call": "tools",
     "tools/list": "tools",
@@ -51,7 +50,6 @@ _CAPABILITIES = {
     "completion/complete": "completions",
     "logging/setLevel": "logging",
 }
-"""The capability a server must declare for a method, by the specification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,11 @@ class _Copy:
 
 
 class Copies:
-    """The last good answers, at most so many and so large.
+    """The last good answers, bounded in number and size.
 
     Args:
-        count: The most answers kept.
-        size: The most bytes kept.
+        count: Maximum number of answers.
+        size: Maximum total size in bytes.
     """
 
     def __init__(self, count: int = MAX_COPIES, size: int = MAX_COPY_BYTES) -> None:
@@ -76,7 +74,7 @@ class Copies:
         self._copies: OrderedDict[object, _Copy] = OrderedDict()
 
     def keep(self, key: object, result: Any, now: float) -> None:
-        """Keep `result`, in place of the one before. One that alone is over the bound is not kept."""
+        """Keep `result` in place of the previous answer. A result larger than the whole bound is not kept."""
         body = result.model_dump_json(by_alias=True, exclude_unset=True).encode()
         self._drop(key)
         self._copies[key] = _Copy(type(result), body, now)
@@ -85,13 +83,13 @@ class Copies:
             self._drop(next(iter(self._copies)))
 
     def get(self, key: object, now: float) -> tuple[Any, float] | None:
-        """The last answer and its age in seconds, if there is one."""
+        """The last answer and its age in seconds, or None."""
         if (copy := self._copies.get(key)) is None:
             return None
         return copy.kind.model_validate_json(copy.body), now - copy.at
 
     def forget(self, keys: Callable[[object], bool] = lambda _: True) -> None:
-        """Drop the copies of which `keys` is true; all by default."""
+        """Drop the copies for whose keys `keys` returns true; all by default."""
         for key in [key for key in self._copies if keys(key)]:
             self._drop(key)
 
@@ -101,15 +99,15 @@ class Copies:
 
 
 class Fallbacks:
-    """Runs operations through the executor, and stands in where that fails.
+    """Runs operations through the executor, and provides a substitute where that fails and the policy allows one.
 
     Args:
-        executor: Runs them.
-        supervisor: Says whether the server is there, and what it declared.
+        executor: Runs the operations.
+        supervisor: Knows whether the server is up and what it declared.
         catalog: Knows schemas and annotations.
-        policy: The server's.
-        hub: Where to report.
-        fallbacks: The user's stand-ins, by tool.
+        policy: The server's policy.
+        hub: Receives events.
+        fallbacks: The user's fallbacks by tool name.
     """
 
     def __init__(
@@ -134,8 +132,8 @@ class Fallbacks:
         """Run an operation that has no substitute.
 
         Raises:
-            ResilienceError: As the executor raises it.
-            MCPError: The server's own, with a note where it refused what it had not declared.
+            ResilienceError: As raised by the executor.
+            MCPError: The server's own error, with a note if the method needs a capability the server did not declare.
         """
         try:
             return await self._executor.run(operation)
@@ -144,7 +142,7 @@ class Fallbacks:
             raise
 
     def _explain(self, operation: Operation, error: Any) -> None:
-        """A server need not know what it did not declare: say so."""
+        """Add a note if the server refused a method whose capability it does not declare."""
         needed = _CAPABILITIES.get(operation.method)
         connection = self._supervisor.connection
         if error.error.code != METHOD_NOT_FOUND or needed is None or connection is None:
@@ -159,8 +157,8 @@ class Fallbacks:
         """Run a `tools/call`.
 
         Raises:
-            ResilienceError: As the executor raises it, unless the policy or a fallback turns it into a result.
-            MCPError: The server's own.
+            ResilienceError: As raised by the executor, unless the policy or a fallback turns it into a result.
+            MCPError: The server's own error.
         """
         try:
             if self._policy.tools and self._policy.tool(name).validate_arguments:
@@ -169,13 +167,13 @@ class Fallbacks:
         except ResilienceError as exc:
             error = exc
         fallback = self._fallbacks.get(name)
-        # A fallback must not do a second time what the server may have done.
+        # A fallback must not repeat what the server may already have done.
         may_stand_in = not error.may_have_run or error.repeatable
         if fallback is not None and may_stand_in and not isinstance(error, InvalidArguments):
             try:
                 result = await fallback(dict(arguments or {}))
             except Exception as exc:
-                add_note(error, f"its fallback failed, too: {describe(exc)}")
+                add_note(error, f"its fallback failed as well: {describe(exc)}")
             else:
                 return _text_result(result) if isinstance(result, str) else result
         if self._policy.on_unavailable == "result":
@@ -184,7 +182,7 @@ class Fallbacks:
 
     async def _validate(self, operation: Operation, name: str, arguments: dict[str, Any]) -> None:
         if (connection := self._supervisor.ready) is None:
-            return  # whichever server comes next may list another schema
+            return  # the next connection may list a different schema
         timeout = self._policy.timeout
         limit = min(_LISTING_PATIENCE, operation.timeout or timeout.attempt, timeout.total)
         await self._catalog.listed(connection, operation.began + limit)
@@ -201,11 +199,15 @@ class Fallbacks:
     # --- lists and resources ---
 
     async def read(self, operation: Operation, key: object) -> Any:
-        """Run a list or a `resources/read`; `key` tells answers apart, None for one that is not to be kept.
+        """Run a list or a `resources/read`.
+
+        Args:
+            operation: The operation.
+            key: Identifies the answer among the copies; None if it must not be kept.
 
         Raises:
-            ResilienceError: As the executor raises it, unless the policy allows the last good copy and there is one.
-            MCPError: The server's own.
+            ResilienceError: As raised by the executor, unless the policy allows the last good copy and there is one.
+            MCPError: The server's own error.
         """
         if not self._policy.serve_stale or key is None:
             return await self.run(operation)
@@ -216,12 +218,12 @@ class Fallbacks:
             result = await self.run(operation)
         except ResilienceError as error:
             if error.verdict is not None and error.verdict.category is Category.AUTH:
-                self._copies.forget()  # who may not read it now may not read it from memory either
+                self._copies.forget()  # who lost access must not read from memory what was fetched before
             over = self._supervisor.state is State.CLOSED
             if over or _is_for_good(error) or (stale := self._stale(operation, key)) is None:
                 raise
             return stale
-        if isinstance(key, tuple) and key[1] is None:  # the first page of a list: the others are of the list before
+        if isinstance(key, tuple) and key[1] is None:  # a new first page: the kept later pages belong to the old list
             self._copies.forget(lambda other: isinstance(other, tuple) and other[0] == key[0])
         self._copies.keep(key, result, anyio.current_time())
         return result
@@ -236,12 +238,12 @@ class Fallbacks:
         return with_meta(result, {"resilient-mcp/stale-age": round(age, 3)})
 
 
+# States of a server that may come back. For a server that failed or was closed, no copy is served.
 _DOWN = frozenset({State.RECONNECTING, State.SUSPENDED})
-"""States of a server that may come back. Of one that failed, or was closed, nothing is served."""
 
 
 def _is_for_good(error: ResilienceError) -> bool:
-    """Whether the server refused, by its credentials or its configuration: then a copy would hide what to change."""
+    """Whether credentials or configuration must change first: a copy would hide that from the user."""
     refused = error.verdict is not None and error.verdict.category in {Category.AUTH, Category.PERMANENT}
     return refused or isinstance(error, ServerFailed)
 

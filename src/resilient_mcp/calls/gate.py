@@ -1,7 +1,7 @@
-"""What stands before every attempt, in one order: circuit breaker, rate limit, concurrency limit.
+"""The gate every attempt passes, always in this order: circuit breaker, rate limit, concurrency limit.
 
-The state machines are in `strategies`; this is the thin shell that waits where they say so. A call that is not let
-through raises, and nothing is sent. The retry budget of the server lives here, too.
+The state machines are in `strategies`; this module is the thin async shell around them. An attempt that is not admitted
+raises, and nothing is sent. The server's retry budget is kept here, too.
 """
 
 from __future__ import annotations
@@ -27,30 +27,27 @@ from ..verdicts.verdict import AttemptError, Category, Verdict
 from .operation import History, Operation
 
 _GATEWAY_TIMEOUT = 504
-
+# Tools whose own token buckets are kept. Bounded, because a model may invent any number of names.
 _TOOLS_KEPT = 1024
-"""Tools whose own token buckets are remembered; a model may invent any number of names."""
-
+# Seconds that a new call at an open circuit waits for a probe, which may show that the server has recovered.
 _PROBE_PATIENCE = 1.0
-"""Seconds for which a new call at an open circuit waits for a probe, which may show that the server is well."""
-
+# Seconds for which a failed probe counts: a call that arrives within them is refused without waiting for another probe.
 _FRESH = 2.0
-"""Seconds for which the outcome of a probe counts: a call that comes in this time is refused without another."""
 
 
 @dataclass(slots=True, eq=False)
 class Admission:
-    """An attempt at the gate; `Gate.leave` it in the end, whatever became of it.
+    """An attempt at the gate. Always pass it to `Gate.leave` in the end, whatever the outcome.
 
     Attributes:
-        operation: What is asked.
+        operation: The operation.
         deadline: When the call ends in any case.
-        history: What became of it before.
-        permit: The breaker's.
-        ticket: Its place under the concurrency limit.
-        tokens: What it took of the rate limits: each bucket, and when its token falls due.
+        history: Its earlier attempts.
+        permit: The breaker's permit.
+        ticket: Its place under the concurrency limit, or in the queue for one.
+        tokens: The rate-limit tokens it took: each bucket, and when the token falls due.
         paid: Whether it took from the retry budget.
-        used: Whether it was sent. What was taken for an attempt that was not goes back.
+        used: Whether it was sent. If it was not, tokens and budget are given back.
     """
 
     operation: Operation
@@ -64,10 +61,10 @@ class Admission:
 
 
 class Circuit:
-    """The circuit breaker of one server, for the hands of a person.
+    """The circuit breaker of one server, to inspect and operate by hand.
 
-    Closed lets every call through; open refuses them all until the server showed a sign of life or its time has
-    passed; half-open lets one call through to find out; isolated refuses them all until `reset`.
+    Closed admits every call. Open refuses every call until the server shows a sign of life or the open time has
+    elapsed. Half-open admits one trial call. Isolated refuses every call until `reset`.
     """
 
     def __init__(self, gate: Gate, breaker: Breaker) -> None:
@@ -76,22 +73,22 @@ class Circuit:
 
     @property
     def state(self) -> BreakerState:
-        """Where it stands."""
+        """The current state."""
         return self._breaker.state
 
     def isolate(self) -> None:
-        """Refuse every call from now on, until `reset`."""
+        """Refuse every call until `reset`."""
         with self._gate.watched("isolated by hand"):
             self._breaker.isolate(clock.now())
 
     def reset(self) -> None:
-        """Close it and forget all failures."""
+        """Close the circuit and forget all failures."""
         with self._gate.watched("reset by hand"):
             self._breaker.reset()
 
 
 class _Watched:
-    """Tells of a change of the breaker's state, whatever made it."""
+    """Reports a change of the breaker's state, whatever caused it."""
 
     def __init__(self, gate: Gate, breaker: Breaker, reason: str) -> None:
         self._gate, self._breaker, self._reason = gate, breaker, reason
@@ -105,16 +102,16 @@ class _Watched:
 
 
 class Gate:
-    """Lets attempts at one server through, or refuses them.
+    """Admits attempts at one server, or refuses them.
 
     Args:
-        policy: The server's numbers.
-        hub: Where to report.
+        policy: The server's policy.
+        hub: Receives events.
 
     Attributes:
-        circuit: The breaker, or None when the policy has none.
-        waiting: How many calls wait for the circuit to let them through.
-        probing: Whether somebody probes the server whenever the circuit is open.
+        circuit: The breaker, or None if the policy has none.
+        waiting: How many calls wait for the circuit to admit them.
+        probing: Whether the server is probed while the circuit is open.
     """
 
     def __init__(self, policy: Policy, hub: Hub) -> None:
@@ -142,19 +139,19 @@ class Gate:
     async def enter(
         self, operation: Operation, *, deadline: float, history: History, patience: float = 0.0
     ) -> Admission:
-        """Let an attempt through, waiting for a token and a place where the policy has such.
+        """Admit an attempt, waiting for rate-limit tokens and a place under the concurrency limit as needed.
 
         Args:
-            operation: What is asked.
+            operation: The operation.
             deadline: When the call ends in any case.
-            history: What became of it before.
-            patience: Seconds to wait for an open circuit to be tried.
+            history: Its earlier attempts.
+            patience: Seconds to wait for an open circuit to admit it.
 
         Raises:
             CircuitOpen: The circuit is open.
-            RateLimitExceeded: No token would be there before the deadline.
-            Overloaded: The queue in front of the concurrency limit is full.
-            DeadlineExceeded: No place got free before the deadline.
+            RateLimitExceeded: No token would be available before the deadline.
+            Overloaded: The queue for the concurrency limit is full.
+            DeadlineExceeded: No place became free before the deadline.
         """
         now = clock.now()
         admission = Admission(operation, deadline, history)
@@ -167,7 +164,9 @@ class Gate:
             if self._bulkhead is not None:
                 await self._find_place(self._bulkhead, admission)
             if self._breaker is not None and self._breaker.state is not BreakerState.CLOSED:
-                self._release(admission)  # the circuit may have opened while this call waited
+                # The circuit may have opened while this call waited. The permit predates that, so swap it for a new
+                # one: otherwise a whole queue would still be sent to a server just found to be failing.
+                self._release(admission)
                 if not self._admit(admission, clock.now()):
                     await self._wait_for_circuit(admission, patience)
         except BaseException:
@@ -176,17 +175,17 @@ class Gate:
         return admission
 
     async def again(self, admission: Admission) -> None:
-        """The attempt is made once more, in the same place and at no cost but that of every request: a token.
+        """Admit the same attempt again: it keeps its permit and its place, and only takes new tokens.
 
         Raises:
-            RateLimitExceeded: No token would be there before the deadline.
+            RateLimitExceeded: No token would be available before the deadline.
         """
         self._give_back(admission)
         if not self._unlimited or self._bucket.retry_in(clock.now()):
             await self._take_tokens(admission)
 
     def pay(self, admission: Admission) -> bool:
-        """Take what a retry costs, just before it is sent; False when the budget has no room for it."""
+        """Take the cost of a retry, just before it is sent. Returns False if the budget is exhausted."""
         if self._budget is None or admission.paid:
             return True
         admission.paid = self._budget.spend()
@@ -222,13 +221,13 @@ class Gate:
                 breaker.succeeded(admission.permit, clock.now())
 
     def failed(self, admission: Admission, verdict: Verdict, failed: AttemptError, *, max_retry_after: float) -> None:
-        """The attempt failed: count it where it says that the server is unwell, and obey a push-back.
+        """The attempt failed: count it if it shows that the server is unwell, and honour a push-back.
 
         Args:
             admission: The attempt.
-            verdict: What the classifier said.
-            failed: What the SDK raised and what the edges saw.
-            max_retry_after: The longest push-back of all calls, in seconds.
+            verdict: The classifier's verdict.
+            failed: The SDK's exception and the transport's evidence.
+            max_retry_after: The longest push-back imposed on all calls, in seconds.
         """
         evidence = failed.evidence
         if verdict.category is Category.THROTTLED and evidence is not None and verdict.retry_after:
@@ -239,7 +238,7 @@ class Gate:
             self._alive(admission)
 
     def count(self, admission: Admission, reason: str) -> None:
-        """One failure for the breaker."""
+        """Count one failure against the circuit."""
         if self._breaker is None or admission.permit is None:
             return
         self._reason = reason
@@ -248,27 +247,27 @@ class Gate:
 
     @property
     def can_pay(self) -> bool:
-        """Whether the budget of the server has room for one more retry."""
+        """Whether the retry budget of the server suffices for one more retry."""
         return self._budget is None or self._budget.suffices
 
     def connected(self) -> None:
-        """There is a new connection."""
-        self.hint("there is a new connection")
+        """A new connection was made."""
+        self.hint("a new connection was made")
 
     def hint(self, reason: str) -> None:
-        """The server showed a sign of life: an open circuit may be tried now."""
+        """The server showed a sign of life: half-open an open circuit."""
         if self._breaker is not None:
             with self.watched(reason):
                 self._breaker.hint(clock.now())
 
     @property
     def is_isolated(self) -> bool:
-        """Whether calls are refused until a person lets them through."""
+        """Whether the circuit was opened by hand, so that calls are refused until `reset`."""
         return self._breaker is not None and self._breaker.state is BreakerState.ISOLATED
 
     @property
     def is_closed(self) -> bool:
-        """Whether calls go through, as far as the circuit is asked, or are refused by hand."""
+        """Whether there is nothing to probe for: the circuit is closed, isolated by hand, or absent."""
         return self._breaker is None or self._breaker.state not in {BreakerState.OPEN, BreakerState.HALF_OPEN}
 
     async def wait_open(self) -> None:
@@ -282,42 +281,46 @@ class Gate:
             await self._asked.wait()
 
     def probed(self) -> None:
-        """A probe of the server was not answered."""
+        """A probe went unanswered."""
         self._probed_at = clock.now()
         self._moved.tell()
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are refused until the server shows a sign of life, or the breaker's time is up."""
+        """Whether calls are refused until the server shows a sign of life or the open time has elapsed."""
         return self._breaker is not None and self._breaker.state is BreakerState.OPEN
 
     @property
     def openings(self) -> int:
-        """How often in a row the circuit was opened."""
+        """How often the circuit has opened without closing in between."""
         return 0 if self._breaker is None else self._breaker.openings
 
     # --- breaker ---
 
     def _admit(self, admission: Admission, now: float) -> bool:
-        """Whether the circuit lets the attempt through."""
+        """Whether the circuit admits the attempt; if so, it has a permit."""
         breaker = self._breaker
         if breaker is None:
             return True
         if breaker.state is BreakerState.CLOSED:
             admission.permit = breaker.admit(now)
             return True
-        with self.watched("its open time is over"):
+        with self.watched("its open time has elapsed"):
             admission.permit = breaker.admit(now)
         return admission.permit is not None
 
     async def _wait_for_circuit(self, admission: Admission, patience: float) -> None:
-        """Wait for a circuit that does not let the attempt through.
+        """Wait for a circuit that does not admit the attempt.
 
-        One that opened just now is waited for as a server that is away, up to `timeout.ready` after it opened, and so
-        is the call that tries a half-open one. Later, a probe is waited for where none is recent.
+        The wait is `patience`, or longer in three cases:
+
+        - The circuit is half-open: wait up to `timeout.ready` for the outcome of the trial call.
+        - It first opened recently and the server is probed: wait until `timeout.ready` after that, as for an absent
+          server.
+        - No probe has failed recently: wait `_PROBE_PATIENCE` for one.
 
         Raises:
-            CircuitOpen: It lets nothing through that soon.
+            CircuitOpen: The attempt was not admitted in time.
         """
         assert self._breaker is not None
         breaker, began = self._breaker, clock.now()
@@ -329,9 +332,10 @@ class Gate:
                 now = clock.now()
                 wait = patience
                 if breaker.state is BreakerState.HALF_OPEN:
-                    wait = max(patience, self._ready)  # a call that is under way will tell
+                    wait = max(patience, self._ready)
                 elif self.probing:
                     wait = max(patience, self._opened_at + self._ready - began)
+                    # A trial that failed meanwhile (one more opening) is as good as a failed probe.
                     if breaker.openings == openings and began - self._probed_at > _FRESH:
                         wait = max(wait, _PROBE_PATIENCE)
                 left = min(began + wait, deadline) - now
@@ -342,27 +346,27 @@ class Gate:
                     return
         finally:
             self.waiting -= 1
-        await anyio.lowlevel.checkpoint()  # whoever calls again and again lets the probe run
+        await anyio.lowlevel.checkpoint()  # a caller that retries in a tight loop must not starve the probe
         raise self._circuit_open(admission, breaker, clock.now())
 
     def _clock_deadline(self, admission: Admission) -> float:
-        """The deadline of a call by the clock of the waits."""
+        """The deadline of the attempt on the clock that waits are measured by."""
         return clock.now() + admission.deadline - anyio.current_time()
 
     def _circuit_open(self, admission: Admission, breaker: Breaker, now: float) -> ResilienceError:
         retry_in = breaker.retry_in(now)
         if breaker.state is BreakerState.ISOLATED:
-            why, when = "it was isolated by hand", "Somebody has to reset it."
+            why, when = "it was isolated by hand", "Someone has to reset it."
         else:
             why = f"it failed too often: {self._reason}"
-            when = "" if retry_in is None else f"Do not call it again before {_span(retry_in)} have passed."
+            when = "" if retry_in is None else f"Do not call it again for {_span(retry_in)}."
         circuit = f"the circuit of MCP server {self._hub.server!r} is {breaker.state.value}"
         fate = f"was refused: {circuit}, because {why}. {admission.history} {when}"
         return self._refusal(CircuitOpen, admission, fate, retry_in=retry_in)
 
     def _refusal(self, kind: type[ResilienceError], admission: Admission, fate: str, **facts: Any) -> ResilienceError:
-        """The error that says what became of an attempt that was not let through."""
-        operation = str(admission.operation)  # once: it is cleaned of secrets, and a refusal is to be quick
+        """The error for an attempt that was not admitted."""
+        operation = str(admission.operation)  # once: it redacts secrets, and a refusal must be quick
         text = f"{operation} {fate}"
         facts |= admission.history.facts
         return kind(text, advice=text, server=self._hub.server, operation=operation, **facts)
@@ -371,11 +375,11 @@ class Gate:
         if self._breaker is not None and admission.permit is not None:
             self._breaker.released(admission.permit)
             if admission.permit.trial:
-                self._moved.tell()  # another may have its place
+                self._moved.tell()  # another call may make the trial now
             admission.permit = None
 
     def watched(self, reason: str) -> Any:
-        """A context in which a change of the breaker's state is told."""
+        """A context manager that reports a change of the breaker's state made inside it."""
         assert self._breaker is not None
         return _Watched(self, self._breaker, reason)
 
@@ -393,7 +397,7 @@ class Gate:
     # --- rate limit ---
 
     def _buckets(self, tool: str | None) -> list[TokenBucket]:
-        """The buckets that an attempt takes a token of: its tool's, then the server's."""
+        """The buckets that an attempt takes a token from: its tool's, if it has one, then the server's."""
         if tool is None or not self._tools_are_limited:
             return [self._bucket]
         limit = self._policy.tool(tool).rate_limit
@@ -409,8 +413,9 @@ class Gate:
         return [bucket, self._bucket]
 
     async def _take_tokens(self, admission: Admission) -> None:
-        """Wait for a token of each limit that holds for the attempt, and for the end of a push-back."""
+        """Wait for a token from each bucket that applies, and for the end of a push-back."""
         admission.used = False
+        # Appended one by one: if the second wait fails, `leave` gives the first token back.
         for bucket in self._buckets(admission.operation.tool):
             admission.tokens.append((bucket, await self._take(bucket, admission)))
 
@@ -422,7 +427,11 @@ class Gate:
                 bucket.give_back(due, now)
 
     async def _take(self, bucket: TokenBucket, admission: Admission) -> float:
-        """Wait for a token; when it fell due."""
+        """Wait for a token.
+
+        Returns:
+            When it fell due, on the clock of the waits.
+        """
         now = clock.now()
         wait = bucket.reserve(now, admission.deadline - anyio.current_time())
         if wait is None:
@@ -433,6 +442,7 @@ class Gate:
             while left > 0 and left <= admission.deadline - anyio.current_time():
                 await clock.sleep(left)
                 now = clock.now()
+                # A push-back may have come during the sleep. Then the reservation was moved behind it.
                 left = bucket.paused(due, now)
                 if left > TICK:
                     due = now + left
@@ -446,48 +456,58 @@ class Gate:
 
     def _no_token(self, retry_in: float, admission: Admission) -> ResilienceError:
         fate = (
-            f"was refused: the rate limit of MCP server {self._hub.server!r} has no room for it before its deadline. "
+            f"was refused: the rate limit of MCP server {self._hub.server!r} has no token for it before its deadline. "
             f"{admission.history} Try again in {_span(retry_in)}."
         )
         return self._refusal(RateLimitExceeded, admission, fate, retry_in=retry_in)
 
     def _push_back(self, delay: float, reason: str) -> None:
-        """The server asked for less traffic: every caller waits, so that one push-back is enough."""
+        """Honour a push-back: every caller waits, so that the server need not refuse each of them."""
         self._bucket.pause(clock.now() + delay)
         self._hub.emit(Throttled(server=self._hub.server, delay=delay, reason=reason))
 
     # --- concurrency limit ---
 
     async def _find_place(self, bulkhead: Bulkhead, admission: Admission) -> None:
+        """Take a place under the concurrency limit, waiting in the queue for one.
+
+        Raises:
+            Overloaded: The queue is full.
+            DeadlineExceeded: No place became free before the deadline.
+        """
         began = anyio.current_time()
         ticket = bulkhead.enter()
-        busy = f"{bulkhead.running} calls run on MCP server {self._hub.server!r}"
+        busy = f"{bulkhead.running} calls are running on MCP server {self._hub.server!r}"
         if ticket is None:
             fate = (
-                f"was refused: {busy} and {bulkhead.waiting} wait for a place, which is all that its concurrency limit "
+                f"was refused: {busy} and {bulkhead.waiting} are queued, which is all that its concurrency limit "
                 f"allows. {admission.history} Try again later."
             )
             raise self._refusal(Overloaded, admission, fate)
+        # Recorded before the wait: `leave` hands a place to the queue's head in one step, without asking whether that
+        # call is still there. One that is cancelled or times out at this moment has an admitted ticket, and would leak
+        # the place for good unless its own `leave` passed it on.
         admission.ticket = ticket
         if ticket.admitted:
             return
+        # No await since `enter`, so whoever admits this ticket finds its event.
         self._woken[ticket] = event = anyio.Event()
         with anyio.CancelScope(deadline=admission.deadline):
             await event.wait()
             return
         elapsed = anyio.current_time() - began
         fate = (
-            f"was given up after {elapsed:.1f} s of waiting for a place: {busy}, which is its concurrency limit. "
+            f"timed out after {elapsed:.1f} s in the queue: {busy}, which is its concurrency limit. "
             f"{admission.history} Try again later."
         )
         raise self._refusal(DeadlineExceeded, admission, fate, elapsed=elapsed)
 
 
 def _is_unwell(verdict: Verdict, failed: AttemptError) -> bool:
-    """Whether a failure says that the server cannot answer: a lost connection, a silent time limit, a 5xx.
+    """Whether a failure shows that the server cannot answer: a lost connection, a silent time limit, a 5xx.
 
-    A server's own JSON-RPC error does not, for one tool may be broken; nor does a push-back, which has a pause of its
-    own; nor a 503 or a time limit while the server was heard; nor what this client itself did.
+    Not counted are JSON-RPC errors (only one tool may be broken), push-backs (they have a pause of their own), a 503 or
+    a time limit while the server was heard, and what this client did itself.
     """
     evidence = failed.evidence
     if evidence is None or evidence.by_client or failed.is_shed or not verdict.counts_for_breaker:
@@ -498,13 +518,13 @@ def _is_unwell(verdict: Verdict, failed: AttemptError) -> bool:
 
 
 def _is_time_limit(verdict: Verdict, failed: AttemptError) -> bool:
-    """Whether a time limit ended it, ours or a gateway's."""
+    """Whether a time limit ended the attempt, this client's or a gateway's."""
     status = None if failed.evidence is None else failed.evidence.http_status
     return verdict.category is Category.TIMEOUT or status == _GATEWAY_TIMEOUT
 
 
 def _is_slow(verdict: Verdict, failed: AttemptError) -> bool:
-    """Whether it only took too long, on a server that was heard meanwhile."""
+    """Whether the attempt only took too long while the server was heard."""
     return _is_time_limit(verdict, failed) and not failed.silent
 
 
@@ -513,5 +533,5 @@ def _bucket(limit: RateLimit | None) -> TokenBucket:
 
 
 def _span(seconds: float) -> str:
-    """Seconds for a reader, never "0 s" of something that is still to come."""
+    """Seconds as text; at least 0.1, so that a wait is never shown as "0.0 s"."""
     return f"{max(seconds, 0.1):.1f} s"

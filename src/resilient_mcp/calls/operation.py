@@ -1,4 +1,4 @@
-"""One thing asked of a server, as everything from the client down to the gate knows it."""
+"""One operation of a client, and the history of its attempts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..verdicts.verdict import Verdict
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing asked of the server.
+    """One operation on the server, such as a tool call.
 
     Attributes:
         method: The JSON-RPC method.
-        invoke: Does it, with a session and a progress callback.
+        invoke: Sends it, given a session and a progress callback.
         target: The tool, prompt or resource, or None.
-        timeout: Seconds an attempt may take, or None for the policy's.
+        timeout: Time limit of one attempt in seconds, or None for the policy's.
         progress: The caller's progress callback, or None.
-        arguments: A tool's arguments, for the log's debug mode.
-        began: When it was asked for, by the event loop's clock: its total time limit counts from then.
-        clean: Makes one printable line of a target, at most so long.
+        arguments: A tool's arguments, for the debug log.
+        began: When the caller made it, on the event loop's clock: the total time limit counts from then.
+        clean: Turns a target into one printable line of at most the given length.
     """
 
     method: str
@@ -39,7 +39,7 @@ class Operation:
 
     @property
     def tool(self) -> str | None:
-        """The tool that is called, if it is one."""
+        """The tool, if this is a tool call, or None."""
         return self.target if self.method == "tools/call" else None
 
     def __str__(self) -> str:
@@ -48,13 +48,13 @@ class Operation:
 
 @dataclass(slots=True)
 class History:
-    """What became of the attempts of one call so far.
+    """The failed attempts of one call so far.
 
     Attributes:
-        sent: How often it was sent.
+        sent: How many attempts were sent.
         verdict: The verdict on the last failed attempt, with the delivery of the whole call: once an attempt may have
             run, the call may have run. None before the first failure.
-        repeatable: Whether it is known that running it twice does no more than running it once.
+        repeatable: Whether running the call twice is known to have the same effect as running it once.
     """
 
     sent: int = 0
@@ -63,17 +63,17 @@ class History:
 
     @property
     def may_have_run(self) -> bool:
-        """Whether the server may have run it, in any attempt."""
+        """Whether the server may have run the call in any attempt."""
         return self.verdict is not None and not self.verdict.safe
 
     def add(self, verdict: Verdict) -> None:
-        """An attempt failed, or was answered by an `isError` result that may be worth another."""
+        """Add an attempt that failed, or that returned an `isError` result worth retrying."""
         self.sent += verdict.delivery is not Delivery.NOT_SENT
         self.verdict = replace(verdict, delivery=Delivery.UNKNOWN) if self.may_have_run and verdict.safe else verdict
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What an error of the call has of it."""
+        """The history as keyword arguments of a `ResilienceError`."""
         return {"attempts": self.sent, "verdict": self.verdict, "repeatable": self.repeatable}
 
     def __str__(self) -> str:

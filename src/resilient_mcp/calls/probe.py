@@ -1,8 +1,8 @@
-"""Looks after a connection: is anybody there while nobody calls, and while the circuit is open?
+"""Health checks: probes a connection while it is idle, and while the circuit is open.
 
-An idle connection without a process is asked for a sign of life now and then; two misses in a row end it, so that the
-next generation is ready before the next call. While the circuit is open the server is asked more often, and any message
-of its own lets a trial call through. Any JSON-RPC reply is a sign of life, an error too; a gateway's status is none.
+An idle connection to a remote server is probed from time to time; `HealthPolicy.misses` misses in a row end it, so that
+the next generation is ready before the next call. While the circuit is open, the server is probed more often, and any
+message from it half-opens the circuit. Any JSON-RPC reply is a sign of life, even an error; a gateway's status is not.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from ..verdicts.classifier import Classifier
 from ..verdicts.verdict import AttemptError, Category, Failure
 from .gate import Gate
 
+# Back-off before a probe while the circuit is open, in seconds. It starts longer with each opening in a row.
 _BASE, _CAP = 0.5, 30.0
-"""The back-off before a probe while the circuit is open, in seconds; it grows with each opening in a row, too."""
-
+# The cap while calls wait for the circuit: they must be sent soon after the server is back.
 _AWAITED_CAP = 2.0
-"""The same while calls wait for the circuit: they are to be sent soon after the server is back."""
 
 
 class HealthCheck:
-    """Checks the connections of one server, one after the other.
+    """Checks the connections of one server, one after another.
 
     Args:
-        policy: The server's numbers.
-        gate: Its circuit, which an answer may half-open.
-        classifier: Knows a lost session when it sees one.
-        idle: Whether idle connections are asked, too; a process speaks for itself.
+        policy: The server's policy.
+        gate: Its circuit is half-opened by a sign of life.
+        classifier: Recognises a lost session.
+        idle: Whether to probe idle connections, too; not needed for a process, whose exit is noticed.
     """
 
     def __init__(self, policy: Policy, gate: Gate, classifier: Classifier, *, idle: bool) -> None:
@@ -72,7 +71,7 @@ class HealthCheck:
         connection.lose(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
 
     async def _while_open(self, connection: Connection) -> None:
-        """Half-open a circuit that is open, as soon as the server says anything."""
+        """Half-open an open circuit as soon as the server sends anything."""
         self._gate.probing = True
         try:
             while True:
@@ -84,18 +83,20 @@ class HealthCheck:
             self._gate.probing = False
 
     def _heard(self) -> None:
-        self._gate.hint("the server was heard")
+        self._gate.hint("the server sent a message")
 
     async def _probe(self, connection: Connection) -> None:
-        """Ask the server for a sign of life until the circuit is closed.
+        """Probe the server until the circuit is closed.
 
-        Also while a call tries it: one that takes too long on a server that is heard meanwhile is only slow.
+        The probes go on during a trial call: if the server is heard meanwhile, a trial that times out was only slow and
+        does not count as a failure.
         """
         tries = max(0, self._gate.openings - 1)
         while not self._gate.is_closed:
-            chance = random.random()  # noqa: S311 - jitter, no secret
+            chance = random.random()  # noqa: S311 - jitter, not a secret
             soon, late = (half_jitter(tries, base=_BASE, cap=cap, random=chance) for cap in (_AWAITED_CAP, _CAP))
             await anyio.sleep(soon)
+            # A call that comes to wait for the circuit cuts the rest of the back-off short.
             with anyio.move_on_after(late - soon):
                 await self._gate.wait_asked()
             tries += 1
@@ -107,11 +108,11 @@ class HealthCheck:
                 self._gate.probed()
 
     async def _is_alive(self, connection: Connection, *, answered: bool = True) -> bool:
-        """Whether the server replied; a session that turns out to be lost ends the connection.
+        """Whether the server replied. If the session turns out to be lost, end the connection.
 
         Args:
-            connection: What to ask on.
-            answered: Whether a refusal of the credentials counts: somebody is there.
+            connection: The connection to probe.
+            answered: Whether a refusal of the credentials counts as a reply.
         """
         try:
             await connection.call(_probe, timeout=self._timeout, deadline=math.inf)
@@ -129,8 +130,8 @@ class HealthCheck:
 
 
 def _spread(seconds: float) -> float:
-    """`seconds`, a tenth more or less: many clients are not to ask in the same moment."""
-    return seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter, no secret
+    """`seconds`, give or take 10 %, so that many clients do not probe at the same moment."""
+    return seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter, not a secret
 
 
 async def _probe(session: Session, _progress: object) -> None:

@@ -1,4 +1,4 @@
-"""The command `resilient-mcp`. It needs the extra `cli`: typer and rich are imported when it runs, not before."""
+"""The `resilient-mcp` command. It needs the extra `cli`; typer and rich are imported only when it runs."""
 
 import sys
 
@@ -8,8 +8,8 @@ _EXTRA = frozenset({"typer", "rich"})
 
 
 def main() -> None:
-    """Run the command; the entry point `resilient-mcp`."""
-    signals.install()  # before the imports, which take most of the time of a quick command
+    """Run the command (the `resilient-mcp` entry point)."""
+    signals.install()  # before the imports, which take most of a short command's run time
     try:
         from .app import app  # noqa: PLC0415
     except ModuleNotFoundError as exc:

@@ -1,11 +1,11 @@
-"""All commands, as a typer app. Each imports what it needs when it runs, so that the others start without it."""
+"""The commands, as a typer app. Each command imports its own dependencies when it runs, to keep start-up fast."""
 
 import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import rich  # noqa: F401 - typer does without it, and shows less
+import rich  # noqa: F401 - typer works without it, but with plainer output
 import typer
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 _ARGUMENTS = '{"city": "Oslo"}'
 _POLICY = '{"retry": {"attempts": 6}}'
+# Characters of an argument quoted in a message.
 _SHOWN = 50
-"""Characters of an argument that a message quotes."""
 
 
-# Pretty tracebacks show local variables, and those may be secrets.
+# Pretty tracebacks show local variables, which may hold secrets.
 app = typer.Typer(name="resilient-mcp", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -41,16 +41,16 @@ def common(
 
 @app.command()
 def demo() -> None:
-    """Watch a plain ClientSession and ResilientClient meet the same faults, side by side (20 seconds, offline)."""
+    """Watch a plain ClientSession and a ResilientClient face the same faults, side by side (20 seconds, offline)."""
     from ..demo.screen import show  # noqa: PLC0415
     from .run import run  # noqa: PLC0415
 
     raise typer.Exit(run(show()))
 
 
-_CONFIG = typer.Argument(metavar="CONFIG", help="An mcpServers file, as Claude Desktop, Cursor or VS Code keep it.")
+_CONFIG = typer.Argument(metavar="CONFIG", help="An mcpServers file, as used by Claude Desktop, Cursor or VS Code.")
 _SERVER = typer.Argument(metavar="SERVER", help="The server's name in the file.")
-_SECONDS = typer.Option(min=0.1, metavar="SECONDS", help="How long a server may take.")
+_SECONDS = typer.Option(min=0.1, metavar="SECONDS", help="Time limit for each server.")
 
 
 @app.command()
@@ -58,14 +58,14 @@ def check(
     config: Annotated[Path, _CONFIG],
     *,
     server: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this server; may be given again.")
+        list[str] | None, typer.Option(metavar="NAME", help="Check only this server; may be repeated.")
     ] = None,
     timeout: Annotated[float, _SECONDS] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Connect to every server of a file, side by side, and report each server's status.
+    """Connect to every server in a file, concurrently, and report each server's status.
 
-    Exit status 0 if all are well, 1 if any is not, 2 if the file cannot be used.
+    Exit status 0 if all are healthy, 1 if any is not, 2 if the file cannot be used.
     """
     from .check import run  # noqa: PLC0415
 
@@ -78,11 +78,11 @@ def tools(
     server: Annotated[str, _SERVER],
     *,
     timeout: Annotated[float, _SECONDS] = 30,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: the tools as the server sent them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the tools as JSON, as the server sent them.")] = False,
 ) -> None:
     """List the tools of one server, with their arguments.
 
-    Exit status 0 with a list, 1 if the server cannot be reached, 2 if the file or the name cannot be used.
+    Exit status 0 if the tools were listed, 1 if the server cannot be reached, 2 if the file or the name cannot be used.
     """
     from .tools import run  # noqa: PLC0415
 
@@ -94,16 +94,16 @@ def tools(
 def call(
     config: Annotated[Path, _CONFIG],
     server: Annotated[str, _SERVER],
-    tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name; `resilient-mcp tools` lists them.")],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="The tool's name, as listed by `resilient-mcp tools`.")],
     arguments: Annotated[
-        str, typer.Argument(metavar="JSON", help=f"Its arguments, as a JSON object: '{_ARGUMENTS}'.")
+        str, typer.Argument(metavar="JSON", help=f"The arguments, as a JSON object: '{_ARGUMENTS}'.")
     ] = "{}",
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
 ) -> None:
     """Call one tool of one server. Retries are reported on stderr.
 
-    Exit status 0 with an answer, 1 with an error or none, 2 if the file or the arguments cannot be used.
+    Exit status 0 if the tool succeeded, 1 if it failed or did not answer, 2 if the file or arguments cannot be used.
     """
     given = _object(arguments, "the arguments", _ARGUMENTS)
     found = _load(config, [server])[server]
@@ -118,19 +118,21 @@ def wrap(
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="The command that starts the server.")
     ] = None,
     *,
-    url: Annotated[str | None, typer.Option(help="The server's URL, instead of a command.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server's URL, in place of a command.")] = None,
     header: Annotated[
         list[str] | None,
         typer.Option(
             metavar="HEADER",
-            help="An HTTP header for --url, 'Name: value'; ${VAR} is expanded. May be given again.",
+            help="An HTTP header for --url, 'Name: value'; ${VAR} is expanded. May be repeated.",
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(metavar="JSON", help="The policy, as 'resilience' in a file.")] = "{}",
+    policy: Annotated[
+        str, typer.Option(metavar="JSON", help="The policy, in the format of 'resilience' in a file.")
+    ] = "{}",
 ) -> None:
-    """Be an MCP server on stdin and stdout, in front of a real one that may crash, hang or lose its session.
+    """Serve MCP on stdin and stdout in front of a server that may crash, hang or lose its session.
 
-    In a host's configuration, write this command in front of the server's own:
+    In a host's configuration, put this command in front of the server's own:
 
     "command": "resilient-mcp", "args": ["wrap", "--", "npx", "-y", "some-mcp-server"]
     """
@@ -146,14 +148,14 @@ def wrap(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of an mcpServers file with this library's additions."""
+    """Print the JSON schema of an mcpServers file, including this library's additions."""
     from ..config import json_schema  # noqa: PLC0415
 
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
 def _load(path: Path, names: list[str]) -> "dict[str, ServerConfig]":
-    """The servers of a file, or those of `names`; ends the command with status 2 if that cannot be."""
+    """The servers in a file, or only those in `names`. Exits with status 2 if they cannot be loaded."""
     from ..config import ConfigError, read  # noqa: PLC0415
 
     try:
@@ -161,34 +163,32 @@ def _load(path: Path, names: list[str]) -> "dict[str, ServerConfig]":
     except ConfigError as exc:
         raise _unusable(str(exc)) from None
     if not servers:
-        why = (
-            "all its servers are disabled: remove one's 'disabled'" if disabled else "there is no server in it: add one"
-        )
+        why = "all servers are disabled: remove 'disabled' from one" if disabled else "no servers are defined: add one"
         raise _unusable(f"{path}: {why}")
     for name in names:
         if name in disabled:
-            raise _unusable(f"{path}: server {name!r} is disabled: remove its 'disabled'")
+            raise _unusable(f"{path}: server {name!r} is disabled: remove its 'disabled' key")
         if name not in servers:
             close = difflib.get_close_matches(name, servers, n=1)
-            hint = f"did you mean {close[0]!r}? There is" if close else "there is"
-            raise _unusable(f"{path}: there is no server {name!r}; {hint} {', '.join(map(repr, servers))}")
+            hint = f"did you mean {close[0]!r}? Available:" if close else "available:"
+            raise _unusable(f"{path}: no server {name!r}; {hint} {', '.join(map(repr, servers))}")
     return {name: server for name, server in servers.items() if not names or name in names}
 
 
 def _unusable(message: str) -> typer.Exit:
-    """Says so on stderr; to be raised."""
+    """Print `message` to stderr and return the exit (status 2) to raise."""
     typer.echo(message, err=True)
     return typer.Exit(2)
 
 
 def _object(text: str, what: str, example: str) -> dict[str, Any]:
-    """`text` as a JSON object; ends the command with status 2 if it is none."""
+    """Parse `text` as a JSON object. Exits with status 2 if it is not one."""
     remedy = f"write a JSON object such as '{example}'"
     shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        quotes = "JSON has double quotes: " if "'" in text else ""
+        quotes = "JSON needs double quotes: " if "'" in text else ""
         why = "nested too deeply" if isinstance(exc, RecursionError) else exc
         raise typer.BadParameter(f"{what}: {shown} is not JSON ({why}): {quotes}{remedy}") from None
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`resilient-mcp call`: one tool call; the answer on stdout, what was retried on stderr."""
+"""`resilient-mcp call`: one tool call, with the answer on stdout and retries reported on stderr."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from .run import run as run_until_signalled
 from .servers import client_of
 from .tools import list_tools
 
+# Seconds that a server gets to list its tools after a failed call.
 _LISTING = 10.0
-"""Seconds that a server has to list its tools after it failed a call."""
+# Maximum number of tools named in a hint.
 _NAMED = 20
-"""Tools that are named at most."""
 _NAME = 128
+# Similarity from which on a tool counts as a likely misspelling.
 _ALIKE = 0.6
-"""From this likeness on a tool is taken for the one that was meant."""
 
 
 def run(name: str, server: ServerConfig, tool: str, arguments: dict[str, Any], *, as_json: bool) -> int:
-    """Call `tool` and print what it answers; the command's exit status."""
+    """Call `tool`, print its answer, and return the command's exit status."""
     logging.getLogger().addHandler(logging.NullHandler())
     client = client_of(name, server, on_event=narrate)
     return run_until_signalled(_run(client, tool, arguments, as_json=as_json))
@@ -65,12 +65,12 @@ async def _run(client: ResilientClient, tool: str, arguments: dict[str, Any], *,
 
 
 async def _unlisted(client: ResilientClient, tool: str) -> str:
-    """What to write about a call that the server answered with an error: nothing if it lists the tool.
+    """A hint for a call that the server answered with an error; empty if the server lists the tool.
 
-    Servers say in many ways that they do not know a tool, and some answer to one that they do not list. So the server
-    is asked first, and its own list decides.
+    Servers report an unknown tool in many ways, and some answer calls to tools they do not list. So the call is made
+    first, and only if it fails does the server's own list decide.
     """
-    with anyio.move_on_after(_LISTING), suppress(Exception):  # the call's own error is what matters
+    with anyio.move_on_after(_LISTING), suppress(Exception):  # the error of the call itself matters more
         names = [listed["name"] for listed in await list_tools(client)]
         if tool not in names:
             return f"resilient-mcp: {no_such_tool(client.name, tool, names)}\n"
@@ -78,7 +78,7 @@ async def _unlisted(client: ResilientClient, tool: str) -> str:
 
 
 def no_such_tool(server: str, tool: str, names: Sequence[str]) -> str:
-    """That a server does not list `tool`, and what it lists instead, the most similar first."""
+    """A message that `server` does not list `tool`, with the tools it does list, most similar first."""
     if not names:
         return f"server {server!r} lists no tools"
     by_likeness = sorted(names, key=lambda name: _likeness(tool, name), reverse=True)
@@ -89,18 +89,18 @@ def no_such_tool(server: str, tool: str, names: Sequence[str]) -> str:
 
 
 def _likeness(wanted: str, name: str) -> float:
-    """From 0 to 1; neither case nor the kind of separators counts, and a part of a name is like it."""
+    """Similarity from 0 to 1, ignoring case and `-` versus `_`; a substring of a name is at least `_ALIKE`."""
     wanted, name = (text[:_NAME].lower().replace("-", "_") for text in (wanted, name))
     ratio = difflib.SequenceMatcher(None, wanted, name).ratio()
     return max(ratio, _ALIKE) if wanted in name else ratio
 
 
 def _shown(block: dict[str, Any]) -> str:
-    """One block of an answer; on a terminal without what would control it."""
+    """One content block as text; control characters are removed if stdout is a terminal."""
     text = block.get("text")
     if not isinstance(text, str):
         kind = " ".join(str(part) for part in (block.get("type"), block.get("mimeType"), block.get("uri")) if part)
-        return printable(f"[{kind}: --json shows it]")
+        return printable(f"[{kind}: use --json to see it]")
     if not sys.stdout.isatty():
         return text
     return "\n".join(printable(line, len(line) + 1) for line in text.split("\n"))

@@ -1,6 +1,6 @@
-"""`resilient-mcp check`: connects to every server side by side and tells the truth about each.
+"""`resilient-mcp check`: connects to all servers concurrently and reports each server's status.
 
-On a terminal the table is live; anywhere else it is printed once, without escape codes.
+On a terminal the table is updated live; elsewhere it is printed once, without escape codes.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from .run import run as run_until_signalled
 from .servers import client_of
 from .trouble import reason_and_stderr, unfinished
 
+# Maximum columns used: longer lines are hard to read.
 _WIDTH = 100
-"""Columns used at most: longer lines are hard to read."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found out about one server.
+    """The status of one server.
 
     Attributes:
         server: Its name in the file.
-        ok: Whether it connected and, if it has tools, listed them.
-        state: Where its connection stood at the end.
-        protocol_version: What was negotiated, or None.
-        tools: How many it lists; None if it has none, or did not get so far.
-        start_seconds: From the start to a ready connection, or None.
-        latency_seconds: One `tools/list`, or None.
+        ok: Whether it connected and, if it declares tools, listed them.
+        state: The connection's state at the end of the check.
+        protocol_version: The negotiated version, or None.
+        tools: The number of tools listed; None if it declares no tools or did not get that far.
+        start_seconds: Seconds from the start to a ready connection, or None.
+        latency_seconds: Seconds that the first page of `tools/list` took, or None.
         error: What is wrong, or None.
         exit_status: The process's exit status (negative: the signal that ended it), or None.
-        stderr: The last of what the process wrote to stderr.
-        remedy: What a person may check; empty when nothing is known.
+        stderr: The end of the process's stderr output.
+        remedy: What a person should check; empty if nothing is known.
     """
 
     server: str
@@ -62,8 +62,8 @@ class Report:
 
 
 def run(servers: Mapping[str, ServerConfig], *, timeout: float, as_json: bool) -> int:
-    """Check `servers` and print the result; the command's exit status."""
-    # What SDK and servers complain of is in the table.
+    """Check `servers`, print the result, and return the command's exit status."""
+    # Without a handler, logging would print the SDK's warnings to stderr; the table has what matters.
     logging.getLogger().addHandler(logging.NullHandler())
     return run_until_signalled(_run(servers, timeout, Console(highlight=False), as_json=as_json))
 
@@ -89,7 +89,7 @@ async def _run(servers: Mapping[str, ServerConfig], timeout: float, console: Con
         console.print(_table(reports, 0))
     well = sum(bool(report.ok) for report in reports.values())
     if not as_json:
-        text = f"{well} of {len(reports)} servers are well ({time.monotonic() - began:.1f} s)."
+        text = f"{well} of {len(reports)} servers are healthy ({time.monotonic() - began:.1f} s)."
         console.print(Text(text, style="bold green" if well == len(reports) else "bold red"))
     return 0 if well == len(reports) else 1
 
@@ -112,8 +112,8 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
             report.error = unfinished(client, timeout) if limit.cancelled_caught else error.reason
             report.exit_status, report.stderr, report.remedy = error.exit_status, error.stderr, error.remedy
         elif limit.cancelled_caught:
-            report.error = f"its tools were not listed within {timeout:g} s"
-    except Exception as exc:  # one server's trouble is a line in the table
+            report.error = f"did not list its tools within {timeout:g} s"
+    except Exception as exc:  # one failing server must not end the check of the others
         report.state, report.error = client.state.value, describe(exc)
     finally:
         report.ok = report.error is None and bool(report.ok)
@@ -136,7 +136,7 @@ def _table(reports: Mapping[str, Report], elapsed: float) -> RenderableType:
     table = Table(box=box.ROUNDED, show_lines=True, expand=True)
     table.add_column("server", ratio=2, overflow="fold")
     table.add_column("state", width=10)
-    table.add_column("what it says", ratio=5, overflow="fold")
+    table.add_column("details", ratio=5, overflow="fold")
     for report in reports.values():
         if report.ok is None:
             state = Text("connecting", style="dim")

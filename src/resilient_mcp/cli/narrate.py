@@ -1,4 +1,4 @@
-"""What happened to a server, as lines for a person on stderr."""
+"""Reports what happens to a server, as readable lines on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _STDERR_SHOWN = 2000
 
 
 def narrate(event: Event, *, stderr: bool = True) -> None:
-    """Report `event` on stderr if it is worth a line; with `stderr` also what a process wrote there before it ended."""
+    """Report `event` on stderr if it matters to a person; with `stderr`, also an exited process's last stderr."""
     for line in _lines(event, stderr=stderr):
         sys.stderr.write(f"resilient-mcp: {line}\n")
     sys.stderr.flush()
@@ -22,16 +22,16 @@ def _lines(event: Event, *, stderr: bool) -> list[str]:
     lines: list[str] = []
     if isinstance(event, RetryScheduled):
         fate = "was never sent" if event.transparent else f"failed (attempt {event.attempt})"
-        lines = [f"{event.operation} {fate}: {event.reason}; sent again in {event.delay:.1f} s"]
+        lines = [f"{event.operation} {fate}: {event.reason}; retrying in {event.delay:.1f} s"]
     elif isinstance(event, Disconnected) and event.reason != CLIENT_CLOSED:
         lines = [f"lost the connection: {event.reason}"]
         if stderr and event.evidence is not None and event.evidence.exit is not None:
             last = event.evidence.exit.stderr[-_STDERR_SHOWN:].splitlines()
-            lines += [f"its stderr: {text}" for line in last if (text := printable(line))]
+            lines += [f"server stderr: {text}" for line in last if (text := printable(line))]
     elif isinstance(event, RestartScheduled):
-        lines = [f"the next try to connect is in {event.delay:.1f} s: {event.reason}"]
+        lines = [f"reconnecting in {event.delay:.1f} s: {event.reason}"]
     elif isinstance(event, Connected) and event.generation > 1:
-        lines = [f"connected again in {event.elapsed:.1f} s"]
+        lines = [f"reconnected in {event.elapsed:.1f} s"]
     elif isinstance(event, GarbageOnStdout):
-        lines = [f"its stdout contains output that is not an MCP message: {event.sample}; {event.remedy}"]
+        lines = [f"server stdout contains output that is not an MCP message: {event.sample}; {event.remedy}"]
     return lines

@@ -1,4 +1,4 @@
-"""Runs a command's coroutine so that Ctrl-C and SIGTERM end it cleanly: everything is closed, no child is left."""
+"""Runs a command's coroutine so that Ctrl-C and SIGTERM end it cleanly: everything is closed and no child is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
     """Run `main` on asyncio.
 
     Returns:
-        What `main` returned, or 128 and the signal's number when a signal ended it, as a shell says it.
+        What `main` returned, or 128 plus the signal's number if a signal ended it, as in a shell.
     """
     ended_by: list[int] = []
 
@@ -26,7 +26,7 @@ def run(main: Coroutine[Any, Any, int]) -> int:
         assert task is not None
 
         def end(number: int) -> None:
-            if not ended_by:  # a second one must not interrupt the cleaning up, which is bounded
+            if not ended_by:  # a second signal must not interrupt the clean-up, which takes a bounded time
                 loop.call_soon_threadsafe(task.cancel)
             ended_by.append(number)
 
@@ -34,13 +34,13 @@ def run(main: Coroutine[Any, Any, int]) -> int:
             signals.on_signal = end
             try:
                 return await main
-            finally:  # all is closed: from here on a signal need not wait, say for a thread that looks up a name
+            finally:  # all is closed: a signal may end the process now, without waiting for, say, a DNS lookup thread
                 signals.on_signal = None
 
     try:
         status = asyncio.run(interruptible())
     except BaseException:
-        if not ended_by:  # else it is the cancellation, or what came of it
+        if not ended_by:  # otherwise it is the cancellation, or a consequence of it
             raise
         status = 0
     return 128 + ended_by[0] if ended_by else status
@@ -48,11 +48,11 @@ def run(main: Coroutine[Any, Any, int]) -> int:
 
 @contextmanager
 def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let a signal wake `loop`. One that comes just before it begins to wait would be handled when the wait is over.
+    """Let a signal wake `loop`; otherwise one that arrives just before the loop waits is handled only after that wait.
 
-    `loop.add_signal_handler` would do it as well, but puts Python's own handlers back when the loop is closed.
+    `loop.add_signal_handler` would do as well, but it restores Python's own handlers when the loop is closed.
     """
-    if sys.platform == "win32":  # its loop does that by itself
+    if sys.platform == "win32":  # the Windows loop does this by itself
         yield
         return
     receiver, sender = socket.socketpair()

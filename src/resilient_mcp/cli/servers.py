@@ -1,4 +1,4 @@
-"""The client of one server of a file, as commands use it."""
+"""Creates the client for one server of a file, as the commands use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..verdicts.remedies import Wording
 
 
 def client_of(name: str, server: ServerConfig, on_event: Listener | None = None) -> ResilientClient:
-    """A client that is silent about what its server writes to stderr: the command shows what matters of it."""
+    """A client that does not pass on its server's stderr: the command shows the relevant lines itself."""
     client = ResilientClient(server.server, name=name, policy=server.policy, on_event=on_event, errlog=None)
     is_process = isinstance(server.server, StdioServerParameters)
     where = "its 'command', 'args', 'env' and 'cwd' in the file" if is_process else "its 'url' in the file"

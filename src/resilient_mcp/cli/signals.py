@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM end a command at any moment: no traceback, the status that a shell gives, no process left.
+"""Ctrl-C and SIGTERM end a command at any moment: no traceback, the exit status a shell would give, no process left.
 
-While nothing runs that has to be closed (imports, parsing, the interpreter's shutdown), a signal ends the process on
-the spot. While a coroutine runs, it is cancelled instead, so that it closes what it opened. An exception raised by a
-signal, as `KeyboardInterrupt` is, would surface in whatever code happens to run.
+While nothing needs closing (imports, parsing, interpreter shutdown), a signal ends the process immediately. While a
+coroutine runs, it is cancelled instead, so that it closes what it opened. An exception raised by a signal handler, such
+as `KeyboardInterrupt`, would surface in whatever code happens to be running.
 
-`signals` is the first thing that the command imports, so it imports nothing that takes time.
+This is the first module that the command imports, so it imports nothing slow.
 """
 
 import os
@@ -21,18 +21,18 @@ class Signals:
     """What a signal does to this process.
 
     Attributes:
-        on_signal: Called with the number of a signal; None to end the process on the spot.
+        on_signal: Called with the signal's number; None to end the process immediately.
     """
 
     def __init__(self) -> None:
         self.on_signal: Callable[[int], object] | None = None
 
     def install(self) -> None:
-        """From now on SIGINT and SIGTERM are handled here."""
+        """Handle SIGINT and SIGTERM from now on."""
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 
-    # When the interpreter shuts down, names of modules are gone before the last signal may come.
+    # `os._exit` is bound as a default: a signal may still arrive at interpreter shutdown, when module globals are gone.
     def _handle(self, number: int, _frame: object, _exit: "Callable[[int], object]" = os._exit) -> None:
         if self.on_signal is None:
             _exit(128 + number)
@@ -41,4 +41,4 @@ class Signals:
 
 
 signals = Signals()
-"""The handlers of this process."""
+"""The signal handling of this process."""

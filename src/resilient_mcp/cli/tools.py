@@ -1,6 +1,6 @@
-"""`resilient-mcp tools`: what a server can do, for a person to read or, as JSON, as the server sent it.
+"""`resilient-mcp tools`: lists a server's tools, for a person to read or as the JSON that the server sent.
 
-What it prints of a server is untrusted: every line is printable and of bounded length.
+What a server sends is untrusted: every line printed is free of control characters and bounded in length.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .run import run as run_until_signalled
 from .servers import client_of
 from .trouble import reason_and_stderr, unfinished
 
+# Maximum columns used: longer lines are hard to read.
 _WIDTH = 100
-"""Columns used at most: longer lines are hard to read."""
+# Pages read at most: a server may send cursors forever.
 _MAX_PAGES = 100
-"""A list that never ends must not be followed for ever."""
 _NAME = 128
+# Characters of a type shown: it may list hundreds of values.
 _TYPE = 100
-"""Characters of a type, which may list hundreds of values."""
 _MAX_DEPTH = 4
+# Types or values of one schema that are read: a hostile schema may refer to itself a thousand times at each depth.
 _MAX_CHOICES = 8
-"""Types or values of one schema that are read: a hostile one may refer to itself a thousand times at each depth."""
 
 
 def run(name: str, server: ServerConfig, *, timeout: float, as_json: bool) -> int:
-    """List the tools of `server` and print them; the command's exit status."""
+    """List the tools of `server`, print them, and return the command's exit status."""
     logging.getLogger().addHandler(logging.NullHandler())
     client = client_of(name, server)
     return run_until_signalled(_run(client, timeout, as_json=as_json))
@@ -70,7 +70,7 @@ async def _run(client: ResilientClient, timeout: float, *, as_json: bool) -> int
 
 
 def _unreachable(error: ServerUnavailable | None) -> str:
-    """Why there is no connection, with what its process said."""
+    """Why there is no connection, with the relevant lines of the process's stderr."""
     assert error is not None
     reason, lines = reason_and_stderr(error.reason, error.stderr)
     shown = f"{reason.rstrip('.')}. {error.remedy}" if error.remedy else reason
@@ -78,12 +78,12 @@ def _unreachable(error: ServerUnavailable | None) -> str:
 
 
 async def list_tools(client: ResilientClient) -> list[dict[str, Any]]:
-    """All pages of a server's tools, as it sent them; none of one that declares no tools.
+    """All pages of a server's tools, as it sent them; empty if it declares no tools.
 
     Raises:
         ResilienceError: There is no connection, or no answer.
-        MCPError: The server's own error.
-        ValueError: Its answer is no list of tools.
+        MCPError: The server answered with an error.
+        ValueError: The answer is not a list of tools.
     """
     if not client.offers("tools"):
         return []
@@ -93,7 +93,7 @@ async def list_tools(client: ResilientClient) -> list[dict[str, Any]]:
         page = await client.request("tools/list", params)
         items, cursor = page.get("tools"), page.get("nextCursor")
         if not isinstance(items, list) or not all(isinstance(tool, dict) and _is_named(tool) for tool in items):
-            raise ValueError("its answer to tools/list is not a list of tools")
+            raise ValueError("the server's answer to tools/list is not a list of tools")
         tools += items
         if not isinstance(cursor, str):
             break
@@ -106,7 +106,7 @@ def _is_named(tool: Mapping[str, Any]) -> bool:
 
 
 def shown(tool: Mapping[str, Any], width: int) -> list[str]:
-    """One tool as lines of at most `width` columns: its name, the first line of its description, its arguments."""
+    """One tool as lines of at most `width` columns (at least 40): name, first line of the description, arguments."""
     lines = _wrapped(printable(tool["name"], _NAME), width)
     description = tool.get("description")
     if isinstance(description, str):
@@ -141,7 +141,7 @@ def type_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> str:
     Args:
         schema: The schema, as a server sent it.
         root: The schema that `#/...` refers to.
-        depth: How many schemas it is inside of; what is deeper than a reader follows is `any`.
+        depth: How deeply the schema is nested; beyond `_MAX_DEPTH` the type is `any`.
     """
     if not isinstance(schema, dict) or depth > _MAX_DEPTH:
         return "any"
@@ -166,7 +166,7 @@ def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _referred(reference: str, root: Mapping[str, Any]) -> Any:
-    """What `#/$defs/name` refers to in `root`; None when it is not there, or elsewhere."""
+    """What `#/$defs/name` refers to in `root`; None if it is missing or the reference points elsewhere."""
     found: Any = root
     for key in reference.removeprefix("#/").split("/"):
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Why a server cannot be used, in the words of a command."""
+"""Explains why a server cannot be used, for the output of a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STDERR_LINES = 6
 
 
 def unfinished(client: ResilientClient, timeout: float) -> str:
-    """What keeps a server from being ready, when `timeout` seconds are over."""
+    """Why a server is not ready after `timeout` seconds."""
     health = client.health()
     if health.starting_for is None:
         return f"no answer within {timeout:g} s"
@@ -18,5 +18,5 @@ def unfinished(client: ResilientClient, timeout: float) -> str:
 
 
 def reason_and_stderr(reason: str, stderr: str) -> tuple[str, list[str]]:
-    """A reason without the stderr that it quotes in one line, and the lines of stderr that name the cause."""
-    return printable(reason.partition("; its last words on stderr")[0]), last_words(stderr, _STDERR_LINES)
+    """The reason without the stderr it quotes on one line, and the stderr lines that name the cause."""
+    return printable(reason.partition("; its stderr: ")[0]), last_words(stderr, _STDERR_LINES)

@@ -1,7 +1,7 @@
 """`resilient-mcp wrap`: an MCP server on stdin and stdout, in front of a real one.
 
-Nothing but protocol goes to stdout, whatever else in this process prints. It ends with its stdin, on Ctrl-C and on
-SIGTERM, and takes the real server with it.
+Only protocol messages reach stdout, whatever else this process prints. It ends when stdin closes, on Ctrl-C and on
+SIGTERM, and stops the real server when it ends.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from .narrate import narrate
 from .run import run as run_until_signalled
 
 _CHUNK = 256 * 1024
+# Bytes queued for a host that reads slowly; beyond that, senders wait.
 _MAX_QUEUED = 8 * 1024 * 1024
-"""Bytes that may wait for the host to read; a sender of more waits."""
+# Seconds allowed for the last messages to be written.
 _FLUSH = 2.0
-"""Seconds that the last messages get to leave."""
 
 
 def run(client: ResilientClient) -> int:
-    """Serve `client` on stdin and stdout until stdin ends; the command's exit status."""
+    """Serve `client` on stdin and stdout until stdin closes, and return the command's exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="resilient-mcp: %(message)s")
     host = HostPipe(os.dup(0), os.dup(1), max_bytes=client.policy.max_message_bytes)
-    os.dup2(2, 1)  # whatever prints, prints to stderr
+    os.dup2(2, 1)  # anything printed by other code goes to stderr, not into the protocol
     status = run_until_signalled(_run(client, host))
-    if host.blocked:  # a thread that waits for input would keep the process
+    if host.blocked:  # a thread blocked in read() would keep the process alive
         sys.stderr.flush()
         os._exit(status)
     return status
@@ -68,38 +68,38 @@ async def _run(client: ResilientClient, host: HostPipe) -> int:
 
 
 def client_of(command: list[str], url: str | None, headers: list[str], policy: dict[str, Any]) -> ResilientClient:
-    """The client of the server that the command line names.
+    """The client for the server given on the command line.
 
     Raises:
-        ValueError: It names none, or two, or something in it cannot be.
+        ValueError: No server is given, or two are, or an option is invalid.
     """
     if bool(command) == bool(url):
         raise ValueError("give either a command after '--' or a --url")
     if command and headers:
-        raise ValueError("--header has no effect with a command: it is for --url")
+        raise ValueError("--header has no effect with a command: use it with --url")
     server: Any
     if url is not None:
         known = dict(_header(text) for text in headers)
         server = StreamableHttpParameters(url=_expanded("--url", url), headers=known or None)
     else:
-        # The host gave this process the server's environment; the SDK would pass on a few basic variables only.
+        # The host set this process's environment for the server; by default the SDK passes on only a few variables.
         server = StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
     try:
         checked = Policy.model_validate(policy)
     except ValidationError as exc:
         problems = (": ".join(filter(None, [".".join(keys), text])) for keys, text in policy_problems(exc))
         raise ValueError(f"--policy: {'; '.join(problems)}") from None
-    # Its stderr is on ours already, line by line.
+    # The server's stderr is already forwarded to this process's stderr, line by line.
     client = ResilientClient(server, policy=checked, on_event=partial(narrate, stderr=False))
     client.reword(Wording("--url" if url is not None else "the command after 'wrap --'", "the credentials in --header"))
     return client
 
 
 def _header(text: str) -> tuple[str, str]:
-    """A header as its name and its value."""
+    """Split a header into its name and value."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        begin = re.split(r"[\s:=]", text, maxsplit=1)[0]  # what comes after it may be a credential
+        begin = re.split(r"[\s:=]", text, maxsplit=1)[0]  # the rest may be a credential and must not be quoted
         raise ValueError(f"--header {printable(begin)!r} has no colon after its name: write 'Name: value'")
     return name.strip(), _expanded(f"--header {name.strip()!r}", value.strip())
 
@@ -112,16 +112,16 @@ def _expanded(option: str, text: str) -> str:
 
 
 class HostPipe:
-    """The host at the other end of two descriptors: lines of JSON both ways.
+    """The host at the other end of two file descriptors: one JSON message per line, both ways.
 
     Args:
-        stdin: To read from.
-        stdout: To write to.
-        max_bytes: The longest message accepted.
+        stdin: The descriptor to read from.
+        stdout: The descriptor to write to.
+        max_bytes: The longest message accepted, in bytes.
 
     Attributes:
-        on_gone: Called when the host does not read any more.
-        blocked: Whether a thread may be waiting for input for ever.
+        on_gone: Called when the host no longer reads.
+        blocked: Whether a thread may be blocked in a read forever.
     """
 
     def __init__(self, stdin: int, stdout: int, *, max_bytes: int) -> None:
@@ -133,7 +133,8 @@ class HostPipe:
         self._wake = anyio.Event()
         self._drained = anyio.Event()
         kind = os.fstat(stdout).st_mode
-        # A terminal is shared with others, who would not expect it not to block; of a file it says nothing.
+        # Only pipes and sockets are made non-blocking. The flag belongs to the open file, so on a terminal it would
+        # affect the other processes that share it; on a regular file it has no effect.
         self._at_once = os.name == "posix" and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind))
         if self._at_once:
             os.set_blocking(stdout, False)
@@ -143,7 +144,7 @@ class HostPipe:
     # --- in ---
 
     async def messages(self) -> AsyncIterator[dict[str, Any]]:
-        """What the host sends; ends with its pipe. What is no message is answered with an error."""
+        """The host's messages, until its pipe closes. Input that is not a message is answered with an error."""
         while chunk := await self._read():
             for line in self._framer.feed(chunk):
                 for message in _parse(line):
@@ -157,7 +158,7 @@ class HostPipe:
             try:
                 await anyio.wait_readable(self._stdin)
                 return os.read(self._stdin, _CHUNK)
-            except OSError:  # a file: nothing tells when it is readable
+            except OSError:  # a regular file: it cannot be polled
                 self.blocked = True
         try:
             return await anyio.to_thread.run_sync(os.read, self._stdin, _CHUNK, abandon_on_cancel=True)
@@ -167,7 +168,7 @@ class HostPipe:
     # --- out ---
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send one message; at once if the pipe takes it, else in its turn."""
+        """Send one message: written immediately if nothing is queued and the pipe accepts it, queued otherwise."""
         data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         if self._at_once and not self._queue:
             try:
@@ -185,7 +186,7 @@ class HostPipe:
                 await self._drained.wait()
 
     async def flush(self) -> None:
-        """Write what did not leave at once, until cancelled."""
+        """Write what is queued, until cancelled."""
         while True:
             while self._queue:
                 head = self._queue[0]
@@ -212,7 +213,7 @@ class HostPipe:
         return 0
 
     async def flushed(self) -> None:
-        """Wait until everything has left."""
+        """Wait until the queue is empty."""
         while self._queue:
             await self._drained.wait()
 
@@ -230,15 +231,15 @@ class HostPipe:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """What is no message, and the answer to it."""
+    """Input that is not a message, with the error to answer."""
 
     reply: dict[str, Any]
 
 
 def _parse(line: bytes | Oversize) -> list[dict[str, Any] | _Refused]:
-    """The messages in one line: mostly one; 2025-03-26 allows batches."""
+    """The messages in one line: usually one, but 2025-03-26 allows batches."""
     if isinstance(line, Oversize):
-        text = f"a message of {line.size} bytes is over the bound (max_message_bytes in the policy)"
+        text = f"a message of {line.size} bytes exceeds the limit (max_message_bytes in the policy)"
         return [_refused(line.request_id, INVALID_REQUEST, text)]
     if not line.strip():
         return []

@@ -41,16 +41,16 @@ from ..verdicts.classifier import is_outage, is_session_lost
 from ..verdicts.verdict import AttemptError
 from .generation import Connection
 
+# The callbacks that answer server requests.
 _ANSWERING = ("sampling_callback", "elicitation_callback", "list_roots_callback")
-"""The callbacks that answer what a server asks."""
 
 
+# Characters kept of the last stderr line of a starting process.
 _STDERR_LINE = 200
-"""Characters of the line that a starting process wrote last."""
 
 
 class _Outage(Exception):  # noqa: N818 - a signal within this module
-    """`server/discover` met an outage, which is no verdict on the era: no falling back to `initialize`."""
+    """`server/discover` met an outage, which does not reveal the protocol era: do not fall back to `initialize`."""
 
     def __init__(self, evidence: Evidence | None) -> None:
         super().__init__(evidence.detail if evidence is not None else "server/discover was not answered")
@@ -58,14 +58,15 @@ class _Outage(Exception):  # noqa: N818 - a signal within this module
 
 @dataclass(slots=True, eq=False)
 class _Handshake(Attempt):
-    """The attempt that negotiates. It keeps the SDK from taking an outage for an old server.
+    """The attempt that negotiates. It keeps the SDK from mistaking an outage for an old server.
 
     Attributes:
-        method: Its latest request.
+        method: The method of its latest request.
         discover_timed_out: Whether `server/discover` was sent and never answered.
-        policy: Says what an HTTP status means.
-        in_order: Whether requests arrive in the order in which they are written: a server that is slow to start is then
-            asked for both eras on one connection, and nothing can get lost on the way but the connection.
+        policy: Defines what an HTTP status means.
+        in_order: Whether requests arrive in the order in which they are written. If so, a server that is slow to start
+            can be sent both `server/discover` and `initialize` on one connection, and no request is lost unless the
+            connection is.
     """
 
     policy: Policy = field(kw_only=True)
@@ -74,6 +75,8 @@ class _Handshake(Attempt):
     discover_timed_out: bool = False
 
     def sending(self, method: str, request_id: RequestId) -> None:
+        # SDK 2.x falls back to `initialize` after almost any error, even one that stems from an outage. That would
+        # settle on the old era with a server that speaks the new one: raise instead, and the handshake is retried.
         if method == "initialize" and self.method == "server/discover":
             unanswered = not self.answered and self.evidence is None
             self.discover_timed_out = unanswered and not self.overtaken
@@ -86,20 +89,20 @@ class _Handshake(Attempt):
 
 
 class Connector:
-    """Opens the generations of one server; an async context manager that owns what they share, the HTTP client.
+    """Opens the connections to one server; an async context manager that owns the HTTP client they share.
 
     Args:
-        server: What to connect to: the SDK's parameters, a factory of a transport, or an in-process SDK server.
-        policy: Its numbers.
+        server: What to connect to: the SDK's parameters, a transport factory, or an in-process SDK server.
+        policy: The server's limits.
         options: Callbacks and options for the SDK's session.
-        http_client: The user's HTTP client, which stays the user's to close; None to make one when it is needed.
-        hub: Where to report garbage.
-        errlog: Gets what the server's process writes to stderr, or None.
+        http_client: The user's HTTP client, which the user closes; None to create one if the server needs it.
+        hub: Where garbage on stdout is reported.
+        errlog: Receives the stderr output of the server process; may be None.
 
     Attributes:
-        link: Answers what the server asks, from the next connection on, or None; a server in this process that is
-            called without a wire (mcp 2.x) does not ask it.
-        opening: The latest connection, while it is being opened and after.
+        link: Answers server requests, from the next connection on, or None. Not used for an in-process server that is
+            called without a wire (mcp 2.x).
+        opening: The latest connection, while it is being opened and afterwards.
     """
 
     def __init__(
@@ -137,10 +140,10 @@ class Connector:
 
     @asynccontextmanager
     async def open(self, generation: int) -> AsyncIterator[Connection]:
-        """Connect, negotiate, and lend the connection out; close it on leaving.
+        """Connect, negotiate and yield the connection; close it on exit.
 
         Raises:
-            Failed: It could not be opened, or broke while it was open; says what is known.
+            Failed: It could not be opened, or broke while it was open; carries what is known about it.
         """
         limit = self._policy.timeout.connect
         scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
@@ -168,7 +171,7 @@ class Connector:
         if not connected:
             self._legacy = handshake.discover_timed_out
             if self._legacy:
-                logger.debug("%s did not answer server/discover: trying initialize next", self._hub.server)
+                logger.debug("%s did not answer server/discover; using initialize next", self._hub.server)
         evidence = opening.ended or handshake.evidence
         leaf = first_leaf(failure)
         if evidence is None and leaf is not None and (isinstance(leaf, http.HTTPError) or is_about_auth(leaf)):
@@ -181,7 +184,7 @@ class Connector:
         raise AttemptError(leaf, evidence, premature=handshake.overtaken) from failure
 
     def _target(self, opening: _Opening) -> Any:
-        """What `Session.open` takes: a context manager of watched streams, or on 2.x an in-process server."""
+        """The target for `Session.open`: a context manager of watched streams, or on 2.x an in-process server."""
         server = self._server
         if DIRECT_IN_PROCESS and is_in_process_server(server):
             opening.wired = False
@@ -207,7 +210,7 @@ class Connector:
 
     @asynccontextmanager
     async def _watched(self, opening: _Opening) -> AsyncIterator[tuple[Any, Any]]:
-        """The streams of a transport of the SDK's or the user's."""
+        """The watched streams of a transport from the SDK or the user."""
         server = self._server
         async with anyio.create_task_group() as background:
             edges: list[HttpEdge] = []
@@ -228,7 +231,7 @@ class Connector:
                 return edge
 
             transport: Any
-            http_logs.connecting.set(self._hub.redactor)  # the SDK's transport starts its tasks in this context
+            http_logs.connecting.set(self._hub.redactor)  # inherited by the tasks that the SDK's transport starts
             if isinstance(server, StreamableHttpParameters):
                 opening.hears_by_stream = True
                 transport = streamable_http_transport(server, wrap(self._http_client, out_of_band=False))
@@ -251,7 +254,7 @@ class Connector:
                         for edge in edges:
                             edge.session_lost = reason is not None and reason.kind is not FailureKind.CLOSED
             finally:
-                # Not before: a transport that still hands over an answer would log an error.
+                # Only after the transport has exited: one that is still delivering a response would log an error.
                 with anyio.move_on_after(self._policy.timeout.shutdown, shield=True):
                     for stream in streams[:2]:
                         await stream.aclose()
@@ -259,7 +262,7 @@ class Connector:
 
 
 class _Opening:
-    """What the parts of one connection know of each other, from its opening to its end."""
+    """State shared by the parts of one connection, from its opening to its end."""
 
     def __init__(self, generation: int, handshake: _Handshake, redactor: Redactor, *, is_process: bool) -> None:
         self.generation = generation
@@ -278,7 +281,7 @@ class _Opening:
         self._handshake = handshake
 
     def done(self, session: Session) -> Connection:
-        """The handshake is done: here is the connection."""
+        """Complete the handshake and return the connection."""
         self.in_flight.forget(self._handshake)
         if not self.hears_by_stream or not session.is_legacy:
             self._hearing.set()
@@ -292,7 +295,7 @@ class _Opening:
             hearing=self._hearing,
             is_stopped=self._is_stopped,
         )
-        if self.ended is not None:
+        if self.ended is not None:  # the transport ended before there was a connection to inform
             self.connection.end(self.ended)
         return self.connection
 
@@ -305,14 +308,14 @@ class _Opening:
 
     @property
     def last_line(self) -> str:
-        """The last line that the process wrote to stderr, printable; empty when there is none."""
+        """The last line that the process wrote to stderr, printable; empty if there is none."""
         tail = "" if self._process is None else self._process.stderr
         lines = [line for line in tail.splitlines() if line.strip()]
         return self._redactor.line(lines[-1], _STDERR_LINE) if lines else ""
 
     @contextmanager
     def waiting_for_us(self) -> Iterator[None]:
-        """The server waits for an answer of ours."""
+        """While the server waits for this client; see `Connection.waiting_for_us`."""
         if self.connection is None:
             yield
         else:
@@ -320,7 +323,7 @@ class _Opening:
                 yield
 
     def timed(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The callbacks by which we answer the server, which stop the clocks while they run."""
+        """The callbacks that answer server requests, wrapped so that the clocks stop while they run."""
         return {name: self._timed(options[name]) for name in _ANSWERING if options.get(name) is not None}
 
     def _timed(self, callback: Any) -> Any:
@@ -331,9 +334,9 @@ class _Opening:
         return answer
 
     def on_stream(self, refusal: Evidence | None) -> None:
-        """The stream of what the server says unasked was opened, or it was refused.
+        """The server's notification stream (GET) was opened, or refused with `refusal`.
 
-        Only a server that had opened it before says by 404 that the session is gone; others mean that they have none.
+        A 404 means a lost session only if the stream was open before; otherwise the server has no such stream.
         """
         connection = self.connection
         if refusal is None:
@@ -352,7 +355,7 @@ class _Opening:
 
 
 def first_leaf(exc: Exception | None) -> Exception | None:
-    """The first real error inside the SDK's exception groups."""
+    """The first leaf of nested exception groups."""
     while leaves := getattr(exc, "exceptions", None):
         exc = leaves[0]
     return exc

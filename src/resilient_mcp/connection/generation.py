@@ -1,7 +1,7 @@
-"""One generation: a transport and an SDK session, opened once, used, closed once, all in one task.
+"""One generation: a transport and an SDK session, opened, used and closed in a single task.
 
 A connection is never repaired; the supervisor replaces it. Callers borrow its session through `Connection.call`, which
-races the end of the connection and never outlives its deadline.
+ends when the connection ends and never outlives its deadline.
 """
 
 from __future__ import annotations
@@ -24,26 +24,20 @@ from ..text.printable import printable
 from ..text.redact import Redactor
 from ..verdicts.verdict import AttemptError
 
+# Seconds a call that the SDK woke with "Connection closed" waits for the transport to report why.
 _END_PATIENCE = 2.0
-"""Seconds a call that the SDK woke with "connection closed" waits to learn why."""
-
+# Seconds a response that was seen on the wire may take to reach its caller after its connection ended.
 _ANSWER_PATIENCE = 1.0
-"""Seconds an answer that was seen on the wire may take to its caller after its connection ended."""
-
+# Seconds between two checks for a frozen process.
 _LOOK = 5.0
-"""Seconds between two looks at whether a process may be frozen."""
-
+# Seconds of silence after which a process is pinged, if a call has also run into its time limit.
 _SILENCE = 60.0
-"""Seconds of silence after which a process that let a call run into its limit is asked whether it is alive."""
-
+# The same for a process that the operating system reports as stopped; no call has to run into its limit then.
 _STOPPED_SILENCE = 30.0
-"""The same where the operating system says that it is stopped: nobody needs to wait for a limit then."""
-
+# Seconds for which a server counts as alive after it sent a JSON-RPC message.
 _LIVELY = 1.0
-"""Seconds for which a server that said something is taken to be alive."""
-
+# Seconds for sending the cancellation of an abandoned call.
 _CANCEL_PATIENCE = 1.0
-"""Seconds to tell a server that a call was given up."""
 
 
 @dataclass(eq=False)
@@ -51,20 +45,21 @@ class Connection:
     """A ready session that callers borrow.
 
     Attributes:
-        generation: Counts the connections of this client, from 1.
+        generation: The number of this connection, counted from 1.
         session: The negotiated SDK session.
         in_flight: Its requests on the wire.
-        wired: Whether its requests pass an edge of ours; an in-process server of mcp 2.x has no wire.
-        is_process: Whether the server is a process of ours.
-        redactor: Takes secrets out of what calls raise.
-        suspected: Set when its process seems to hang, and when it is lost.
+        wired: Whether its requests pass through a watched transport; an in-process server of mcp 2.x has no wire.
+        is_process: Whether the server is a child process of this client.
+        redactor: Removes secrets from the errors that calls raise.
+        suspected: Set when the process seems to hang, and when the connection is lost.
         lost: Set when the connection takes no more calls.
-        at_rest: Set when what runs beside the calls has ended, as it must before the session does; None without such.
-        hearing: Set when what the server says unasked can arrive, as far as that is known.
-        on_gap: Called when some of what it said unasked may have been missed.
-        is_stopped: Whether the operating system says that its process does not run.
+        at_rest: Set when the tasks that run beside the calls have ended, which must precede the end of the session;
+            None if there are no such tasks.
+        hearing: Set once server notifications can arrive, as far as is known.
+        on_gap: Called when notifications may have been missed.
+        is_stopped: Returns whether the operating system reports the process as stopped.
         reason: Why it was lost, or None.
-        answered_at: When the server last answered a call or, before that, when the handshake was done.
+        answered_at: When the server last answered a call; before the first answer, when the handshake completed.
     """
 
     generation: int
@@ -92,20 +87,20 @@ class Connection:
         return bool(self._attempts)
 
     def lose(self, evidence: Evidence) -> None:
-        """Take no more calls. Those in flight may still get their answers, until the transport is closed."""
+        """Take no more calls. Calls in flight may still get their results until the transport is closed."""
         if not self.lost.is_set():
             self.reason = evidence
             self.lost.set()
             self.suspected.set()
 
     def end(self, evidence: Evidence) -> None:
-        """The transport is gone: end the calls in flight, too."""
+        """The transport is gone: end the calls in flight as well."""
         self.lose(evidence)
         for attempt in list(self._attempts):
             attempt.end(evidence, _ANSWER_PATIENCE)
 
     async def drain(self, limit: float) -> None:
-        """Wait for the calls in flight, and for what runs beside them, at most `limit` seconds."""
+        """Wait at most `limit` seconds for the calls in flight and the tasks that run beside them."""
         with anyio.move_on_after(limit):
             if self.at_rest is not None:
                 await self.at_rest.wait()
@@ -125,13 +120,13 @@ class Connection:
 
         Args:
             invoke: The operation.
-            timeout: Seconds the attempt may take; progress starts them anew.
-            deadline: The time at which the attempt ends in any case.
+            timeout: Seconds the attempt may take; progress restarts the limit.
+            deadline: Event-loop time at which the attempt ends even if it makes progress; pauses extend it.
             progress: The caller's progress callback, or None.
             meta: What its requests carry in `_meta`, or None.
 
         Raises:
-            Failed: It failed; says what is known.
+            Failed: The attempt failed; carries what is known about it.
         """
         scope = anyio.CancelScope(deadline=min(deadline, loop_time() + timeout))
         attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
@@ -152,7 +147,7 @@ class Connection:
                 result = await invoke(self.session, callback)
                 settled = True
                 self.answered_at = loop_time()
-            if settled:  # from here on no time limit of ours, and no end of the connection, costs the answer
+            if settled:  # outside `scope`: neither a time limit nor a lost connection can discard the result now
                 await self._callbacks_done()
                 return result
         except Exception as exc:
@@ -184,13 +179,13 @@ class Connection:
         raise AttemptError(None, attempt.conclude(late), silent=silent, earlier=attempt.requests > 1)
 
     async def _callbacks_done(self) -> None:
-        """Let the callbacks of what came before an answer end first, where the SDK does (1.x)."""
+        """Wait for the callbacks of earlier messages before a result is returned, as the SDK does on 1.x."""
         if self.session.reader is not None:
             await self.session.reader.caught_up()
 
     @contextmanager
     def waiting_for_us(self) -> Iterator[None]:
-        """The server waits for an answer of ours: no clock runs meanwhile, and its silence means nothing."""
+        """While the server waits for this client: stop the clocks of all attempts, and ignore its silence."""
         if not self._asking:
             for attempt in self._attempts:
                 attempt.pause()
@@ -206,14 +201,14 @@ class Connection:
 
     @property
     def silence(self) -> float:
-        """Seconds for which the server has said nothing, though it was asked for something."""
+        """Seconds for which the server has been silent while a request was pending."""
         since = self.in_flight.waiting_since
         return 0.0 if since is None or self._asking else anyio.current_time() - since
 
     async def watch_for_freezing(self) -> None:
         """Wait until the process may be frozen.
 
-        Only then it is asked: many servers run a tool in their event loop, and answer nobody meanwhile.
+        It is pinged only then: many servers run tools in their event loop and answer nothing else meanwhile.
         """
         while True:
             await anyio.sleep(_LOOK)
@@ -225,7 +220,7 @@ class Connection:
                 return
 
     async def prove_alive(self, timeout: float) -> None:
-        """Ask a suspected process for a sign of life, any byte at all; end the connection when there is none."""
+        """Ping a suspected process; end the connection if it sends not a single byte in `timeout` seconds."""
         heard, silence = self.in_flight.heard, self.silence
         try:
             await self.call(lambda session, _: session.invoke("send_ping"), timeout=timeout, deadline=math.inf)
@@ -239,30 +234,38 @@ class Connection:
             self.suspected = anyio.Event()
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
-        """The evidence behind what the SDK raised; None when the server's own answer, or the caller, is behind it."""
-        if attempt.evidence is not None:
+        """The evidence behind what the SDK raised; None if the server's own answer or the caller's code raised it."""
+        if attempt.evidence is not None:  # the transport knows more than the SDK's error says
             return attempt.evidence
         closed = isinstance(exc, anyio.ClosedResourceError | anyio.BrokenResourceError)
-        # An answer that was seen may still be lost between the edge and the caller, when the session ends just then.
+        # A response that was seen on the wire can still be lost before it reaches the caller, if the session ends in
+        # between. "Connection closed" proves that only on a lost connection: a server may send the same error.
         swallowed = closed or (self.lost.is_set() and is_connection_closed(exc))
-        if attempt.answered and not swallowed:
+        if attempt.answered and not swallowed:  # the server's own error, or a result that failed validation
             return None
+        # Neither a closed stream nor an SDK error: raised locally, by the operation itself. Without a wire no response
+        # is ever seen, so an SDK error is taken for the server's own.
         if not closed and not (self.wired and isinstance(exc, MCPError)):
             return None
+        # No response came, so the SDK made the error itself: its own time limit, or the end of the session.
         if is_local_timeout(exc):
             return attempt.conclude(Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, printable(str(exc))))
         attempt.ended = await self.why_closed(attempt.scope.deadline)
+        # The session is over even if the transport has not reported it: no other call may borrow this connection.
         self.end(attempt.ended)
         return attempt.conclude(attempt.ended)
 
     async def why_closed(self, deadline: float = math.inf) -> Evidence:
-        """What the edge saw of the end that the SDK speaks of: it may know a moment later, and it knows more."""
+        """Why the session ended, as the transport saw it.
+
+        The SDK may report the end a moment before the transport does, so this waits up to `_END_PATIENCE` seconds.
+        """
         with anyio.CancelScope(deadline=min(deadline, anyio.current_time() + _END_PATIENCE)):
             await self.lost.wait()
         return self.reason or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the connection closed")
 
     async def _tell_server(self, attempt: Attempt) -> None:
-        """A call was given up: tell the server, where the SDK does not."""
+        """Send the cancellation of an abandoned call where the SDK does not (1.x)."""
         if attempt.delivery is Delivery.UNKNOWN and attempt.request_id is not None and not self.lost.is_set():
             with anyio.move_on_after(_CANCEL_PATIENCE, shield=True):
                 try:
@@ -272,7 +275,7 @@ class Connection:
 
 
 def _restarting(progress: Any, attempt: Attempt, timeout: float, deadline: float) -> Any:
-    """The caller's progress callback, which also starts the attempt's time limit anew."""
+    """The caller's progress callback, which also restarts the attempt's time limit."""
 
     async def callback(value: float, total: float | None, message: str | None) -> None:
         attempt.restart(timeout, deadline)

@@ -1,4 +1,4 @@
-"""What can be a server: checked when it is given, and named."""
+"""Checks what a user passes as a server, and names it for messages."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..text.credentials import safe_url
 from ..text.redact import Redactor
 from ..transports.names import name_of_command
 
+# Characters of a name.
 _NAME = 100
-"""Characters of a name."""
 
 
 def checked(server: Any) -> Any:
     """`server` in the form that `Connector` takes.
 
     Raises:
-        ValueError: It cannot be a server.
-        TypeError: It is nothing that could be one.
+        ValueError: One of its values is invalid, such as its URL.
+        TypeError: It is not of a type that can be a server.
     """
     if isinstance(server, str):
         server = StreamableHttpParameters(url=server)
@@ -49,18 +49,18 @@ def checked(server: Any) -> Any:
 
 
 def _factory_of(transport: Any) -> Any:
-    """A function that makes a transport like the one that was given, which can be entered only once.
+    """A factory of transports like `transport`, which itself can be entered only once.
 
     Raises:
-        TypeError: It is not known how.
+        TypeError: It cannot be recreated.
     """
-    again = getattr(transport, "_recreate_cm", None)  # of what `contextlib.asynccontextmanager` makes, as the SDK does
+    again = getattr(transport, "_recreate_cm", None)  # what `asynccontextmanager` returns has it, so the SDK's have
     if again is None:
         raise TypeError(
             f"server is a transport, a {type(transport).__name__}, which can be entered only once: pass a function "
             "without arguments that returns one"
         )
-    given = next(iter([*transport.args, *transport.kwds.values()]), None)  # what the SDK's are called with first
+    given = next(iter([*transport.args, *transport.kwds.values()]), None)  # the first argument: URL or parameters
     try:
         name = name_of(checked(given))
     except (TypeError, ValueError):
@@ -69,7 +69,7 @@ def _factory_of(transport: Any) -> Any:
 
 
 class _Recreated:
-    """Makes transports like the one that was given."""
+    """A factory of transports like the one the user passed."""
 
     def __init__(self, recreate: Callable[[], Any], name: str) -> None:
         self._recreate = recreate
@@ -80,7 +80,7 @@ class _Recreated:
 
 
 def speaks_for_itself(server: Any) -> bool:
-    """Whether the end of `server` is noticed without asking: a process of ours, or an object of this process."""
+    """Whether the end of `server` is noticed without probing: a child process, or an object in this process."""
     return isinstance(server, StdioServerParameters) or is_in_process_server(server)
 
 
@@ -88,9 +88,9 @@ def _check_url(url: str) -> None:
     shown, problem = safe_url(url), "is not a server's URL"
     try:
         parsed = http.URL(url)
-        _ = urlsplit(url).port  # it refuses what the HTTP library only refuses when it connects
+        _ = urlsplit(url).port  # rejects ports that the HTTP library rejects only when it connects
     except http.InvalidURL as exc:
-        problem = f"is not a URL ({str(exc).partition(':')[0]})"  # behind the colon it quotes what may be a secret
+        problem = f"is not a URL ({str(exc).partition(':')[0]})"  # the text after the colon may quote a secret
     except ValueError:
         problem = "is not a URL (its host or port is invalid)"
     else:
@@ -103,10 +103,10 @@ def _check_url(url: str) -> None:
 
 
 def check_http_client(client: Any, server: Any) -> None:
-    """Refuse what cannot be the HTTP client of `server`.
+    """Reject what cannot be the HTTP client of `server`.
 
     Raises:
-        TypeError: It is none of the installed SDK's library, or the server needs none.
+        TypeError: It is not a client of the installed SDK's HTTP library, or the server does not use one.
     """
     library = http.__name__
     if client is None:
@@ -115,11 +115,11 @@ def check_http_client(client: Any, server: Any) -> None:
         kind = f"{type(client).__module__}.{type(client).__qualname__}"
         raise TypeError(f"http_client is a {kind}: mcp {VERSION} needs an {library}.AsyncClient")
     if not isinstance(server, StreamableHttpParameters):
-        raise TypeError(f"http_client is for Streamable HTTP servers, and the server is {type(server).__name__}")
+        raise TypeError(f"http_client is for Streamable HTTP servers, but the server is {type(server).__name__}")
 
 
 def name_of(server: Any, redactor: Redactor | None = None) -> str:
-    """What messages call a server that was given no name; `redactor` is the client's, if there is one already."""
+    """The name for messages of a server without one; `redactor` is the client's, if it exists already."""
     if isinstance(server, StdioServerParameters):
         return (redactor or Redactor.of(server)).line(name_of_command(server.command, server.args), _NAME)
     if isinstance(server, StreamableHttpParameters | SseServerParameters):

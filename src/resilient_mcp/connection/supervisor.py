@@ -1,8 +1,8 @@
-"""Keeps one connection alive: its states, its restart policy, and one reconnect however many callers saw it fail.
+"""Keeps one connection alive: its states, its restart policy, and a single reconnect however many callers saw it fail.
 
-`idle → connecting → ready ⇄ reconnecting → suspended → … → closed`, and `failed` for what no restart can mend. Nothing
-gives up in silence: `suspended` tries again by itself, `failed` says what to change. The supervisor runs in a task of
-its own; each generation is opened, used and closed in one task below it.
+`idle → connecting → ready ⇄ reconnecting → suspended → … → closed`, and `failed` when a person has to change something
+first. Nothing gives up silently: `suspended` retries by itself, `failed` says what to change. The supervisor runs in
+its own task; each generation is opened, used and closed in one child task.
 """
 
 from __future__ import annotations
@@ -31,28 +31,23 @@ from ..verdicts.verdict import AttemptError
 from .connector import Connector
 from .generation import Connection
 
+# States in which a call waits for the connection; in all others it fails immediately.
 _WAITING = frozenset({State.CONNECTING, State.READY, State.RECONNECTING})
-"""States in which a call waits for the connection; in all others it fails at once."""
 
 
 CLIENT_CLOSED = "the client was closed"
 """Why the last connection of a client ended."""
-
+# Seconds a process that seems frozen has to answer a ping; calls wait for the outcome.
 _PING_PATIENCE = 5.0
-"""Seconds a process that seems to be frozen gets to answer a ping; calls wait for the outcome."""
-
+# Seconds after which a server that is still starting is reported, and again each time that time has doubled.
 _SLOW_START = 5.0
-"""Seconds after which a server that is still starting is reported, and again each time that the time has doubled."""
-
+# Back-off in seconds between connection attempts to a server that refuses the client: a person may be fixing the
+# configuration, or a token may be rotated.
 _REFUSED_BASE, _REFUSED_CAP = 30.0, 300.0
-"""The back-off between tries to connect to a server that refuses the client, in seconds: a person may be changing what
-is wrong, or whoever rotates tokens."""
-
+# Seconds before the second attempt at a server whose first answer was doubtful.
 _SECOND_THOUGHT = 1.0
-"""Seconds after which a server whose answer is doubtful is asked once more."""
-
+# This many sessions lost within this many seconds, by a server that could always be reached, are not a coincidence.
 _LOST_SESSIONS, _LOST_WITHIN = 3, 120.0
-"""So many sessions lost within so many seconds, of a server that was never away, are no coincidence."""
 
 _SCATTERED = (
     "{} sessions were lost within {:.0f} s: are there several servers behind one address, without sticky sessions?"
@@ -60,9 +55,9 @@ _SCATTERED = (
 
 _CLOSED_BY_CLIENT = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, CLIENT_CLOSED, by_client=True)
 
-_RESTART_BY_CLIENT = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "a restart was asked for", by_client=True)
+_RESTART_BY_CLIENT = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "a restart was requested", by_client=True)
 
-_UNDER_WAY = " A try is under way; Policy.timeout.ready says how long to wait for it."
+_UNDER_WAY = " A connection attempt is in progress; Policy.timeout.ready limits how long calls wait for it."
 
 _NOT_YET = {State.IDLE: "the client was not started (enter it with `async with`)"}
 
@@ -72,18 +67,18 @@ class Supervisor:
 
     Args:
         connector: Opens them.
-        policy: The server's numbers.
-        hub: Where to report.
-        wording: What messages call what the user configured.
-        on_connected: Called when there is a new connection, before calls are let at it.
-        on_ready: Run beside the calls for each new connection; cancelled when that is lost.
+        policy: The server's limits.
+        hub: Where events are reported.
+        wording: How messages name what the user configured.
+        on_connected: Called for each new connection, before calls are admitted to it.
+        on_ready: Runs beside the calls of each new connection; cancelled when the connection is lost.
 
     Attributes:
-        state: Where the connection stands.
+        state: The state of the connection.
         connection: The ready connection, or None.
-        generation: How many connections were tried or made.
-        last_failure: Why the connection was last lost or could not be made; stays after it came back.
-        wording: What messages call what the user configured.
+        generation: The number of the latest connection attempt, counted from 1; 0 before the first.
+        last_failure: Why the connection was last lost or could not be opened; kept after a reconnect.
+        wording: How messages name what the user configured.
     """
 
     def __init__(
@@ -124,7 +119,7 @@ class Supervisor:
     # --- its own task ---
 
     def begin(self) -> None:
-        """Calls may wait from now on; `run` follows."""
+        """Let calls wait for the connection from now on; `run` must follow."""
         self._enter(State.CONNECTING)
 
     async def run(self) -> None:
@@ -140,13 +135,14 @@ class Supervisor:
                 tg.cancel_scope.cancel()
         except Exception as exc:
             self._failure = self.last_failure = AttemptError(exc, None)
-            self._hub.log_exception("the supervisor ended", exc)
+            self._hub.log_exception("the supervisor failed", exc)
         finally:
             self.connection = None
             self._next_try = math.inf
             self._enter(State.CLOSED)
 
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
+        """Open a generation, lend it out until it is lost, wait as the policy says, and repeat."""
         while not self._closing.is_set():
             self.generation += 1
             began = anyio.current_time()
@@ -157,22 +153,24 @@ class Supervisor:
                 failure = AttemptError(None, outcome.reason)
             else:
                 failure = outcome
-                self._sessions_lost.clear()
-            if self._closing.is_set():
+                self._sessions_lost.clear()  # the server was away, which explains why it forgot its sessions
+            if self._closing.is_set():  # the end of the last connection is not a failure to report
                 return
             self._failure = failure
-            if failure.evidence is not _RESTART_BY_CLIENT:
+            if failure.evidence is not _RESTART_BY_CLIENT:  # a requested restart would hide the real last failure
                 self.last_failure = failure
             await self._pause(failure, was_ready=isinstance(outcome, Connection))
 
     async def _open(self, tg: anyio.abc.TaskGroup) -> Connection | AttemptError:
-        """Open the next generation, however long it takes to start."""
+        """Open the next generation; the connector limits how long it may take to start."""
         self._is_opening = True
         try:
             async with anyio.create_task_group() as beside:
                 beside.start_soon(self._report_slow_start)
                 while True:
                     self._closed = anyio.Event()
+                    # A child of the supervisor's group, not of `beside`: the generation outlives this method, and has
+                    # to close in the task that opened it, because its cancel scopes belong to that task.
                     outcome: Connection | AttemptError = await tg.start(self._live, self.generation)
                     if isinstance(outcome, Connection) or not outcome.premature:
                         break
@@ -190,8 +188,8 @@ class Supervisor:
             elapsed *= 2
 
     async def _live(self, generation: int, *, task_status: anyio.abc.TaskStatus[Connection | AttemptError]) -> None:
-        """One generation, from opening to closing, in this one task."""
-        closed = self._closed
+        """Open, hold and close one generation in this task; reports the connection, or the failure to open it."""
+        closed = self._closed  # over HTTP the next generation may replace the event before this one has closed
         connection: Connection | None = None
         try:
             async with self._connector.open(generation) as connection:
@@ -204,7 +202,7 @@ class Supervisor:
             else:
                 text = describe(failed.cause) if failed.cause is not None else "the connection broke"
                 connection.end(failed.evidence or Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, text))
-        finally:
+        finally:  # also when cancelled: no call may wait on a connection whose transport is gone
             if connection is not None:
                 connection.end(
                     connection.reason or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the connection closed")
@@ -212,11 +210,14 @@ class Supervisor:
             closed.set()
 
     async def _ready(self, connection: Connection, elapsed: float) -> None:
-        """Lend the connection out until it is lost."""
+        """Lend the connection out until it is lost.
+
+        Nothing is awaited before `State.READY`, so no call can use the connection before `on_connected` has run.
+        """
         self.connection = connection
         self._was_connected = self._unproven = True
         self._failure = None
-        self._hurry = anyio.Event()
+        self._hurry = anyio.Event()  # a restart requested while connecting must not skip the next back-off
         version = connection.session.protocol_version
         name = self._hub.server
         self._hub.emit(
@@ -225,7 +226,7 @@ class Supervisor:
         if self._on_connected is not None:
             self._on_connected()
         self._enter(State.READY)
-        if not connection.lost.is_set():
+        if not connection.lost.is_set():  # it may have been lost on its way here
             connection.at_rest = anyio.Event()
             try:
                 await self._beside(connection)
@@ -245,10 +246,10 @@ class Supervisor:
         if not self._closing.is_set():
             self._enter(State.RECONNECTING, text)
             if self._connector.is_process:
-                await self._closed.wait()  # two processes of one server must not meet
+                await self._closed.wait()  # two processes of one server must not run at the same time
 
     async def _beside(self, connection: Connection) -> None:
-        """What runs beside the calls of a connection, until it is lost."""
+        """Run the background tasks of a connection until it is lost; count it as proven once it lived long enough."""
         async with anyio.create_task_group() as beside:
             if connection.is_process:
                 beside.start_soon(self._check, connection)
@@ -264,19 +265,23 @@ class Supervisor:
     async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
         try:
             await on_ready(connection)
-        except Exception as exc:  # what runs beside the calls must not end them
-            self._hub.log_exception("what follows a connection failed", exc)
+        except Exception as exc:  # a background task must not end the connection
+            self._hub.log_exception("a background task of the connection failed", exc)
 
     async def _check(self, connection: Connection) -> None:
-        """Replace a process that is frozen: one that is suspected and shows no sign of life."""
+        """Replace a frozen process: one that is suspected and stays silent when pinged."""
         while not connection.lost.is_set():
             await connection.watch_for_freezing()
             connection.suspected.set()
             await connection.prove_alive(_PING_PATIENCE)
-            self._enter(self.state)  # who waits may look again
+            self._enter(self.state)  # wakes the calls that wait while the connection is suspected
 
     async def _pause(self, failure: AttemptError, *, was_ready: bool) -> None:
-        """Wait as long as the policy says before the next try."""
+        """Wait as long as the policy says before the next connection attempt; `restart` cuts the wait short.
+
+        A doubtful refusal is tried once more after a second; a server that keeps refusing is `failed` and retried with
+        a long back-off; a process that cannot start waits for `restart`; everything else is up to the restart policy.
+        """
         evidence = failure.evidence
         prospect = Prospect.OPEN
         if not was_ready:
@@ -310,7 +315,7 @@ class Supervisor:
             self._enter(State.SUSPENDED if step.suspended else State.RECONNECTING, reason_of(failure))
             await clock.wait(self._hurry, step.delay)
         self._next_try = math.inf
-        if self._hurry.is_set():
+        if self._hurry.is_set():  # consumed: it must not skip the wait after this one, too
             self._hurry = anyio.Event()
         self._enter(State.RECONNECTING)
 
@@ -324,25 +329,28 @@ class Supervisor:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a call waits for the connection; else it fails at once."""
+        """Whether a call waits for the connection; if not, it fails immediately."""
         return self.state in _WAITING
 
     @property
     def is_on_its_way(self) -> bool:
-        """Whether a connection is being made, and nothing says yet that it cannot be."""
+        """Whether none is ready, but one is expected and no attempt has failed since the last success."""
         return self.ready is None and self.is_awaited and not self._failed_tries
 
     async def lend(self, deadline: float, longest: float | None = None, reach: float = math.inf) -> Connection:
-        """The ready connection; waits for it.
+        """Wait for the ready connection and return it.
+
+        All times are event-loop times.
 
         Args:
-            deadline: Until when a server that is not there is waited for.
-            longest: Until when one that is starting is: it is there, and has `timeout.connect` of its own.
-            reach: Until when one that was never reached is: at that address, or by that command, there may be none.
+            deadline: How long to wait for a server that is away.
+            longest: How long to wait while a server is starting, which `timeout.connect` limits anyway; None for
+                `deadline`.
+            reach: How long to wait for a server that was never reached: the address or command may be wrong.
 
         Raises:
-            ServerFailed: No restart will help.
-            ServerUnavailable: There is none and none is expected soon, or the deadline passed.
+            ServerFailed: A person has to change something first.
+            ServerUnavailable: No connection is expected soon, or the time is up.
         """
         while (connection := self.ready) is None:
             until = deadline if longest is None or not self._is_opening else max(deadline, longest)
@@ -355,35 +363,35 @@ class Supervisor:
 
     @property
     def _is_unreached(self) -> bool:
-        """Whether the tries so far found no server at all, and there has never been a connection."""
+        """Whether there was never a connection, and the latest attempt found no server at all."""
         failure = self._failure
         return failure is not None and not self._was_connected and is_absent(failure.cause, failure.evidence)
 
     @property
     def diagnosis(self) -> str:
-        """What the sessions that were lost lately have in common; empty as long as that is nothing."""
+        """The likely cause of the recently lost sessions; empty if there were too few to tell."""
         lost, now = self._sessions_lost, clock.now()
         if len(lost) < _LOST_SESSIONS or now - lost[0] > _LOST_WITHIN:
             return ""
         return _SCATTERED.format(len(lost), max(1.0, now - lost[0]))
 
     async def wait_tried(self) -> None:
-        """Wait until the first try to connect ended, well or not."""
+        """Wait until the first connection attempt has succeeded or failed."""
         while self.state in {State.IDLE, State.CONNECTING}:
             await self._changed.wait()
 
     def lost(self, connection: Connection, evidence: Evidence) -> None:
-        """A caller saw that `connection` is of no more use. Said by many of one generation, it counts once."""
+        """Report that `connection` is unusable. Reports by many callers of one generation count once."""
         connection.lose(evidence)
 
     def answered(self, connection: Connection) -> None:
-        """`connection` answered a call, or lived long: it is proven."""
+        """`connection` answered a call, or lived long enough: clear the restart count."""
         if self._unproven and connection is self.connection:
             self._unproven = False
             self._meter.proven()
 
     def restart(self) -> None:
-        """Replace the connection now; also wakes `suspended` and `failed`."""
+        """Replace the connection now; also ends the wait of a suspended or failed server."""
         if self.connection is not None:
             self.connection.lose(_RESTART_BY_CLIENT)
             self.connection = None
@@ -399,11 +407,11 @@ class Supervisor:
     def unavailable(
         self, sent: str = "Nothing was sent.", *, is_first: bool = False, **context: Any
     ) -> ServerUnavailable:
-        """The error that says why there is no connection and when the next try is due.
+        """The error that says why there is no connection and when the next attempt is due.
 
         Args:
-            sent: What became of the call so far.
-            is_first: Whether the client is closed if this is raised, so that there is no next try.
+            sent: How far the call got, as a sentence.
+            is_first: Whether raising this error closes the client, so that there is no next attempt.
             **context: Further attributes of the error.
         """
         failure, name = self._failure, self._hub.server
@@ -429,33 +437,33 @@ class Supervisor:
             restart = "" if is_first else self.wording.restart
             plan = f" Then call {restart}." if restart else ""
             if (again := None if is_first else due) is not None:
-                plan = f" It is tried again in {again:.0f} s{f', and at once by {restart}' if restart else ''}."
+                plan = f" The next attempt is in {again:.0f} s{f'; {restart} retries immediately' if restart else ''}."
             text = f"MCP server {name!r} cannot be used: {reason}.{remedy}{plan}"
-            back = f"is tried again in {again:.0f} s" if again is not None else "will not come back by itself"
+            back = f"will be retried in {again:.0f} s" if again is not None else "will not come back by itself"
             advice = (
-                f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person has "
-                "to change its configuration first."
+                f"The server {name!r} cannot be used and {back}: {reason}. {sent} Do not call it again: a person must "
+                "change its configuration first."
             )
             return ServerFailed(text, advice=advice, **facts)
         if not is_first:
-            plan = f" The next try is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
+            plan = f" The next attempt is in {due:.1f} s." if due else _UNDER_WAY if self.is_awaited else ""
             text = f"{text}{plan}"
-        back = f"It is expected back in {due:.0f} s; do not call it again before" if due else "Try again in a moment"
+        back = f"It is expected back in {due:.0f} s; do not call it before then" if due else "Try again in a moment"
         if context.get("attempts"):
             text = f"{text} {sent}"
         advice = f"The server {name!r} is not available right now: {reason}. {sent} {back}."
         return ServerUnavailable(text, advice=advice, **facts)
 
     def _reason(self) -> str:
-        """Why there is no connection, as part of a sentence."""
+        """Why there is no connection, as a clause of a sentence."""
         failure = self._failure
-        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it did not answer yet")
+        reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it has not answered yet")
         if (started := self.starting_for) is not None and self._connector.is_process:
             said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
             starting = f"it has been starting for {started:.0f} s{said}"
             if failure is None:
                 reason = starting
-            elif started >= 1:  # a try that began this moment says less than the one before it
+            elif started >= 1:  # an attempt that has just begun says less than the failure before it
                 reason = f"{reason}; now {starting}"
         return reason.rstrip(".")
 
@@ -467,13 +475,13 @@ class Supervisor:
 
     @property
     def last_line(self) -> str:
-        """The last line that a starting process wrote to stderr, printable; else empty."""
+        """The last line that a starting process wrote to stderr, printable; empty if there is none."""
         opening = self._connector.opening
         return opening.last_line if self._is_opening and opening is not None else ""
 
     @property
     def retry_in(self) -> float | None:
-        """Seconds until the next try to connect, or None when none is planned."""
+        """Seconds until the next connection attempt, or None if none is scheduled."""
         return None if math.isinf(self._next_try) else max(0.0, self._next_try - clock.now())
 
     def _enter(self, state: State, reason: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What `resilient-mcp demo` plays, and the server that it and the examples play it against."""
+"""The scenes of `resilient-mcp demo`, and the servers that the demo and the examples use."""
 
 from .processes import NOTES, HttpServer, notes_server, stdio_server
 

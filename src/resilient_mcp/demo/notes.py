@@ -1,7 +1,7 @@
 """A stdio server with two notes that change, for the examples: `python -m resilient_mcp.demo.notes`.
 
-It speaks JSON-RPC by itself, with `resources/subscribe`, so it is the same whichever version of mcp is installed. It
-ends when its stdin closes.
+It implements JSON-RPC and `resources/subscribe` itself, so it behaves the same with every version of mcp. It ends when
+its stdin closes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 from .processes import NOTES
 
+# Seconds between changes.
 _EVERY = 0.2
-"""Seconds between two changes."""
 _NOT_FOUND = {"code": -32601, "message": "Method not found"}
 
 
 class Server:
-    """What one process knows."""
+    """The state of one server process."""
 
     def __init__(self) -> None:
         self._revisions = dict.fromkeys(NOTES, 1)
@@ -30,7 +30,7 @@ class Server:
         self._lock = threading.Lock()
 
     def answer(self, method: str, params: dict[str, Any]) -> dict[str, Any] | None:
-        """The result of one request; None when there is no such method."""
+        """The result of one request; None if the method, or the resource to read, is unknown."""
         uri = params.get("uri", "")
         if method == "initialize":
             info = {"name": "notes", "version": "1"}
@@ -50,7 +50,7 @@ class Server:
         return {}
 
     def change(self) -> None:
-        """Change one note after the other, and say so to who asked for it."""
+        """Change the notes in turn, forever, and notify the client if it is subscribed."""
         for n in count():
             time.sleep(_EVERY)
             uri = NOTES[n % len(NOTES)]
@@ -65,7 +65,7 @@ class Server:
 
 
 def main() -> None:
-    """Answer until stdin closes."""
+    """Answer requests until stdin closes."""
     server = Server()
     threading.Thread(target=server.change, daemon=True).start()
     for line in sys.stdin:

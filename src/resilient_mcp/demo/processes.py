@@ -1,6 +1,6 @@
-"""The demo server as processes of their own: what to start over stdio, and one over HTTP that can be restarted.
+"""The demo servers as separate processes: parameters for stdio, and an HTTP server that can be restarted.
 
-An `HttpServer` ends with the process that started it, however that one ends: it reads a pipe that closes with it.
+An `HttpServer` ends with the process that started it, however that process ends: it reads a pipe that closes then.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ def stdio_server(orders: Path | None = None) -> StdioServerParameters:
     """The demo server over stdio.
 
     Args:
-        orders: Where its tool `place_order` writes; None to write nowhere.
+        orders: The file that its tool `place_order` appends to; None to write nothing.
     """
     return StdioServerParameters(command=sys.executable, args=["-m", _MODULE, *_orders(orders)])
 
 
 def notes_server() -> StdioServerParameters:
-    """A server over stdio with two notes that change."""
+    """A stdio server with two notes that change."""
     return StdioServerParameters(command=sys.executable, args=["-m", _NOTES_MODULE])
 
 
 class HttpServer:
-    """The demo server over Streamable HTTP on 127.0.0.1, in a process of its own; an async context manager.
+    """The demo server over Streamable HTTP on 127.0.0.1, in its own process; an async context manager.
 
     Args:
-        orders: Where its tool `place_order` writes; None to write nowhere.
+        orders: The file that its tool `place_order` appends to; None to write nothing.
 
     Attributes:
-        url: Where it is, from when it was entered.
+        url: Its URL; set when the context is entered.
     """
 
     url: str
@@ -56,7 +56,7 @@ class HttpServer:
         _bypass_proxies()
         try:
             await anyio.to_thread.run_sync(self._start, 0)
-        except BaseException:  # a cancelled start has started a process
+        except BaseException:  # a cancelled start may have left a process behind
             self.stop()
             raise
         return self
@@ -67,7 +67,7 @@ class HttpServer:
         self.stop()
 
     def stop(self) -> None:
-        """Kill the process; `restart` brings it back."""
+        """Kill the process; `restart` starts it again."""
         if self._process is not None:
             self._process.kill()
             with self._process:  # closes the pipes and waits
@@ -75,17 +75,17 @@ class HttpServer:
             self._process = None
 
     async def restart(self) -> None:
-        """Kill the process and start a new one on the same port: it knows nothing of the old one's sessions."""
+        """Kill the process and start a new one on the same port, which does not know the old one's sessions."""
         port = int(self.url.rpartition(":")[2].partition("/")[0])
         self.stop()
         await anyio.to_thread.run_sync(self._start, port)
 
     async def overload(self, seconds: float) -> None:
-        """Make it answer 503 with `Retry-After: 1`, for `seconds` from the next call on."""
+        """Make the server answer 503 with `Retry-After: 1` for `seconds`, counted from the next POST."""
         await anyio.to_thread.run_sync(self._tell, f"overload {seconds}\n")
 
     def _start(self, port: int) -> None:
-        # A session of its own: Ctrl-C is for the process that owns this one, and ends both.
+        # In its own session, so that Ctrl-C reaches only the owning process, whose end then ends this one.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", _MODULE, "--http", f"--port={port}", *_orders(self._orders)],
             stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ class HttpServer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise RuntimeError(f"the demo server ended: run `{sys.executable} -m {_MODULE} --http` to see why")
+            raise RuntimeError(f"the demo server exited: run `{sys.executable} -m {_MODULE} --http` to see why")
         return line
 
 
@@ -117,7 +117,7 @@ def _orders(orders: Path | None) -> list[str]:
 
 
 def _bypass_proxies() -> None:
-    """A proxy named in the environment cannot reach 127.0.0.1 of this machine; HTTP clients read these."""
+    """Exclude 127.0.0.1 from proxies set in the environment: they cannot reach this machine's loopback address."""
     for name in ("no_proxy", "NO_PROXY"):
         hosts = os.environ.get(name, "")
         if "127.0.0.1" not in hosts:

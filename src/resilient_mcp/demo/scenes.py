@@ -1,6 +1,6 @@
-"""The five scenes of `resilient-mcp demo`: what goes wrong, and what `ResilientClient` promises then.
+"""The five scenes of `resilient-mcp demo`: what goes wrong, and what `ResilientClient` promises in each case.
 
-Each is one function that both sides run, word for word: the sessions have the same methods.
+Each scene is one function that both sides run unchanged: the sessions have the same methods.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .stage import Outcome, Scene, Side
 _CITY = "Oslo"
 _LIMIT = 2.0
 _BUSY = 0.8 * RETRY_AFTER
+# Seconds into a call of one second at which the server is frozen.
 _MID_CALL = 0.3
-"""Seconds into a call of one second at which the server is frozen."""
 
 
 async def _killed(side: Side) -> None:
@@ -43,7 +43,7 @@ async def _frozen(side: Side) -> None:
                 await restart()
             await side.call("next call", "forecast", city=_CITY)
         finally:
-            if restart is None:  # it is still the SDK's child; the SDK would take four seconds to stop it
+            if restart is None:  # the plain side: the SDK would take four seconds to stop its frozen child
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -56,7 +56,7 @@ def _freeze(pid: int, side: Side) -> None:
 
 @contextmanager
 def _freezing(pid: int) -> Iterator[None]:
-    """Have `pid` killed if this process ends in here: a frozen one would not see its stdin close, and stay for ever."""
+    """Kill `pid` if this process ends within the block: a frozen process never sees its stdin close and would stay."""
     guard = subprocess.Popen(  # noqa: S603
         ["/bin/sh", "-c", 'read _; kill -KILL "$0"', str(pid)], stdin=subprocess.PIPE, start_new_session=True
     )
@@ -112,22 +112,22 @@ def _orders_once(side: Side) -> bool:
 
 
 def _all_right(outcomes: Sequence[Outcome]) -> bool:
-    """Whether there was one call, or more, and each got the right answer."""
+    """Whether there was at least one call and every call got the right answer."""
     return bool(outcomes) and all(outcome.answer == forecast_for(_CITY) for outcome in outcomes)
 
 
 SCENES = (
     Scene(
         "The server is killed",
-        "SIGKILL hits the server process while nothing is in flight. Then comes the next call.",
+        "SIGKILL hits the server process while nothing is in flight. Then the next call is made.",
         "stdio",
         _killed,
         _answers,
     ),
     Scene(
         "The server freezes",
-        f"SIGSTOP freezes the server in mid-call, for good; both sides are told to allow a call {_LIMIT:.0f} s and to "
-        "try once. ResilientClient can then replace the frozen process; a plain session is bound to it.",
+        f"SIGSTOP freezes the server in mid-call, for good; both sides allow a call {_LIMIT:.0f} s and one attempt. "
+        "ResilientClient can then replace the frozen process; a plain session is bound to it.",
         "stdio",
         _frozen,
         _ends_in_time,
@@ -136,23 +136,23 @@ SCENES = (
     Scene(
         "The server is overloaded",
         f'The server answers 503 with "Retry-After: {RETRY_AFTER}" for a moment. '
-        "A call that was refused did not run, so it can be sent again when that second is over.",
+        "A refused call did not run, so it can be sent again after that second.",
         "HTTP",
         _overloaded,
         _answers,
     ),
     Scene(
         "The server is restarted",
-        "A new server process takes the place of the old one on the same port. It has never heard of the sessions "
-        "that the old one kept. (MCP 2026-07-28 has none; ResilientClient speaks it where the SDK does.)",
+        "A new server process replaces the old one on the same port. It does not know the old one's sessions. "
+        "(MCP 2026-07-28 has none; ResilientClient speaks it where the SDK does.)",
         "HTTP",
         _restarted,
         _answers,
     ),
     Scene(
-        "The server dies at work",
-        "The tool place_order writes a line to a file and dies before it can answer. Sent again, it would order "
-        "twice; so the caller must be told that it may have run.",
+        "The server dies mid-call",
+        "The tool place_order writes a line to a file and dies before it can answer. If sent again, it would "
+        "order twice, so the caller must learn that it may have run.",
         "stdio",
         _ordered,
         _orders_once,

@@ -1,6 +1,6 @@
-"""What `resilient-mcp demo` shows: each scene as it happens, side by side, and a table of all of them at the end.
+"""The output of `resilient-mcp demo`: each scene as it happens, side by side, and a table of all scenes at the end.
 
-On a terminal the scenes are live; anywhere else the same is printed once each scene is over, without escape codes.
+On a terminal the scenes are shown live; elsewhere each is printed when it is over, without escape codes.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from .._sdk.installed import VERSION
 from .scenes import SCENES
 from .stage import Outcome, Scene, Side, perform
 
+# Maximum columns used: longer lines are hard to read.
 _WIDTH = 100
-"""Columns used at most: longer lines are hard to read."""
+# Characters of a third party's message shown in the table.
 _SHORT = 72
-"""Characters of somebody else's message in the table."""
 _STYLES = {"call": "bold", "note": "dim", "answer": "green", "advice": "yellow", "error": "red"}
 _NAMES = {"plain": "plain ClientSession", "resilient": "ResilientClient"}
 
 
 async def show(console: Console | None = None) -> int:
-    """Play all scenes and show them.
+    """Play and show all scenes.
 
     Args:
-        console: Where to; stdout by default.
+        console: Where to print; stdout by default.
 
     Returns:
-        The command's exit status: 0 when `ResilientClient` ended every scene as promised, else 1.
+        The command's exit status: 0 if `ResilientClient` kept its promise in every scene, else 1.
     """
     if console is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a message may hold what the terminal cannot show
+            sys.stdout.reconfigure(errors="replace")  # messages may contain characters that the terminal cannot encode
         console = Console(highlight=False)
     console.width = min(console.width, _WIDTH)
     if not hasattr(signal, "SIGSTOP"):
         console.print("The demo kills and freezes processes with POSIX signals, which this system does not have.")
         return 1
-    # The scenes make SDK and server complain on purpose; what matters of it is on the screen.
+    # The scenes provoke SDK and server warnings on purpose; the screen already shows what matters.
     logging.getLogger().addHandler(logging.NullHandler())
     return await _show(console)
 
@@ -62,8 +62,8 @@ async def _show(console: Console) -> int:
         Text.assemble(
             "The same calls go through a plain ClientSession of the MCP Python SDK ",
             (f"(mcp {VERSION})", "dim"),
-            " and through ResilientClient. Each has a real server process of its own on this machine, and in each "
-            "scene something happens to it. This takes about 20 seconds.",
+            " and through ResilientClient. Each has its own real server process on this machine, and every scene "
+            "injects one fault. This takes about 20 seconds.",
         )
     )
     played: list[tuple[Scene, Side, Side]] = []
@@ -85,13 +85,13 @@ async def _show(console: Console) -> int:
     console.print()
     console.print(_table(played, kept))
     seconds = time.monotonic() - began
-    text = f"ResilientClient did as promised in {sum(kept)} of {len(kept)} scenes ({seconds:.0f} s in all)."
+    text = f"ResilientClient kept its promise in {sum(kept)} of {len(kept)} scenes ({seconds:.0f} s in total)."
     console.print(Text(text, style="bold green" if all(kept) else "bold red"))
     return 0 if all(kept) else 1
 
 
 class _View:
-    """Both sides of the scene that is played, as they stand."""
+    """The current state of both sides of a scene."""
 
     def __init__(self, sides: Sequence[Side]) -> None:
         self._sides = sides
@@ -142,7 +142,7 @@ def _cell(side: Side) -> Group:
 
 
 def _short(outcome: Outcome) -> str:
-    """An outcome in a few words. Of an error of this library: its last sentence, which says what to do."""
+    """An outcome in a few words; for an error of this library, the last sentence of its advice."""
     if isinstance(outcome.error, ResilienceError):
         last = outcome.error.advice.rstrip(".").rpartition(". ")[2]
         return f"{type(outcome.error).__name__}: {last}."

@@ -1,10 +1,10 @@
-"""The server of the demo and the examples: three tools, over stdio or Streamable HTTP, with faults on demand.
+"""The server for the demo and the examples: three tools, over stdio or Streamable HTTP, with faults on demand.
 
     python -m resilient_mcp.demo.server [--orders FILE]
     python -m resilient_mcp.demo.server --http [--port N] [--orders FILE]
 
-With `--http` it listens on 127.0.0.1 alone and prints its URL. Its stdin is its lifeline and its control line: it ends
-when stdin closes, so it never outlives who started it, and a line `overload SECONDS` makes it refuse calls for a while.
+With `--http` it listens on 127.0.0.1 only and prints its URL. It ends when stdin closes, so it never outlives the
+process that started it; a line `overload SECONDS` on stdin makes it refuse calls for that long.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mcp.types import ToolAnnotations
 from .._sdk.installed import HighLevelServer
 
 RETRY_AFTER = 1
-"""Seconds that a refused caller is asked to wait."""
+"""Seconds that a refused client is asked to wait."""
 
 
 def forecast_for(city: str) -> str:
-    """What the tool `forecast` answers: always the same, so that a right answer is known when it is seen."""
+    """The answer of the tool `forecast`: always the same for a city, so that answers can be checked."""
     return f"{city}: {sum(map(ord, city)) % 25 + 5} degrees"
 
 
@@ -37,7 +37,7 @@ def create_server(orders: Path | None = None) -> Any:
     """An SDK server with three tools.
 
     Args:
-        orders: Where `place_order` writes; None to write nowhere.
+        orders: The file that `place_order` appends to; None to write nothing.
     """
     server = HighLevelServer("demo", log_level="CRITICAL")
     read_only = ToolAnnotations.model_validate({"readOnlyHint": True})
@@ -50,12 +50,12 @@ def create_server(orders: Path | None = None) -> Any:
 
     @server.tool(annotations=read_only)  # type: ignore[untyped-decorator]
     def pid() -> str:
-        """The process id of this server, for who wants to kill it."""
+        """The process id of this server, for callers that want to kill it."""
         return str(os.getpid())
 
     @server.tool()  # type: ignore[untyped-decorator]
     def place_order(item: str) -> str:
-        """Write the order down, then die before anyone hears of it."""
+        """Record the order, then exit before answering."""
         if orders is not None:
             with orders.open("a", encoding="utf-8") as file:
                 file.write(f"{item}\n")
@@ -65,10 +65,10 @@ def create_server(orders: Path | None = None) -> Any:
 
 
 class Overload:
-    """An ASGI app that answers 503 in front of another one, for a while after it was told to.
+    """ASGI middleware that answers 503 for a while after `begin()`.
 
     Args:
-        app: The other one.
+        app: The app behind it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -77,7 +77,7 @@ class Overload:
         self._until = 0.0
 
     def begin(self, seconds: float) -> None:
-        """Refuse every POST for `seconds`, counted from the first one refused, so that one is refused for certain."""
+        """Refuse every POST for `seconds`, counted from the next POST, so that at least one is refused."""
         self._seconds = seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -96,11 +96,11 @@ class Overload:
 
 
 def serve_http(server: Any, port: int) -> None:
-    """Serve on 127.0.0.1 until stdin closes; `port` 0 takes a free one."""
+    """Serve on 127.0.0.1 until stdin closes; `port` 0 picks a free port."""
     import uvicorn  # noqa: PLC0415 - the stdio mode does not need it
 
     listener = socket.socket()
-    # The port of a server that was killed a moment ago must be free to take again.
+    # A restarted server must be able to bind the port of one that was killed a moment ago.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen()
@@ -111,7 +111,7 @@ def serve_http(server: Any, port: int) -> None:
 
 
 def _obey(app: Overload) -> None:
-    """Follow the lines on stdin, and end the process with them. A thread: it must work whatever the loop does."""
+    """Obey the lines on stdin and exit when it closes. Runs in a thread, so a blocked event loop does not matter."""
     for line in sys.stdin:
         _, _, seconds = line.partition("overload ")
         app.begin(float(seconds))
@@ -120,7 +120,7 @@ def _obey(app: Overload) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the server as `arguments` say, the process's own by default."""
+    """Run the server with `arguments`; by default those of the process."""
     summary, _, usage = (__doc__ or "").partition("\n\n")
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=summary, epilog=usage, formatter_class=formatter)

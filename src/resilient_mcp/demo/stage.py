@@ -1,7 +1,7 @@
 """Plays one scene twice, on real servers: once through a plain `ClientSession`, once through a `ResilientClient`.
 
-What each side got is written down as it happens, and judged by nobody here. A call that does not end is given up after
-a while; a session that is torn down takes its own side down and nothing else.
+Each side's outcomes are recorded as they happen and are not judged here. A call that does not end is given up after a
+while; a session that is torn down ends its own side only.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .._sdk.transports import timeout_argument
 from .processes import HttpServer, stdio_server
 
 GIVE_UP = {"plain": 4.0, "resilient": 15.0}
-"""Seconds after which the demo stops waiting for one call. The plain side may well hang; ours must not."""
+"""Seconds after which the demo stops waiting for a call. The plain side may hang; `ResilientClient` must not."""
 _SCENE_LIMIT = 40.0
 _STOP_LIMIT = 5.0
+# Characters of a message that are shown.
 _SHOWN = 240
-"""Characters of a message that are shown."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call ended in.
+    """How one call ended.
 
     Attributes:
-        call: What the call is named on the screen.
+        call: The call's name on the screen.
         seconds: How long it took.
         answer: The text of the result, or None.
-        error: What was raised, or None; neither of them means that it hung.
-        torn: Whether the error came by way of the connection, which was torn down around the call.
+        error: The exception raised, or None. If both are None, the call hung.
+        torn: Whether the session was torn down around the call, rather than the call itself raising the error.
     """
 
     call: str
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """The outcome in words, whole."""
+        """The outcome as text; an error is cut to `_SHOWN` characters."""
         if self.answer is not None:
             return self.answer
         if self.error is None:
@@ -67,14 +67,14 @@ class Outcome:
 
     @property
     def timed(self) -> str:
-        """The seconds it took, in brackets."""
+        """The seconds it took, in parentheses; empty if the call hung."""
         hung = self.answer is None and self.error is None
-        return "" if hung else f" ({self.seconds:.1f}s)"  # without a space, at which a line could break
+        return "" if hung else f" ({self.seconds:.1f}s)"  # no space before the unit: a line could break there
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of what happened on one side."""
+    """One line of a side's log."""
 
     kind: Literal["call", "note", "answer", "advice", "error"]
     text: str
@@ -82,18 +82,18 @@ class Line:
 
 @dataclass
 class Side:
-    """One of the two sides of a scene, and what it went through so far.
+    """One of the two sides of a scene, and what has happened on it.
 
     Attributes:
-        kind: Whose side it is.
+        kind: Which client it uses.
         lines: What happened, in order.
-        outcomes: What its calls ended in, in order, but for those that came before the fault.
-        pending: The call under way and since when, or None.
-        facts: What a scene found out beside the calls, to be shown with them.
-        orders: A file for this side alone.
+        outcomes: The outcomes of its calls, in order, except for those made by `ask` before the fault.
+        pending: The call in flight and its start time, or None.
+        facts: Other findings of the scene, shown with the outcomes.
+        orders: A file for this side only.
         session: The session that its calls go through.
-        http: Its server, when it is one over HTTP.
-        finished: Whether there is nothing more to come.
+        http: Its server, if the scene runs over HTTP.
+        finished: Whether the side has ended.
     """
 
     kind: Literal["plain", "resilient"]
@@ -107,17 +107,17 @@ class Side:
     finished: bool = False
 
     def note(self, text: str) -> None:
-        """Write down what happened beside the calls."""
+        """Record something other than a call."""
         self.lines.append(Line("note", text))
 
     async def ask(self, tool: str, **arguments: Any) -> str:
-        """Call a tool before anything is wrong; its text."""
+        """Call a tool before the fault and return its text."""
         text = _text(await self.session.call_tool(tool, arguments))
         self.note(f"{_words(tool, arguments)} -> {text}")
         return text
 
     async def call(self, name: str, tool: str, **arguments: Any) -> None:
-        """Call a tool, and write down what became of it; never raises, but for a session that is torn down."""
+        """Call a tool and record the outcome; raises only when the session is torn down."""
         self.lines.append(Line("call", f"{name}: {_words(tool, arguments)}"))
         self.pending = (name, time.monotonic())
         try:
@@ -130,7 +130,7 @@ class Side:
             self._end()
 
     def broke(self, error: BaseException) -> None:
-        """The session ended with `error`, and with it the call under way, or the hope to make one."""
+        """Record that the session ended with `error`, and the call in flight with it."""
         if self.pending is None and not self.finished:
             self.pending = ("before the fault", time.monotonic())
         if self.pending is not None:
@@ -148,12 +148,12 @@ class Side:
         self.lines.append(Line(kind, outcome.text + outcome.timed))
 
     def on_event(self, event: Event) -> None:
-        """Show what `ResilientClient` does by itself."""
+        """Record the reconnects and retries of `ResilientClient`."""
         if isinstance(event, Connected) and event.generation > 1:
-            self.note(f"connected anew in {event.elapsed:.1f} s")
+            self.note(f"reconnected in {event.elapsed:.1f} s")
         elif isinstance(event, RetryScheduled):
             when = f" in {event.delay:.1f} s" if event.delay else ""
-            self.note(f"{event.reason}: sent again{when}")
+            self.note(f"{event.reason}: retrying{when}")
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,11 @@ class Scene:
 
     Attributes:
         title: A few words.
-        story: What happens, in two sentences.
-        over: How client and server talk.
-        play: Makes the calls and the fault, on either side.
-        promise: Whether the side it is given ended as `ResilientClient` promises.
-        limit: Seconds that either side is told to allow one call, or None for its own default.
+        story: What happens, in two or three sentences.
+        over: The transport.
+        play: Injects the fault and makes the calls, on either side.
+        promise: Returns whether a side ended as `ResilientClient` promises.
+        limit: Time limit of a call on both sides, in seconds, or None for each side's own default.
     """
 
     title: str
@@ -178,15 +178,15 @@ class Scene:
 
 
 async def perform(scene: Scene, sides: Sequence[Side]) -> None:
-    """Play `scene` on every side at the same time; each has a server, a task and a file of its own."""
+    """Play `scene` on all sides at the same time; each has its own server, task and file."""
     tasks = [asyncio.create_task(_perform(scene, side)) for side in sides]
     try:
         await asyncio.wait(tasks, timeout=_SCENE_LIMIT)
         for side in sides:
-            side.broke(TimeoutError(f"not at its end after {_SCENE_LIMIT:.0f} s"))
+            side.broke(TimeoutError(f"not finished after {_SCENE_LIMIT:.0f} s"))
     finally:
         for side in sides:
-            side.pending, side.finished = None, True  # what cancelling does to a session is no part of the scene
+            side.pending, side.finished = None, True  # errors caused by cancelling are not part of the scene
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks, timeout=_STOP_LIMIT)
@@ -212,7 +212,7 @@ async def _perform(scene: Scene, side: Side) -> None:
 
 @asynccontextmanager
 async def _plain(server: Any, limit: float | None, _side: Side) -> AsyncIterator[ClientSession]:
-    """The SDK's own, as its documentation writes it. Without a `limit` it waits for ever: that is its default."""
+    """A session of the SDK, as in its documentation. Without a `limit` it waits forever, which is its default."""
     read_timeout = None if limit is None else timeout_argument(limit)
     quiet: Any = subprocess.DEVNULL
     if isinstance(server, StdioServerParameters):
@@ -229,7 +229,7 @@ async def _plain(server: Any, limit: float | None, _side: Side) -> AsyncIterator
 
 @asynccontextmanager
 async def _resilient(server: Any, limit: float | None, side: Side) -> AsyncIterator[ResilientClient]:
-    """Ours: with the default policy, or told to make one attempt of `limit` seconds, as the plain side does."""
+    """A `ResilientClient` with the default policy, or with one attempt of `limit` seconds, like the plain side."""
     policy = Policy()
     if limit is not None:
         policy = Policy(retry=RetryPolicy(attempts=1), timeout=TimeoutPolicy(attempt=limit, shutdown=1))
@@ -238,18 +238,18 @@ async def _resilient(server: Any, limit: float | None, side: Side) -> AsyncItera
 
 
 def _words(tool: str, arguments: dict[str, Any]) -> str:
-    """A call as one would write it."""
+    """A call as source code."""
     return f"{tool}({', '.join(map(repr, arguments.values()))})"
 
 
 def _text(result: Any) -> str:
-    """What a tool answered."""
+    """The text of a tool's result."""
     text = str(result.content[0].text)
     return f"isError: {text}" if is_error_result(result) else text
 
 
 def _leaf(exc: BaseException) -> BaseException:
-    """The first error inside nested groups."""
+    """The first error inside nested exception groups."""
     while leaves := getattr(exc, "exceptions", None):
         exc = leaves[0]
     return exc

@@ -1,1 +1,1 @@
-"""What it takes to plug into agent frameworks that do not simply take a session. Each module needs its framework."""
+"""Adapters for agent frameworks that do not accept a session directly. Each module requires its framework."""

@@ -1,7 +1,7 @@
-"""A transport for FastMCP's client, and for what is built on that, such as pydantic-ai's `MCPToolset`.
+"""A transport for FastMCP's client, and for what is built on it, such as pydantic-ai's `MCPToolset`.
 
-Its session talks to a server in this process that stands in front of a `ResilientClient`; that one keeps the real
-server alive, so FastMCP sees one session from beginning to end.
+Its session talks to an in-process server in front of a `ResilientClient`, which keeps the real server available, so
+FastMCP sees one uninterrupted session.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ except ImportError as exc:
 class ResilientTransport(ClientTransport):
     """Connects FastMCP's client to a server that may crash, restart or be away: `Client(ResilientTransport(server))`.
 
-    Each connection of FastMCP's client has a `ResilientClient` of its own behind it. A tool call that is given up comes
-    back as a result with `isError` and advice, never as an error of the connection.
+    Each connection of FastMCP's client has its own `ResilientClient`. A tool call that is given up returns a result
+    with `isError` and advice, never a connection error.
 
     Args:
-        server: As for `ResilientClient`, and so are the options. What the server asks (sampling, elicitation, roots)
-            goes to the handlers of FastMCP's client, unless there are callbacks for it among the options.
+        server: The server, as for `ResilientClient`.
+        **options: Options of `ResilientClient`. Server requests (sampling, elicitation, roots) are passed to the
+            handlers of FastMCP's client, unless the options contain callbacks for them.
 
     Raises:
-        ValueError: As `ResilientClient`, and so is `TypeError`.
+        ValueError: As `ResilientClient` does.
+        TypeError: As `ResilientClient` does.
     """
 
     legacy_only = True
-    """The session is one up to 2025-11-25: there is no need to ask for `server/discover` first."""
+    """The session speaks versions up to 2025-11-25, so FastMCP need not try `server/discover` first."""
 
     def __init__(self, server: Any, **options: Any) -> None:
         self._new_client = partial(ResilientClient, server, **options)
-        self._name = self._new_client().name  # wrong arguments are told here and not on connecting
+        self._name = self._new_client().name  # so that wrong arguments fail here, not when connecting
 
     @asynccontextmanager
     async def connect_session(
         self, *, transport_options: TransportOptions | None = None, **session_kwargs: Any
     ) -> AsyncIterator[Any]:
-        """A session with a `ResilientClient` of its own behind it."""
+        """A session backed by a new `ResilientClient`."""
         session_class = (transport_options or TransportOptions()).session_class
         transport = self._new_client().as_transport()
         async with transport as (read, write), session_class(read, write, **session_kwargs) as session:

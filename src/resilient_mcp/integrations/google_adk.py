@@ -13,6 +13,7 @@ try:
 except ImportError as exc:
     raise ImportError("resilient_mcp.integrations.google_adk needs ADK 2: install google-adk>=2,<3") from exc
 
+# Options of `McpToolset` that apply to the connections it opens itself.
 _OF_A_CONNECTION = frozenset(
     {
         "connection_params",
@@ -26,33 +27,32 @@ _OF_A_CONNECTION = frozenset(
         "elicitation_callback",
     }
 )
-"""Options of `McpToolset` for the connections that it makes itself."""
 
 
 class ResilientToolset(McpToolset):
-    """ADK's `McpToolset` on a client that is already there: `ResilientToolset(client)`.
+    """ADK's `McpToolset` on an existing client: `ResilientToolset(client)`.
 
-    Give the client `Policy(on_unavailable="result")`, so that the model gets advice where a call is given up.
+    Give the client `Policy(on_unavailable="result")`, so that the model gets advice when a call is given up.
 
     Args:
-        client: The client. It is yours to start and to close, and all who use the agent share it.
-        **options: Options of `McpToolset`, but for those of a connection: credentials and callbacks go to the client.
+        client: The client. You start and close it; all users of the agent share it.
+        **options: Options of `McpToolset`, except those of a connection: pass credentials and callbacks to the client.
 
     Raises:
-        TypeError: An option would have no effect on this client.
+        TypeError: An option has no effect with a `ResilientClient`.
     """
 
     def __init__(self, client: ResilientClient, **options: Any) -> None:
         if idle := sorted(_OF_A_CONNECTION & options.keys()):
-            raise TypeError(f"ResilientToolset() got {', '.join(idle)}: its connection is the ResilientClient's")
-        # No parameters that ADK knows: it could not connect by itself if its toolset ever asked another manager.
+            raise TypeError(f"ResilientToolset() got {', '.join(idle)}: pass connection options to the ResilientClient")
+        # Parameters of a type that ADK does not know, so that it cannot connect by itself, bypassing the client.
         params: Any = SimpleNamespace(timeout=client.policy.timeout.total)
         super().__init__(connection_params=params, **options)
         self._mcp_session_manager = _OneSession(client, params)
 
 
 class _OneSession(MCPSessionManager):
-    """Has the client for a session, and nothing to open or to close."""
+    """A session manager that always returns the client and opens and closes nothing."""
 
     def __init__(self, client: ResilientClient, params: Any) -> None:
         super().__init__(connection_params=params)

@@ -1,4 +1,4 @@
-"""mcp-use: `ResilientMCPClient`, its `MCPClient` with a `ResilientClient` behind each server."""
+"""mcp-use: `ResilientMCPClient`, an `MCPClient` with a `ResilientClient` for each server."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..errors import ResilienceError
 
 
 class ResilientMCPClient(MCPClient):
-    """The client of an `MCPAgent`.
+    """The client for an `MCPAgent`.
 
     Args:
-        clients: Server name to client, which is started when a session is created and closed with it. Callbacks
-            (sampling, elicitation, roots, log messages) are given to it. Leave `on_unavailable` at "raise", its
-            default: the framework puts a stack trace around every result that is an error.
-        allowed_servers: As on the framework's `MCPClient`, and so are the next two.
-        code_mode: Whether the model writes code that calls the tools.
-        middleware: Around every request.
+        clients: Clients by server name. A client is started when its session is created and closed with it. Pass
+            callbacks (sampling, elicitation, roots, log messages) to the clients. Leave `on_unavailable` at its
+            default, "raise": the framework adds a stack trace to every result that is an error.
+        allowed_servers: As on the framework's `MCPClient`.
+        code_mode: As on the framework's `MCPClient`: whether the model writes code that calls the tools.
+        middleware: As on the framework's `MCPClient`: applied to every request.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class ResilientMCPClient(MCPClient):
         """Connect to a server.
 
         Raises:
-            ServerUnavailable: It did not get ready, or cannot (`ServerFailed`).
-            KeyError: There is no such server.
+            ServerUnavailable: It did not become ready, or cannot (`ServerFailed`).
+            KeyError: There is no server with this name.
         """
         session = MCPSession(ResilientConnector(self._clients[server_name], self.middleware))
         if auto_initialize:
@@ -73,7 +73,7 @@ class ResilientConnector(BaseConnector):
 
     @property
     def public_identifier(self) -> str:
-        """What the framework's log calls it."""
+        """The name used in the framework's logs."""
         return f"resilient:{self._client.name}"
 
     async def connect(self) -> None:
@@ -84,7 +84,7 @@ class ResilientConnector(BaseConnector):
             self._connected = True
 
     async def call_tool(self, name: str, arguments: dict[str, Any], read_timeout_seconds: Any = None) -> CallToolResult:
-        """Call a tool; when the client gives up, the result is its advice, and no error to the framework."""
+        """Call a tool. If the client gives up, its advice is returned as an ordinary result, not as an error."""
         try:
             result: CallToolResult = await super().call_tool(name, arguments, read_timeout_seconds)
         except ResilienceError as exc:

@@ -1,4 +1,4 @@
-"""The OpenAI Agents SDK: `ResilientMCPServer`, one of its MCP servers in front of a `ResilientClient`."""
+"""OpenAI Agents SDK: `ResilientMCPServer`, an MCP server of the framework backed by a `ResilientClient`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..client import ResilientClient
 
 
 class ResilientMCPServer(MCPServerStdio):
-    """An MCP server for `Agent(mcp_servers=[...])`, with all that the framework's own ones can.
+    """An MCP server for `Agent(mcp_servers=[...])`, with all features of the framework's own servers.
 
     Args:
-        client: One that was not started is started by `connect()` and closed by `cleanup()`. One that was is left
-            running, and may be connected again.
+        client: If it is not started yet, `connect()` starts it and `cleanup()` closes it. If it is, it is left running
+            and may be connected again.
         **options: As on the framework's `MCPServerStdio`: `name`, `tool_filter`, `cache_tools_list`,
-            `require_approval`, `message_handler`, ... but `params`. The time limits of calls are those of the client's
-            policy. Leave `max_retry_attempts` at 0, for it repeats calls that may have run.
+            `require_approval`, `message_handler`, ..., except `params`. The time limits of calls are those of the
+            client's policy. Leave `max_retry_attempts` at 0: it repeats calls that may have run.
 
     Example:
         >>> server = ResilientMCPServer(ResilientClient("https://example.com/mcp"), cache_tools_list=True)
@@ -30,19 +30,19 @@ class ResilientMCPServer(MCPServerStdio):
     """
 
     def __init__(self, client: ResilientClient, **options: Any) -> None:
-        # The client's policy has the time limits; the framework's 5 s are less than many servers need to start.
+        # The client's policy sets the time limits; many servers take longer to start than the framework's 5 s.
         defaults = {"name": client.name, "client_session_timeout_seconds": None}
         super().__init__({"command": client.name}, **defaults | options)
         self._client = client
 
     def create_streams(self) -> BridgeTransport:
-        """The streams of a server in front of the client: the framework's handshake and its `message_handler`."""
+        """The client as a pair of streams, for the framework's handshake and its `message_handler`."""
         return self._client.as_transport()
 
     async def connect(self) -> None:
-        """Connect, and let calls go to the client itself: cancelled ones are cancelled on the server.
+        """Connect, then send calls directly to the client, so that a cancelled call is also cancelled on the server.
 
-        The session of mcp 1.x, which the framework makes, tells nobody of a cancelled call.
+        The framework's own session (mcp 1.x) does not notify the server of a cancelled call.
         """
         await super().connect()
         self.session = self._client

@@ -1,4 +1,4 @@
-"""Semantic Kernel: `ResilientPlugin`, one of its MCP plugins in front of a `ResilientClient`."""
+"""Semantic Kernel: `ResilientPlugin`, an MCP plugin backed by a `ResilientClient`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..client import ResilientClient
 
 
 class ResilientPlugin(MCPPluginBase):
-    """An MCP plugin for a kernel or an agent, with all that the framework's own ones can.
+    """An MCP plugin for a kernel or an agent, with all features of the framework's own plugins.
 
     Args:
-        client: One that was not started is started by `connect()` and closed by `close()`. One that was is left
-            running, and may be connected again.
-        name: The plugin's name, as models see it.
+        client: If it is not started yet, `connect()` starts it and `close()` closes it. If it is, it is left running
+            and may be connected again.
+        name: The plugin's name, as shown to models.
         **options: As on the framework's `MCPStdioPlugin`: `description`, `load_prompts`, `kernel`,
             `sampling_consent_callback`, ... The time limits of calls are those of the client's policy.
 
@@ -39,19 +39,19 @@ class ResilientPlugin(MCPPluginBase):
         self._client = client
 
     def get_mcp_client(self) -> BridgeTransport:
-        """The streams of a server in front of the client: the framework's handshake and its callbacks."""
+        """The client as a pair of streams, for the framework's handshake and its callbacks."""
         return self._client.as_transport()
 
     async def connect(self) -> None:
-        """Connect, and let calls go to the client itself: cancelled ones are cancelled on the server.
+        """Connect, then send calls directly to the client, so that a cancelled call is also cancelled on the server.
 
-        The session of mcp 1.x, which the framework makes, tells nobody of a cancelled call.
+        The framework's own session (mcp 1.x) does not notify the server of a cancelled call.
 
         Raises:
-            KernelPluginInvalidConfigurationError: The server did not get ready; its cause says why.
+            KernelPluginInvalidConfigurationError: The server did not become ready; the cause says why.
         """
         await super().connect()
-        if self.session is None:
+        if self.session is None:  # the handshake failed: the task raises the reason
             await self._current_task
         self.session = self._client
 
@@ -59,4 +59,4 @@ class ResilientPlugin(MCPPluginBase):
         try:
             await super()._inner_connect(ready_event)
         finally:
-            ready_event.set()  # `connect()` waits for it, the framework's own for ever when the handshake failed
+            ready_event.set()  # the framework does not when the handshake fails, and `connect()` would wait forever

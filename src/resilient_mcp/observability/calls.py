@@ -1,7 +1,7 @@
-"""What one call looks like to those who watch: its operation id, its events, its entry in statistics and traces.
+"""Observation of one call: its operation id, its events, and its entry in statistics and traces.
 
-The executor enters one `ObservedCall` per call, tells it of each failed attempt, and hands it the result. Where nobody
-listens that is a few microseconds.
+The executor enters one `ObservedCall` per call, reports each failed attempt to it, and hands it the result. Without
+listeners this costs a few microseconds per call.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _REFUSED: tuple[Outcome, str | None] = (Outcome.TOOL_ERROR, "tool_error")
 
 
 class Described(Protocol):
-    """What an operation says of itself; `str()` of it is one printable line."""
+    """An operation's description of itself; `str()` gives one printable line."""
 
     @property
     def method(self) -> str:
@@ -47,12 +47,12 @@ class Described(Protocol):
 
 
 class Observer:
-    """Watches the calls of one client.
+    """Observes the calls of one client.
 
     Args:
-        hub: Where events go.
-        stats: Counts, or None to have that done for nobody.
-        telemetry: OpenTelemetry, or None where it is not installed.
+        hub: Receives the events.
+        stats: Counts the calls; None for a recorder of its own.
+        telemetry: OpenTelemetry, or None if it is not installed.
     """
 
     def __init__(self, hub: Hub, stats: Recorder | None = None, telemetry: Telemetry | None = None) -> None:
@@ -67,29 +67,29 @@ class Observer:
         return ObservedCall(self, operation, f"{self._prefix}-{next(self._numbers):x}")
 
     def attempt_failed(self, verdict: Verdict, *, transparent: bool, error: Any = None, result: Any = None) -> None:
-        """An attempt of the running call failed, or was answered by an `isError` result that may be worth another.
+        """Report that an attempt of the running call failed, or got an `isError` result that suggests a retry.
 
         Args:
-            verdict: The classifier's.
-            transparent: It costs no attempt.
+            verdict: The classifier's verdict.
+            transparent: Whether a retry is free: it does not use one of the call's attempts.
             error: What the SDK raised, or None.
-            result: The result, or None.
+            result: The `isError` result, or None.
         """
         call = current_call.get()
         if isinstance(call, ObservedCall) and call.hub is self.hub:
             call.attempt_failed(verdict, error, result, transparent=transparent)
 
     def sent_again(self, *, transparent: bool) -> None:
-        """A call is sent again now.
+        """Report that a call is being sent again.
 
         Args:
-            transparent: It costs no attempt.
+            transparent: Whether this retry is free: it does not use one of the call's attempts.
         """
         self.stats.retried(transparent=transparent)
         if self.telemetry is not None:
             try:
                 self.telemetry.retried(transparent=transparent)
-            except Exception as exc:  # a user's exporter must not end a call
+            except Exception as exc:  # a user's exporter must not fail a call
                 self.hub.log_exception("OpenTelemetry failed", exc)
 
 
@@ -97,10 +97,10 @@ class ObservedCall(RunningCall):
     """One call, from the caller's point of view.
 
     Attributes:
-        operation: What is asked.
+        operation: The operation.
         tool: The tool it calls, or None.
-        failed: How many attempts were sent, and failed or were answered by an `isError` result worth another.
-        span: What telemetry keeps for it.
+        failed: Number of attempts that were sent and failed, or got an `isError` result that suggests a retry.
+        span: Data that telemetry keeps for the call.
     """
 
     __slots__ = ("_began", "_judged", "_observer", "_result", "_token", "failed", "operation", "span", "tool")
@@ -125,7 +125,7 @@ class ObservedCall(RunningCall):
         if observer.telemetry is not None:
             try:
                 observer.telemetry.begin(self)
-            except Exception as exc:  # a user's sampler or exporter must not end a call
+            except Exception as exc:  # a user's sampler or exporter must not fail a call
                 self.hub.log_exception("OpenTelemetry failed", exc)
         if self.hub.debug:
             self.hub.log_detail(f"arguments of {self.operation}", _text(self.operation.arguments))
@@ -151,7 +151,7 @@ class ObservedCall(RunningCall):
         )
 
     def answered(self, result: Any) -> Any:
-        """The call's result; returned as it is."""
+        """Record the call's result and return it unchanged."""
         self._result = result
         return result
 
@@ -166,7 +166,7 @@ class ObservedCall(RunningCall):
             outcome, error = _REFUSED if refused else _ANSWERED
             attempts += self._judged is None or self._judged is not self._result
         elif isinstance(exc, Exception):
-            if self.attempt is not None:  # else no server had a word in it, and a call that fails fast is to fail fast
+            if self.attempt is not None:  # otherwise it holds no server text, and failing fast must stay fast
                 hub.redactor.clean_error(exc)
             outcome, error = Outcome.ERROR, error_type(exc)
         else:

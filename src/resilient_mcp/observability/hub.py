@@ -26,30 +26,30 @@ from ..text.redact import Redactor
 
 
 class EventStream:
-    """An async iterator over a client's events, from where it was made; ends when the client is closed.
+    """An async iterator over a client's events from its creation on; ends when the client is closed.
 
-    A reader that falls behind loses the oldest events, and nobody else anything.
+    A reader that falls behind loses the oldest events; other readers are not affected.
 
     Attributes:
-        dropped: How many events were lost so far because the buffer was full.
+        dropped: The number of events lost so far because the buffer was full.
     """
 
     def __init__(self, buffer: int) -> None:
         if buffer < 1:
-            raise ValueError(f"buffer is {buffer}: write how many events to keep for a slow reader, at least 1")
+            raise ValueError(f"buffer is {buffer}: pass the number of events to keep for a slow reader, at least 1")
         self.dropped = 0
         self._buffer: deque[Event] = deque(maxlen=buffer)
         self._news: anyio.Event | None = None
         self._closed = False
 
     def put(self, event: Event) -> None:
-        """Keep one event for the reader."""
+        """Buffer an event for the reader."""
         self.dropped += len(self._buffer) == self._buffer.maxlen
         self._buffer.append(event)
         self._wake()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the iteration once the buffer is empty."""
         self._closed = True
         self._wake()
 
@@ -62,7 +62,7 @@ class EventStream:
         return self
 
     async def __anext__(self) -> Event:
-        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()  # or a reader of a buffer that never runs empty would starve the event loop
         while not self._buffer:
             if self._closed:
                 raise StopAsyncIteration
@@ -75,7 +75,7 @@ class EventStream:
 logger = logging.getLogger("resilient_mcp")
 
 
-logger.addHandler(logging.NullHandler())  # a library is quiet where nobody configured logging
+logger.addHandler(logging.NullHandler())  # stay silent unless the application configures logging
 
 
 Listener: TypeAlias = Callable[[Event], None]
@@ -83,12 +83,12 @@ Listener: TypeAlias = Callable[[Event], None]
 
 @dataclass(slots=True, eq=False)
 class RunningCall:
-    """The call on whose behalf the running task works.
+    """The call that the current task is running.
 
     Attributes:
         hub: The hub of its client.
-        operation_id: Its own, whatever it takes to answer it.
-        attempt: Its latest try on a connection, or None.
+        operation_id: Identifies the call, across all of its attempts.
+        attempt: Its latest attempt on a connection, or None.
     """
 
     hub: Hub
@@ -99,25 +99,26 @@ class RunningCall:
 current_call: ContextVar[RunningCall | None] = ContextVar("resilient_mcp_call", default=None)
 
 
+# Seconds after which a listener is reported as slow: it runs in the event loop and delays the calls.
 _SLOW = 0.1
-"""Seconds after which a listener is told to be slow: it runs where the calls run, and holds them up."""
 
 
+# Items of a list or a mapping in one log record.
 _ITEMS = 50
 
 
+# Characters of server output, an argument or a result in one debug-mode record.
 _DEBUG_TEXT = 10_000
-"""Characters of a server's text, an argument or a result in one record of debug mode."""
 
 
 class Hub:
-    """Hands each event to the log and to every listener, in order.
+    """Passes each event to the log and to every listener, in order.
 
     Args:
         server: The name of the server.
         listener: The user's function, or None.
-        redactor: What takes secrets out of events.
-        debug: Whether the log gets arguments, results and what servers say in full; None asks `RESILIENT_MCP_DEBUG`.
+        redactor: Removes secrets from events.
+        debug: Whether to log arguments, results and server output in full; None reads `RESILIENT_MCP_DEBUG`.
     """
 
     def __init__(
@@ -140,11 +141,11 @@ class Hub:
         self._emitting = False
 
     def add(self, listener: Listener) -> None:
-        """Hand every event to a listener of this library's own, before the user's."""
+        """Add a listener of this library, called before the user's."""
         self._own.append(listener)
 
     def stream(self, buffer: int) -> EventStream:
-        """A new iterator over the events from now on."""
+        """Return a new iterator over the events from now on."""
         stream = EventStream(buffer)
         if self._closed:
             stream.close()
@@ -153,16 +154,16 @@ class Hub:
         return stream
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether anybody would see an event of this kind: one that nobody sees need not be made."""
+        """Whether an event of this kind has a reader; if not, it need not be created."""
         return self._listener is not None or len(self._streams) > 0 or logger.isEnabledFor(kind.level)
 
     def emit(self, event: Event) -> None:
-        """Tell everyone; never raises. An event that a listener causes comes after the one that it listens to."""
+        """Deliver an event. Never raises. An event that a listener causes is delivered after the current one."""
         call = current_call.get()
         if call is not None and call.hub is self and event.operation_id is None:
             event = dataclasses.replace(event, operation_id=call.operation_id)
         self._queue.append(event)
-        if self._emitting:
+        if self._emitting:  # called by a listener: the outer call delivers it next, so all listeners see one order
             return
         self._emitting = True
         try:
@@ -212,22 +213,22 @@ class Hub:
             self.log_detail("stderr", evidence.exit.stderr[-_DEBUG_TEXT:])
 
     def log_detail(self, what: str, text: str) -> None:
-        """One record of what production must not log, in debug mode only: cleaned, capped, one line."""
+        """Log, in debug mode only, what production must not log: one line, cleaned and capped."""
         if self.debug and logger.isEnabledFor(logging.DEBUG):
             extra = {"mcp_event": what, "mcp_server": self.server}
             logger.debug("%s server=%s: %s", what, self.server, self.redactor.line(text, _DEBUG_TEXT), extra=extra)
 
     def log_exception(self, what: str, exc: BaseException) -> None:
-        """A fault in somebody's code, with its traceback."""
+        """Log an error in foreign code, with its traceback."""
         exc = self.redactor.clean_error(exc)
         logger.error("%s: %s", self.server, what, exc_info=exc, extra={"mcp_server": self.server})
 
 
 def check_listener(listener: object) -> None:
-    """Refuse what cannot be an `on_event=`.
+    """Check the `on_event=` argument.
 
     Raises:
-        TypeError: It cannot be called, or must be awaited.
+        TypeError: It is not callable, or is a coroutine function.
     """
     if listener is not None and not callable(listener):
         raise TypeError(f"on_event is {listener!r}: pass a function that takes an Event")
@@ -236,7 +237,7 @@ def check_listener(listener: object) -> None:
 
 
 def _plain(value: object) -> Any:
-    """A fact as structured handlers take it: numbers, printable strings, and bounded lists and dicts of them."""
+    """A value for structured log handlers: numbers, printable strings, and bounded lists and dicts of them."""
     if isinstance(value, enum.Enum):
         return value.value
     if value is None or isinstance(value, bool | int | float):
@@ -251,7 +252,7 @@ def _plain(value: object) -> Any:
 
 
 class _Stamp(logging.Filter):
-    """Every record of a call carries its operation id, whoever writes it."""
+    """Adds the operation id of the current call to every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         call = current_call.get()

@@ -1,8 +1,8 @@
-"""OpenTelemetry: one CLIENT span per call, the conventions' two histograms, and counters of our own.
+"""OpenTelemetry: one CLIENT span per call, the two histograms of the MCP conventions, and counters of this library.
 
-Needs `opentelemetry-api` alone (mcp 2.x brings it along; else the extra `otel`), and does nothing without it. While no
-SDK of OpenTelemetry is configured it costs next to nothing; one that is configured later is used from then on. Names
-are those of the MCP conventions (status Development), and `resilient_mcp.*` where there is no convention.
+Requires only `opentelemetry-api` (mcp 2.x depends on it; with 1.x install the extra `otel`) and does nothing without
+it. Without a configured OpenTelemetry SDK it costs almost nothing; an SDK configured later is used from then on. Names
+follow the MCP semantic conventions (status Development), or are `resilient_mcp.*` where there is no convention.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from .hub import Hub
 
 try:
     from opentelemetry import context, metrics, trace
-except ImportError:  # pragma: no cover - a test runs without it, in a process of its own
+except ImportError:  # pragma: no cover - tested in a separate process
     IS_INSTALLED = False
 else:
     IS_INSTALLED = True
 
 BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
-"""Seconds; of both histograms."""
+"""Bucket boundaries of both histograms, in seconds."""
 
+# OpenTelemetry's placeholder for a value that would exceed the number of values.
 _OTHER = "_OTHER"
-"""What OpenTelemetry writes for a value that would be one too many."""
 
 _MAX_VALUES = 100
 
@@ -53,6 +53,8 @@ _DESCRIPTION = 300
 
 _NAME = 100
 
+# Events recorded in the spans of calls: the first three in their own call's span, the others in that of every running
+# call.
 _SPAN_EVENTS: dict[type[Event], str] = {
     AttemptFailed: "resilient_mcp.attempt_failed",
     RetryScheduled: "resilient_mcp.retry",
@@ -62,13 +64,12 @@ _SPAN_EVENTS: dict[type[Event], str] = {
     Connected: "resilient_mcp.connected",
     BreakerChanged: "resilient_mcp.breaker_changed",
 }
-"""The events that show in the spans of calls. The first three are of one call, the others of all that are running."""
 
 _OF_ONE_CALL = (AttemptFailed, RetryScheduled, Throttled)
 
 
 class _Instruments:
-    """Made once: the API keeps every meter that is asked for before an SDK is configured."""
+    """Instruments, created once: the API keeps every meter requested before an SDK is configured."""
 
     def __init__(self) -> None:
         meter = metrics.get_meter("resilient_mcp", version("resilient-mcp"))
@@ -76,7 +77,7 @@ class _Instruments:
         self.operation = meter.create_histogram(
             "mcp.client.operation.duration",
             unit="s",
-            description="Duration of a logical call, retries included.",
+            description="Duration of a call, including its retries.",
             explicit_bucket_boundaries_advisory=BUCKETS,
         )
         self.session = meter.create_histogram(
@@ -85,25 +86,25 @@ class _Instruments:
             description="Duration of an MCP session.",
             explicit_bucket_boundaries_advisory=BUCKETS,
         )
-        self.failures = meter.create_counter("resilient_mcp.attempt.failures", description="Attempts that failed.")
-        self.retries = meter.create_counter("resilient_mcp.retries", description="Calls sent again.")
+        self.failures = meter.create_counter("resilient_mcp.attempt.failures", description="Failed attempts.")
+        self.retries = meter.create_counter("resilient_mcp.retries", description="Retries of calls.")
         self.connections = meter.create_counter("resilient_mcp.connections", description="Connections made.")
         self.disconnects = meter.create_counter("resilient_mcp.disconnects", description="Connections lost.")
-        self.breaker = meter.create_counter("resilient_mcp.breaker.changes", description="Moves of a circuit breaker.")
-        self.throttled = meter.create_counter("resilient_mcp.throttled", description="Calls held back by a limit.")
+        self.breaker = meter.create_counter("resilient_mcp.breaker.changes", description="Circuit breaker changes.")
+        self.throttled = meter.create_counter("resilient_mcp.throttled", description="Push-backs by the server.")
 
 
 _instruments = functools.cache(_Instruments)
 
 
 class Telemetry:
-    """Tells OpenTelemetry of one client; also a listener of its hub.
+    """Reports one client to OpenTelemetry; a listener of its hub.
 
     Args:
-        hub: The client's.
-        server: What it connects to.
-        connection: Gives the connection in use, or None.
-        label: Bounds the number of tool names in metrics.
+        hub: The client's hub.
+        server: What the client connects to.
+        connection: Returns the connection in use, or None.
+        label: Maps a tool to its name in metrics, from a bounded set of names.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Telemetry:
     # --- one call ---
 
     def begin(self, call: ObservedCall) -> None:
-        """A call begins: its span is the current one until it ends."""
+        """Start the span of a call, which stays current until the call ends."""
         if not self._tracing:
             self._tracing = _is_configured(trace.get_tracer_provider())
         if not self._tracing:
@@ -142,7 +143,7 @@ class Telemetry:
             self._running[call.operation_id] = span
 
     def _describe(self, call: ObservedCall) -> tuple[str, dict[str, Any]]:
-        """The name and the first attributes of a call's span."""
+        """The name and initial attributes of a call's span."""
         method, target = call.operation.method, call.operation.target
         attributes = {
             "mcp.method.name": method,
@@ -173,7 +174,7 @@ class Telemetry:
         attempts: int,
         elapsed: float,
     ) -> None:
-        """A call ended."""
+        """End the span of a call and record its duration."""
         code = _response_code(exc)
         if call.span is not None:
             span, token = call.span
@@ -194,7 +195,7 @@ class Telemetry:
         self._instruments.operation.record(elapsed, attributes)
 
     def _measured_as(self, method: str, target: str | None, error: str | None, code: str | None) -> dict[str, Any]:
-        """The attributes of a measured call, kept: to put them together costs more than all the rest."""
+        """The metric attributes of a call, cached: building them costs more than all the rest."""
         attributes = {
             "mcp.method.name": self._bounded("method", method),
             **_target(method, target),
@@ -211,7 +212,7 @@ class Telemetry:
         return attributes
 
     def _ending(self, call: ObservedCall, error: str | None, code: str | None, attempts: int) -> dict[str, Any]:
-        """What is known of a call only at its end."""
+        """Span attributes known only when the call has ended."""
         attributes: dict[str, Any] = {"resilient_mcp.attempts": attempts, **self._protocol}
         if call.attempt is not None and call.attempt.request_id is not None:
             attributes["jsonrpc.request.id"] = str(call.attempt.request_id)
@@ -231,7 +232,7 @@ class Telemetry:
         return self._label(call.tool)
 
     def _bounded(self, what: str, value: str) -> str:
-        """`value`, unless a server or a caller invents too many of them for a metric."""
+        """`value`, or `_OTHER` if a server or caller has already used too many different values for a metric."""
         known = self._values.setdefault(what, set())
         if value not in known:
             if len(known) >= _MAX_VALUES:
@@ -261,7 +262,7 @@ class Telemetry:
             span.add_event(span_event, facts)
 
     def retried(self, *, transparent: bool) -> None:
-        """A call was sent again, `transparent` if that costs no attempt."""
+        """Count a retry; a `transparent` one costs no attempt."""
         self._instruments.retries.add(1, {**self._our_name, "resilient_mcp.transparent": transparent})
 
     def _count(self, event: Event) -> None:
@@ -291,12 +292,12 @@ class Telemetry:
 
 
 def _is_configured(provider: object) -> bool:
-    """Whether it is more than the API's own stand-in, for which no span is worth making."""
+    """Whether `provider` is more than the API's placeholder, for which creating spans is pointless."""
     return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
 def _target(method: str, target: str | None) -> dict[str, str]:
-    """The attributes that name the tool or the prompt."""
+    """Attributes that name the tool or prompt."""
     if target is not None and method == "tools/call":
         return {"gen_ai.tool.name": target, "gen_ai.operation.name": "execute_tool"}
     if target is not None and method == "prompts/get":
@@ -305,7 +306,7 @@ def _target(method: str, target: str | None) -> dict[str, str]:
 
 
 def _place(server: Any) -> dict[str, Any]:
-    """Where the server is."""
+    """Attributes that say where the server is."""
     if isinstance(server, StdioServerParameters):
         return {"network.transport": "pipe"}
     if not isinstance(server, StreamableHttpParameters | SseServerParameters):
@@ -316,7 +317,7 @@ def _place(server: Any) -> dict[str, Any]:
 
 
 def _response_code(exc: BaseException | None) -> str | None:
-    """The JSON-RPC code of an error that the server itself sent."""
+    """The JSON-RPC code of an error sent by the server itself, or None."""
     if not isinstance(exc, MCPError) or isinstance(exc, ResilienceError):
         return None
     return str(exc.error.code)

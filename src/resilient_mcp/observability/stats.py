@@ -1,7 +1,7 @@
-"""What a client has done so far, and how it is: counters and latencies in bounded memory, read as frozen snapshots.
+"""A client's counters, latencies and health, in bounded memory, read as frozen snapshots (sans-I/O).
 
 Latencies are kept in histograms whose buckets grow by 5 %, so that a percentile is at most 2.5 % off, from 10 µs to
-three hours. A histogram is 3 KiB; the tools beyond the first 256 share one (sans-I/O).
+three hours. A histogram takes 3 KiB; all tools beyond the first 256 share one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ..evidence import ExitStatus
 from ..text.redact import Redactor
 
 MAX_TOOLS = 256
-"""Tools with a name of their own; a hostile server or caller may invent any number."""
+"""Tools counted separately; a hostile server or caller could invent any number of names."""
 
 OTHER = "other"
 
 _NAME_LENGTH = 100
 
-_RESULT, _TOOL_ERROR, _ERROR, _CANCELLED = Outcome  # to find a member in its class takes longer than to count it
+_RESULT, _TOOL_ERROR, _ERROR, _CANCELLED = Outcome  # looking up an enum member takes longer than counting it
 
 _SHORTEST = 1e-5
 
@@ -37,13 +37,13 @@ _MIDDLE = math.exp(-_GROWTH / 2)
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long calls took, in seconds, waits and retries included; at most 2.5 % off.
+    """Duration of calls in seconds, including waits and retries; at most 2.5 % off.
 
     Attributes:
-        count: Of how many calls: those that reached the server.
-        p50: Half of them took no longer; None when there was none.
-        p95: 95 % of them took no longer.
-        p99: 99 % of them took no longer.
+        count: Number of calls measured: those that were sent and not cancelled.
+        p50: Median; None if there were no calls.
+        p95: 95th percentile.
+        p99: 99th percentile.
     """
 
     count: int = 0
@@ -54,14 +54,14 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolStats:
-    """What became of the calls of one tool.
+    """Counters of one tool.
 
     Attributes:
-        calls: How many ended.
-        errors: How many were answered by a result with `isError`.
-        failed: How many ended in an exception.
-        retries: How often one was sent again after it had been sent.
-        latency: How long they took.
+        calls: Calls that ended.
+        errors: Calls answered with an `isError` result.
+        failed: Calls that raised an exception.
+        retries: Attempts beyond the first of a call, not counting those that were never sent.
+        latency: Duration of the calls.
     """
 
     calls: int
@@ -73,21 +73,21 @@ class ToolStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a client has done since it was made.
+    """Counters of a client since it was created.
 
     Attributes:
         calls: Calls that ended, of any method.
-        running: Calls under way.
-        outcomes: Of those that ended: how many ended how.
-        retries: How often a call was sent again after it had been sent.
-        transparent_retries: How often one was sent again that had never left, or was turned away unread.
+        running: Calls in progress.
+        outcomes: Number of ended calls by outcome.
+        retries: Retries of requests that had been sent.
+        transparent_retries: Retries that cost no attempt: the request was never sent, or named a lost session.
         failures: Failed attempts by the classifier's category.
         connections: Connections that became ready.
-        reconnects: Those of them that replaced one.
-        disconnects: Connections that were lost; closing the client and `restart()` are no loss.
-        breaker: The state of the circuit breaker; None while there was none.
-        latency: How long calls took, all methods together.
-        tools: The same per tool; at most 256, the rest together as `other`.
+        reconnects: Those that replaced an earlier connection.
+        disconnects: Connections that were lost; closing the client and `restart()` do not count.
+        breaker: Last reported state of the circuit breaker; None if it has never changed.
+        latency: Duration of calls, over all methods.
+        tools: Counters per tool; at most 256, with all further tools together as `other`.
     """
 
     calls: int
@@ -106,18 +106,18 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How the connection to a server is now.
+    """Current state of the connection to a server.
 
     Attributes:
-        server: Its name.
-        state: Where the connection stands.
-        generation: How many connections were tried or made.
-        protocol_version: What the newest connection negotiated, or None before the first.
-        last_error: Why the connection was last lost or could not be made, in one line; stays after it came back.
-        retry_in: Seconds until the next try to connect, or None when none is planned.
-        exit_status: How the server's process last ended, with the last of its stderr; None for a URL, or if it lives.
+        server: Name of the server.
+        state: State of the connection.
+        generation: Number of connection attempts so far, successful or not.
+        protocol_version: Protocol version of the newest connection, or None before the first.
+        last_error: Why the last connection or connection attempt failed, in one line; kept after a reconnect.
+        retry_in: Seconds until the next connection attempt, or None if none is scheduled.
+        exit_status: How the server process last ended, with the end of its stderr; None for a URL, or if it has not.
         starting_for: Seconds for which the server has been starting, or None.
-        last_line: The last line that a starting process wrote to stderr, printable; else empty.
+        last_line: Last line that a starting process wrote to stderr, printable; otherwise empty.
     """
 
     server: str
@@ -132,7 +132,7 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a call would be sent at once."""
+        """Whether the connection takes calls now."""
         return self.state is State.READY
 
 
@@ -147,16 +147,16 @@ class Histogram:
 
     @staticmethod
     def bucket(seconds: float) -> int:
-        """The number of the bucket of one duration."""
+        """The index of the bucket for a duration."""
         return 0 if seconds <= _SHORTEST else min(_BUCKETS - 1, math.ceil(math.log(seconds / _SHORTEST) / _GROWTH))
 
     def add(self, bucket: int) -> None:
-        """Count one duration."""
+        """Count one duration, given its bucket."""
         self.count += 1
         self._buckets[bucket] += 1
 
     def percentile(self, share: float) -> float | None:
-        """The duration that `share` (0 to 1) of them did not exceed, or None when there is none."""
+        """The duration that a `share` (0 to 1) of the calls did not exceed, or None if there are none."""
         rank = max(1, math.ceil(share * self.count))
         seen = 0
         for bucket, count in enumerate(self._buckets):
@@ -191,10 +191,10 @@ class _Tally:
 
 
 class Recorder:
-    """Counts what happens in one client; one of its hub's listeners.
+    """Keeps the counters of one client; a listener of its hub.
 
     Args:
-        redactor: What takes secrets out of names.
+        redactor: Removes secrets from tool names.
     """
 
     def __init__(self, redactor: Redactor) -> None:
@@ -210,7 +210,7 @@ class Recorder:
         self.running = 0
 
     def label(self, tool: str | None) -> str | None:
-        """The tool's name where the number of names must be bounded: printable, `other` beyond the first 256."""
+        """A printable tool name of bounded variety: `other` beyond the first 256 tools."""
         return None if tool is None else self._tally(tool).label
 
     def _tally(self, tool: str) -> _Tally:
@@ -223,7 +223,7 @@ class Recorder:
         return tally
 
     def finished(self, tool: str | None, outcome: Outcome, attempts: int, elapsed: float) -> None:
-        """A call ended."""
+        """Count a call that ended."""
         self._outcomes[outcome] += 1
         is_sent = attempts > 0 and outcome is not _CANCELLED
         bucket = Histogram.bucket(elapsed)
@@ -242,7 +242,7 @@ class Recorder:
             tally.histogram.add(bucket)
 
     def retried(self, *, transparent: bool) -> None:
-        """A call was sent again, `transparent` if that costs no attempt."""
+        """Count a retry; a `transparent` one costs no attempt."""
         self._retries += not transparent
         self._transparent += transparent
 
@@ -257,7 +257,7 @@ class Recorder:
             self._breaker = event.new.value
 
     def snapshot(self) -> Stats:
-        """What was counted so far."""
+        """The counters so far."""
         tallies = [*self._tools.values(), *([self._other] if self._other.calls else [])]
         return Stats(
             calls=sum(self._outcomes.values()),

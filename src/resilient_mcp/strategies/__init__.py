@@ -1,1 +1,1 @@
-"""Pure state machines: the time and the random number are arguments, and nothing in here awaits."""
+"""Pure state machines: time and randomness are arguments, and nothing here awaits."""

@@ -1,4 +1,4 @@
-"""The circuit breaker: when calls to a failing server are refused unsent, and how it is tried again."""
+"""The circuit breaker: refuses calls to a failing server without sending them, and decides when to admit a trial."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections import deque
 from ..policy import BreakerPolicy
 from .backoff import exponential
 
+# The window is divided into this many buckets: memory is bounded, and an outcome expires a tenth too early at most.
 _BUCKETS = 10
-"""Into so many parts the window is cut: memory has a bound, and an outcome is forgotten a tenth too early at most."""
 
 
 class BreakerState(enum.Enum):
     """What a breaker does with a call."""
 
     CLOSED = "closed"
-    """Lets it through."""
+    """Admits it."""
     OPEN = "open"
-    """Refuses it until the open time is over."""
+    """Refuses it until the open time has elapsed."""
     HALF_OPEN = "half-open"
-    """Lets one through, to see how it fares."""
+    """Admits one call as a trial."""
     ISOLATED = "isolated"
-    """Refuses it until `reset`: somebody opened it by hand."""
+    """Refuses it until `reset`: the circuit was opened by hand."""
 
 
 class Permit:
-    """Leave to send one request; each is its own. Hand it back once, by what came of the request.
+    """Permission to send one request. Hand it back once, to the method for the request's outcome.
 
     Attributes:
-        began: When it was given, in seconds of the breaker's clock.
+        began: When it was given, on the breaker's clock in seconds.
         trial: Whether its request decides about a half-open circuit.
-        epoch: Which stretch of the breaker's life its outcome speaks about; the breaker's own business.
-        failures: How many failures had been counted by then; the breaker's own business, too.
+        epoch: The epoch of the breaker that it belongs to; internal to the breaker.
+        failures: How many failures had been counted by then; internal to the breaker.
     """
 
     __slots__ = ("began", "epoch", "failures", "trial")
@@ -45,24 +45,24 @@ class Permit:
         self.trial = trial
 
 
+# The epoch of a permit that was handed back.
 _NO_EPOCH = 0
-"""The epoch of a permit that was handed back."""
 
 
 class Breaker:
-    """Stops sending to a server that fails, and tries it with one call at a time until it works.
+    """Stops calls to a failing server, and lets one trial call at a time find out whether it works again.
 
-    Opens at a counted failure that is the `failures`-th in a row, or that makes the share of failures within `window`
-    reach `rate` among at least `min_calls` outcomes (as in Polly, no success opens it). After `open` seconds it is
-    half-open: exactly one trial goes out (Polly). Its success closes the circuit, its failure opens it for twice as
-    long, up to `max_open` (Envoy's growing ejection time). A trial that takes longer than `trial` seconds no longer
-    keeps others out, so that one lost call cannot hold the circuit open for ever.
+    Opens on a counted failure that is the `failures`-th in a row, or that brings the failure rate within `window` to
+    `rate` with at least `min_calls` outcomes (as in Polly, a success never opens it). After `open` seconds it turns
+    half-open and admits exactly one trial (Polly). If the trial succeeds, the circuit closes; if it fails, it opens for
+    twice as long, up to `max_open` (Envoy's growing ejection time). A trial that takes longer than `trial` seconds no
+    longer keeps others out, so one lost call cannot hold the circuit open forever.
 
-    An outcome that comes after the circuit has changed is of a request from before, and says nothing about now.
+    An outcome that arrives after a change of state is about the server as it was before, and is ignored.
 
     Attributes:
-        state: What it is; an open circuit turns half-open when somebody asks after its time is over.
-        openings: How often in a row it has opened.
+        state: The state. An open circuit whose time has elapsed turns half-open at the next `admit`.
+        openings: How often it has opened in a row.
     """
 
     __slots__ = ("_counted", "_epoch", "_in_a_row", "_policy", "_trial", "_until", "_window", "openings", "state")
@@ -77,10 +77,10 @@ class Breaker:
         self.reset()
 
     def admit(self, now: float) -> Permit | None:
-        """A permit for one request, or None: it must not be sent.
+        """A permit for one request, or None if it must not be sent.
 
         Args:
-            now: The time, in seconds of a monotonic clock, as in every method here.
+            now: The time of a monotonic clock in seconds, as in every method here.
         """
         if self.state is BreakerState.CLOSED:
             return Permit(now, self._epoch, self._counted)
@@ -91,7 +91,7 @@ class Breaker:
         return self._trial
 
     def retry_in(self, now: float) -> float | None:
-        """Seconds until `admit` could say yes; None when nobody knows."""
+        """Seconds until `admit` could succeed; None if the circuit is isolated."""
         if self.state is BreakerState.ISOLATED:
             return None
         if self.state is BreakerState.OPEN:
@@ -101,7 +101,7 @@ class Breaker:
         return max(0.0, self._trial.began + self._policy.trial - now)
 
     def succeeded(self, permit: Permit, now: float) -> None:
-        """The server answered properly."""
+        """The server answered."""
         if self._settle(permit):
             if permit.trial:
                 self.reset()
@@ -110,13 +110,13 @@ class Breaker:
                 self._window.add(now, failed=False)
 
     def failed(self, permit: Permit, now: float) -> None:
-        """The request met a failure that counts.
+        """The request failed in a way that counts.
 
-        A request that began before the last counted failure is not news: twenty callers hit by one 502, or by the loss
-        of one connection, are one failure.
+        A request that began before the last counted failure is not counted: twenty callers hit by one 502, or by the
+        loss of one connection, are one failure.
 
         Args:
-            permit: What `admit` gave for it.
+            permit: The request's permit.
             now: The time.
         """
         if not self._settle(permit):
@@ -131,32 +131,32 @@ class Breaker:
             self._open(now)
 
     def released(self, permit: Permit) -> None:
-        """The request was cancelled, or refused by ourselves: nothing was learnt, and another may have its place."""
+        """The request was cancelled or never sent: its outcome is not counted. A trial is open to another call."""
         self._settle(permit)
 
-    def hint(self, now: float) -> None:  # noqa: ARG002 - every event has its time
-        """The server showed life, by a new connection or an answered probe: an open circuit may be tried now."""
+    def hint(self, now: float) -> None:  # noqa: ARG002 - every event takes the time
+        """The server showed a sign of life (a new connection, an answered probe): half-open an open circuit."""
         if self.state is BreakerState.OPEN:
             self._turn(BreakerState.HALF_OPEN)
 
-    def isolate(self, now: float) -> None:  # noqa: ARG002 - every event has its time
+    def isolate(self, now: float) -> None:  # noqa: ARG002 - every event takes the time
         """Refuse every call until `reset`."""
         self._turn(BreakerState.ISOLATED)
 
     def reset(self) -> None:
-        """Close the circuit and forget what went before."""
+        """Close the circuit and forget all earlier outcomes."""
         self._turn(BreakerState.CLOSED)
         self._in_a_row = self.openings = 0
         self._window.clear()
 
     def _turn(self, state: BreakerState) -> None:
-        """Begin a new stretch: permits given before say nothing about it."""
+        """Begin a new epoch: outcomes of permits given before no longer count."""
         self.state = state
         self._epoch += 1
         self._trial = None
 
     def _settle(self, permit: Permit) -> bool:
-        """Whether the permit's outcome counts; it never does again."""
+        """Take back a permit. Returns whether its outcome counts."""
         current = permit.epoch == self._epoch
         permit.epoch = _NO_EPOCH
         if current:
@@ -176,7 +176,7 @@ class Breaker:
 
 
 class _Window:
-    """Outcomes of the last `seconds`, in buckets of a tenth of that."""
+    """The outcomes of the last `seconds`, in buckets of a tenth of that."""
 
     __slots__ = ("_buckets", "_seconds", "calls", "failures")
 

@@ -1,4 +1,4 @@
-"""The retry budget: what all callers of one server may spend on retries together."""
+"""The retry budget, shared by all callers of one server."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..policy import BudgetPolicy
 
 
 class RetryBudget:
-    """A purse that each retry takes from and each success puts into, never beyond what was in it at the start.
+    """A count of tokens: each retry takes some, each success adds some, up to the initial number.
 
-    Retries are for the few calls that fail among many that succeed. When most fail, retries only add to the load that
-    makes them fail; the purse is soon empty then, and calls fail with their first error (gRPC proposal A6, "throttling
-    retry attempts"; AWS's retry quota).
+    Retries are for the few calls that fail among many that succeed. When most calls fail, retries only add to the load
+    that makes them fail. The budget is then soon exhausted, and calls fail with their first error (gRPC proposal A6,
+    "throttling retry attempts"; AWS's retry quota).
     """
 
     __slots__ = ("_policy", "tokens")
@@ -20,7 +20,7 @@ class RetryBudget:
         self.tokens = policy.tokens
 
     def spend(self) -> bool:
-        """Pay for one retry; False, and nothing taken, when there is not enough."""
+        """Pay for one retry. Returns False, and takes nothing, if there is not enough."""
         if not self.suffices:
             return False
         self.tokens -= self._policy.cost
@@ -32,7 +32,7 @@ class RetryBudget:
         return self.tokens >= self._policy.cost
 
     def give_back(self) -> None:
-        """A retry that was paid for was not sent."""
+        """Refund a retry that was paid for but not sent."""
         self.tokens = min(self._policy.tokens, self.tokens + self._policy.cost)
 
     def earn(self) -> None:

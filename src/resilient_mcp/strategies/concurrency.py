@@ -1,4 +1,4 @@
-"""The bulkhead: how many calls run at once, and how many may wait in front of it."""
+"""The bulkhead: limits how many calls run at the same time, and how many may queue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 
 class Ticket:
-    """A place in the bulkhead or in the queue in front of it; each is its own.
+    """A place in the bulkhead or in its queue, for one call.
 
     Attributes:
-        admitted: Whether its call may run now.
+        admitted: Whether the call may run now.
     """
 
     __slots__ = ("admitted",)
@@ -19,13 +19,13 @@ class Ticket:
 
 
 class Bulkhead:
-    """Lets `limit` calls run and `queue` more wait, first come, first served.
+    """Admits `limit` calls and queues `queue` more, first in, first out.
 
-    A bounded queue is the point: calls that wait without bound only fail later, each with its deadline spent (the
-    bulkhead of Nygard's "Release It!"). Every step takes the same time, however long the queue is.
+    The bound on the queue is the point: calls in an unbounded queue only fail later, after their deadline is spent (the
+    bulkhead of Nygard's "Release It!"). Every operation takes constant time.
 
     Attributes:
-        running: How many are admitted.
+        running: How many calls are admitted.
     """
 
     __slots__ = ("_limit", "_queue", "_waiting", "running")
@@ -33,17 +33,17 @@ class Bulkhead:
     def __init__(self, limit: int, queue: int) -> None:
         self._limit = limit
         self._queue = queue
-        # Not a dict, whose first key takes ever longer to find as keys in front of it go.
+        # Not a dict: finding its first key gets slower as keys at the front are deleted.
         self._waiting: OrderedDict[Ticket, None] = OrderedDict()
         self.running = 0
 
     @property
     def waiting(self) -> int:
-        """How many are in the queue."""
+        """How many calls are in the queue."""
         return len(self._waiting)
 
     def enter(self) -> Ticket | None:
-        """A call wants to run: a ticket, admitted or waiting, or None when the queue is full."""
+        """Add a call. Returns its ticket, admitted or queued, or None if the queue is full."""
         if self.running < self._limit:
             self.running += 1
             return Ticket(admitted=True)
@@ -54,10 +54,10 @@ class Bulkhead:
         return ticket
 
     def leave(self, ticket: Ticket) -> Ticket | None:
-        """A call ended, or no longer waits; leaving again does nothing.
+        """Remove a call that ended or no longer waits. Leaving twice has no effect.
 
         Returns:
-            The ticket that was admitted in its place, for the caller to wake.
+            The ticket that was admitted in its place, whose call must be woken, or None.
         """
         if not ticket.admitted:
             self._waiting.pop(ticket, None)

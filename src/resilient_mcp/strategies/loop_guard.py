@@ -1,4 +1,4 @@
-"""The loop guard: notices a tool that answers, and refuses, every time."""
+"""The loop guard: notices a tool that answers every call with an error."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import deque
 
 from ..policy import LoopGuard
 
+# Longer runs of refusals need no exact count.
 _MOST = 100
-"""Nobody needs to know a longer row exactly."""
 
 
 class RefusalCounter:
-    """Counts a tool's refusals in a row.
+    """Counts the consecutive refusals of a tool.
 
-    A refusal (`isError`) is an answer, so neither retries nor the breaker see it; but a model that repeats a call which
-    is refused each time burns its turns, and one sentence that says so ends the loop.
+    A refusal (`isError`) is an answer, so neither retries nor the breaker act on it. But a model that keeps repeating a
+    refused call wastes its turns, and a one-sentence warning ends the loop.
     """
 
     __slots__ = ("_policy", "_refusals")
@@ -24,15 +24,15 @@ class RefusalCounter:
         self._refusals: deque[float] = deque(maxlen=max(_MOST, policy.failures))
 
     def record(self, now: float, *, refused: bool) -> int | None:
-        """The tool answered.
+        """Record an answer of the tool.
 
         Args:
-            now: The time, in seconds of a monotonic clock.
-            refused: Whether the answer was an error; any other resets the count.
+            now: The time of a monotonic clock in seconds.
+            refused: Whether the answer was an error; any other answer resets the count.
 
         Returns:
-            How many refusals in a row the window holds (at most 100 or `failures`, whichever is more), once they are
-            at least `failures`; else None.
+            The number of consecutive refusals in the window (at most 100 or `failures`, whichever is more) if it is at
+            least `failures`, else None.
         """
         refusals = self._refusals
         if not refused:

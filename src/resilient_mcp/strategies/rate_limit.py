@@ -1,4 +1,4 @@
-"""The token bucket: when the next request may go, and the pause that a server's push-back imposes on all of them."""
+"""The token bucket: when the next request may be sent, and the pause that a push-back imposes on all requests."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import math
 from collections import deque
 from heapq import heappop, heappush
 
+# Seconds by which a sleep may end early, because event loops round.
 TICK = 0.001
-"""Seconds by which a sleep may end early: event loops round."""
+# Reservations that can still be given back after they fell due. The token of an older one is lost: the safe side.
 _TAKEN_KEPT = 1024
-"""Reservations that can be given back after they fell due; of an older one the token is lost, which errs to less."""
 
 
 class TokenBucket:
-    """Gives each request the moment at which it falls due, in the order of asking.
+    """Assigns each request the time at which it falls due, in the order of the reservations.
 
-    In any t seconds at most `burst` + `rate` * t reservations fall due, whatever is given back or paused. The rule is
-    the generic cell rate algorithm (ATM Forum, TM 4.0), which needs one number instead of a level that is topped up:
-    the time at which the bucket would be full again. It behaves the same under a clock that stands still.
+    In any t seconds at most `burst` + `rate` * t reservations fall due, whatever is given back or paused. This is the
+    generic cell rate algorithm (ATM Forum, TM 4.0), which needs one number instead of a fill level: the time at which
+    the bucket would be full again. It also works with a clock that stands still.
 
-    A pause (429, `Retry-After`) holds for every caller of the server: no reservation made after it falls due within
-    it, and those made before are moved behind it by `paused`, each to a moment of its own, so that its end is no
-    stampede.
+    A pause (429, `Retry-After`) applies to every caller of the server: no later reservation falls due within it, and
+    earlier ones are moved behind it by `paused`, each to a time of its own, so that its end does not cause a stampede.
 
     Args:
-        rate: Requests per second; infinite when only pauses matter.
-        burst: How many may go at once after a rest.
+        rate: Requests per second; infinite if only pauses matter.
+        burst: Requests allowed back to back after an idle period.
     """
 
     __slots__ = ("_free", "_full", "_interval", "_slack", "_taken", "_until")
@@ -43,11 +42,11 @@ class TokenBucket:
         """Take the next token.
 
         Args:
-            now: The time, in seconds of a monotonic clock.
-            longest: The longest wait, in seconds, that is of use to the caller.
+            now: The time of a monotonic clock in seconds.
+            longest: The longest acceptable wait in seconds.
 
         Returns:
-            Seconds until the token just taken falls due, or None, and nothing taken, when that is more than `longest`.
+            Seconds until the token falls due. If that is more than `longest`, None, and no token is taken.
         """
         due = self._next(now)
         if due - now > longest:
@@ -56,22 +55,22 @@ class TokenBucket:
         return due - now
 
     def give_back(self, due: float, now: float) -> None:
-        """A reservation was not used: its call was cancelled or refused before it was sent, or it never left.
+        """Return an unused reservation: its request was not sent.
 
         Args:
-            due: When it falls due: the time of `reserve`, or of a `paused` that moved it, plus the seconds returned.
+            due: When it falls due: the time passed to `reserve`, or to the `paused` that moved it, plus its result.
             now: The time.
         """
         if due > now and self._taken and due < self._taken[-1][0]:
-            heappush(self._free, due)  # those after it keep their moments, so its own is all that can be used again
+            heappush(self._free, due)  # later reservations keep their times, so only this one can be reused
         else:
             self._undo(due)
 
     def _undo(self, due: float) -> None:
-        """Let the bucket be as if nothing had been taken for `due`: as full as it would be then, and no fuller."""
+        """Make the bucket as full as if the reservation for `due` had never been made, and no fuller."""
         n = next((n for n in reversed(range(len(self._taken))) if self._taken[n][0] == due), None)
         if n is None:
-            return  # the bucket has been full since, so that there is nothing to give back
+            return  # the bucket has been full since then, so there is nothing to give back
         later = [due for due, _ in list(self._taken)[n + 1 :]]
         self._full = self._taken[n][1]
         while len(self._taken) > n:
@@ -80,19 +79,19 @@ class TokenBucket:
             self._record(other)
 
     def pause(self, until: float) -> None:
-        """Nothing falls due before `until`, a time of the monotonic clock. A pause is only ever made longer."""
+        """Let nothing fall due before `until`, a time of the monotonic clock. Never shortens a pause."""
         self._until = max(self._until, until)
 
     def paused(self, due: float, now: float) -> float:
-        """To be asked once by a caller whose reservation has come due, before it sends.
+        """Check for a pause. Callers must do so when their reservation has fallen due, before they send.
 
         Args:
             due: When it fell due, as for `give_back`.
             now: The time.
 
         Returns:
-            0.0 to send now. Else this is how many seconds are left; then ask again. If they are more than `TICK`, a
-            pause has come between, and the reservation was moved behind it: that is when it falls due.
+            0.0 to send now; else the seconds to wait before checking again. If that is more than `TICK`, a pause began
+            in the meantime, and the reservation was moved behind it: it now falls due at `now` plus the result.
         """
         left = self._until - now
         if left <= TICK:
@@ -110,7 +109,7 @@ class TokenBucket:
         """When the next token falls due."""
         earliest = max(now, self._until)
         while self._free and self._free[0] < earliest:
-            self._undo(heappop(self._free))  # its moment has passed, and nobody used it
+            self._undo(heappop(self._free))  # its time has passed unused
         fresh = max(earliest, self._full - self._slack)
         return min(self._free[0], fresh) if self._free else fresh
 

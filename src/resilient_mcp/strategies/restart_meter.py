@@ -1,4 +1,4 @@
-"""When a lost connection may be replaced, and when replacing it is given a rest."""
+"""The restart meter: when a lost connection may be replaced, and when reconnecting is suspended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .backoff import exponential, half_jitter
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What the meter says about the next try.
+    """When to make the next attempt.
 
     Attributes:
         delay: Seconds to wait before it.
-        suspended: Whether that wait is a suspension, during which calls fail at once.
+        suspended: Whether that wait is a suspension, during which calls fail immediately.
     """
 
     delay: float
@@ -23,12 +23,12 @@ class Next:
 
 
 class RestartMeter:
-    """Counts replacements of a connection and spaces them.
+    """Counts and spaces the replacements of a connection.
 
-    The first is at once, later ones back off; more than `intensity` within `period` seconds suspend the server, and
-    from then on each failed try suspends it for longer. Only `proven()` clears the count: a handshake alone proves
-    nothing, since a server that dies right after it would otherwise be started without end (one host forked a server
-    66,487 times in seven minutes).
+    The first is immediate, later ones back off. More than `intensity` within `period` seconds suspend the server, and
+    from then on each failed attempt suspends it for longer. Only `proven()` clears the count. A handshake alone proves
+    nothing: a server that exits right after it would otherwise be restarted endlessly (one host forked a server 66,487
+    times in seven minutes).
     """
 
     def __init__(self, policy: RestartPolicy) -> None:
@@ -38,19 +38,19 @@ class RestartMeter:
         self._suspensions = 0
 
     def proven(self) -> None:
-        """The session lived long enough, or answered a call: forget what went before."""
+        """The session lived long enough or answered a call: clear the count."""
         if self._in_a_row:
             self._recent.clear()
             self._in_a_row = self._suspensions = 0
 
     def next(self, now: float, random: float, *, metered: bool = True) -> Next:
-        """A connection was lost, or a try for one failed: when is the next try?
+        """A connection was lost or an attempt to connect failed: when to make the next attempt.
 
         Args:
-            now: The time, in seconds of a monotonic clock.
+            now: The time of a monotonic clock in seconds.
             random: A number from 0 to 1.
-            metered: False for a try that never reached the server: it backs off, but starts nothing that could run
-                wild, so it never suspends.
+            metered: False for an attempt that never reached the server: it backs off but never suspends, since it
+                starts nothing that could run away.
         """
         policy = self._policy
         if metered:

@@ -1,7 +1,7 @@
-"""The ledger of what the next connection must have again: subscriptions, listen filters, the log level.
+"""The ledger of what must be restored on the next connection: subscriptions, listen filters, the log level.
 
-It holds the wishes of their holders, and what of them is in force on the newest connection. State is replayed, not
-history: what was taken back while the server was away is gone from it. Sans-I/O: time and randomness are arguments.
+It records what each holder wants, and what is in force on the newest connection. State is replayed, not history: a
+wish that was withdrawn while the server was away is not sent. Sans-I/O: time and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from typing import TypeAlias
 
 from ..strategies.backoff import half_jitter
 
+# Back-off between attempts to restore one key, in seconds.
 BASE, CAP = 0.1, 10.0
-"""The back-off between two tries to restore one part, in seconds."""
-
+# Failures still counted once a key is in force: it may end immediately, again and again, and must keep backing off.
 _MEMORY = 2
-"""Failures that are remembered of what came into force: it may end at once, again and again."""
-
+# Seconds that a key must have been in force for its next failure to count as the first.
 STABLE = 10.0
-"""Seconds a part must have been in force for its next failure to count as the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Updates of one resource (`resources/subscribe`, up to 2025-11-25)."""
+    """A subscription to one resource (`resources/subscribe`, up to 2025-11-25)."""
 
     uri: str
 
@@ -35,7 +33,7 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """One `subscriptions/listen` stream (2026-07-28), by what it listens for."""
+    """One `subscriptions/listen` stream (2026-07-28), identified by its filter."""
 
     resources: tuple[str, ...] = ()
     tools: bool = False
@@ -43,7 +41,7 @@ class Listen:
     resource_list: bool = False
 
     def capabilities(self) -> list[str]:
-        """What a server must declare to honour it."""
+        """The capabilities that a server must declare to honour it."""
         needed = {"tools": self.tools, "prompts": self.prompts, "resources": self.resource_list}
         paths = [f"{name}.listChanged" for name, on in needed.items() if on]
         return ["resources.subscribe", *paths] if self.resources else paths
@@ -55,7 +53,7 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class LogLevel:
-    """The level of log messages (`logging/setLevel`, up to 2025-11-25). It can be changed, never taken back."""
+    """The level of log messages (`logging/setLevel`, up to 2025-11-25). It can be changed, but not unset."""
 
     def __str__(self) -> str:
         return "logging/setLevel"
@@ -64,14 +62,21 @@ class LogLevel:
 Key: TypeAlias = Resource | Listen | LogLevel
 
 Value: TypeAlias = str | bool
-"""The log level, or True for what is either there or not."""
+"""The log level, or True for a subscription."""
 
 
 @dataclass(slots=True)
 class _Part:
-    """What the newest connection has of one key; `value` is None when it has nothing of it.
+    """The state of one key on the newest connection.
 
-    `certain` says whether that was known when `asked` was last asked for: a refusal leaves things as they were.
+    Attributes:
+        value: The value in force, or None.
+        known: Whether `value` is certain; it is not while a request is in flight or its outcome is unknown.
+        certain: Whether the state was known before the latest request. A refusal changes nothing, so it is known again.
+        asked: The value that the latest request asked for.
+        since: When the value came into force; infinity if it is not in force.
+        failures: Failures in a row.
+        not_before: The earliest time of the next attempt.
     """
 
     value: Value | None = None
@@ -85,13 +90,14 @@ class _Part:
 
 @dataclass(slots=True)
 class Ledger:
-    """What is wanted, by whom, and what is in force.
+    """What each holder wants, and what is in force.
 
-    Several holders of one key cost one subscription, and the last to release it ends it. A part whose request met an
-    unknown fate is neither in force nor not: it is sent again, or taken back, until the server has said which.
+    Holders of the same key share one subscription, which ends when the last of them releases it. If the outcome of a
+    request is unknown, the key counts as neither in force nor absent: the request is repeated, or withdrawn, until the
+    server answers.
 
     Attributes:
-        generation: The newest connection it was told of.
+        generation: The newest connection passed to `begin`.
     """
 
     generation: int = 0
@@ -102,11 +108,11 @@ class Ledger:
     # --- what is wanted ---
 
     def keys(self) -> set[Key]:
-        """What is wanted by anyone."""
+        """The keys that any holder wants."""
         return set(self._wishes)
 
     def want(self, key: Key, holder: object, value: Value = True) -> Value | None:
-        """`holder` wants `key`, at once and on every connection to come; returns what it wanted before."""
+        """Record that `holder` wants `key`, now and on every later connection. Returns what it wanted before."""
         wishes = self._wishes.setdefault(key, {})
         before = wishes.pop(holder, None)
         wishes[holder] = value
@@ -115,7 +121,7 @@ class Ledger:
         return before
 
     def release(self, key: Key, holder: object) -> None:
-        """`holder` wants `key` no more."""
+        """Record that `holder` no longer wants `key`."""
         wishes = self._wishes.get(key, {})
         wishes.pop(holder, None)
         if not wishes:
@@ -123,24 +129,24 @@ class Ledger:
             self._tidy(key)
 
     def wanted(self, key: Key) -> Value | None:
-        """What `key` is to be: the latest wish, or None."""
+        """The wanted value of `key`: the latest wish, or None."""
         return next(reversed(self._wishes[key].values())) if key in self._wishes else None
 
     def holders(self, key: Key) -> Collection[object]:
-        """Who wants `key`."""
+        """The holders that want `key`."""
         return self._wishes.get(key, {}).keys()
 
     # --- what is in force ---
 
     def begin(self, generation: int, offered: Callable[[Key], bool]) -> bool:
-        """A new connection has nothing in force; told again of the same one, or of an older, this does nothing.
+        """Start over for a new connection, on which nothing is in force. Does nothing for the same or an older one.
 
         Args:
-            generation: The connection's.
-            offered: Whether its server declares what a key needs; what is not offered is never sent.
+            generation: The generation of the connection.
+            offered: Whether its server declares what a key needs; a key that is not offered is never sent.
 
         Returns:
-            Whether it was new.
+            Whether the connection was new.
         """
         if generation <= self.generation:
             return False
@@ -150,48 +156,48 @@ class Ledger:
         return True
 
     def in_force(self, key: Key) -> bool:
-        """Whether the server has `key` as it is wanted, for certain."""
+        """Whether `key` is known to be in force with the wanted value."""
         part = self._parts.get(key)
         return part is not None and part.known and part.value is not None and part.value == self.wanted(key)
 
     def held(self) -> list[Key]:
-        """What is in force."""
+        """The keys that are in force."""
         return [key for key in self._parts if self.in_force(key)]
 
     def differs(self, key: Key) -> bool:
-        """Whether a request must be sent to make the server have `key` as it is wanted."""
+        """Whether a request is needed to bring `key` into the wanted state."""
         part, wanted = self._parts.get(key, _NOTHING), self.wanted(key)
         if not self._offered(key) or (wanted is None and isinstance(key, LogLevel)):
             return False
         return not part.known or part.value != wanted
 
     def lacking(self) -> list[Key]:
-        """What is wanted, and not offered by the server."""
+        """The keys that are wanted but not offered by the server."""
         return [key for key in self._wishes if not self._offered(key)]
 
     def due(self, now: float) -> list[Key]:
-        """What is to be sent at `now`."""
+        """The keys to send a request for at `now`."""
         return [key for key in self._differing() if self._parts.get(key, _NOTHING).not_before <= now]
 
     def next_due(self, now: float) -> float:
-        """When something more is due, after `now`; infinity when nothing is."""
+        """When the next key falls due after `now`; infinity if none does."""
         times = (self._parts.get(key, _NOTHING).not_before for key in self._differing())
         return min((time for time in times if time > now), default=math.inf)
 
     def _differing(self) -> list[Key]:
         return [key for key in {**self._wishes, **self._parts} if self.differs(key)]
 
-    # --- what becomes of a request ---
+    # --- requests and their outcomes ---
 
     def sending(self, generation: int, key: Key, value: Value | None) -> None:
-        """A request to make `key` be `value` is about to leave: until its answer, nobody knows what is in force."""
+        """A request to set `key` to `value` is about to be sent: until its answer, the state of `key` is unknown."""
         if generation == self.generation:
             part = self._parts.setdefault(key, _Part())
             part.certain, part.asked = part.known, value
             part.known = part.known and part.value == value
 
     def settled(self, generation: int, key: Key, value: Value | None, now: float) -> bool:
-        """The server answered: `key` is `value`. Returns whether it came into force by that."""
+        """The server answered: `key` is now `value`. Returns whether this brought it into force."""
         if generation != self.generation:
             return False
         part = self._parts.setdefault(key, _Part())
@@ -207,15 +213,15 @@ class Ledger:
     def failed(
         self, generation: int, key: Key, now: float, random: float, *, gone: bool, unknown: bool = False
     ) -> None:
-        """A request failed, or what was in force ended; the next try waits.
+        """A request failed, or what was in force ended; the next attempt backs off.
 
         Args:
-            generation: The connection it failed on; an older one says nothing.
-            key: What failed.
-            now: The time, in seconds.
+            generation: The connection on which that happened; ignored unless it is the newest.
+            key: The key.
+            now: The time in seconds.
             random: A number from 0 to 1, for the jitter.
-            gone: Whether it is not in force for certain (the server refused, or ended it), or its fate is unknown.
-            unknown: Whether the server does not know such requests: on this connection only a new wish is tried.
+            gone: True if the server refused or ended it, False if the outcome is unknown.
+            unknown: Whether the server does not know the method: on this connection, only a new wish is sent.
         """
         if generation != self.generation:
             return
@@ -231,7 +237,7 @@ class Ledger:
         self._tidy(key)
 
     def _tidy(self, key: Key) -> None:
-        """Forget what is neither wanted nor in force."""
+        """Forget a key that is neither wanted nor in force."""
         part = self._parts.get(key)
         if part is not None and part.known and part.value is None and key not in self._wishes:
             del self._parts[key]

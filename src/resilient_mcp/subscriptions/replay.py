@@ -1,7 +1,7 @@
-"""Makes the server of one connection have what the ledger wants, beside the calls, and keeps it so.
+"""The replay: puts what the ledger wants in force on one connection, in the background, and keeps it so.
 
-What fails is tried again with back-off, as long as the connection lives; what came back, and where something may have
-been missed, is told. A replay dies with its connection: the next one has its own.
+Failures are retried with back-off for as long as the connection lives. What was restored, and where changes may have
+been missed, is reported. Each connection has a replay of its own.
 """
 
 from __future__ import annotations
@@ -31,28 +31,26 @@ from ..verdicts.verdict import AttemptError, Failure
 from .ledger import Key, Ledger, Listen, Resource, Value
 from .watcher import Watcher
 
+# Maximum number of concurrent requests of one replay, so that calls are not crowded out.
 AT_ONCE = 32
-"""Requests of one replay on the wire at one time: calls must get through beside them."""
-
+# Seconds to wait for the server's notification stream (GET) before subscribing anyway.
 HEARING = 2.0
-"""Seconds to wait for the stream of notifications before subscribing all the same."""
-
+# The holder of wishes made through `subscribe_resource` and `set_logging_level`.
 USER = "user"
-"""The holder of what was asked for by `subscribe_resource` and `set_logging_level`."""
 
 
 class SubscriptionState:
-    """What the replay of each connection and the user's own calls share.
+    """Subscription state shared by the replays of all connections and the user's own requests.
 
     Attributes:
-        ledger: What is wanted and in force.
-        watchers: Who is told of changes, in order.
-        failures: Why what is not in force is not, on the newest connection.
-        carried: What was wanted before the newest connection was there.
+        ledger: What is wanted and what is in force.
+        watchers: The watchers to notify of changes, in order.
+        failures: The last failure of each key that is not in force on the newest connection.
+        carried: What was wanted before the newest connection was made.
         opened: The SDK's newest stream of each filter.
-        proven: Capabilities that a server has shown by its answer, whatever it declares.
-        work: Set, and replaced, when there may be something to do.
-        done: Set, and replaced, when something was done.
+        proven: Capabilities that the server has proven by an answer, whatever it declares.
+        work: Set and replaced when there may be something to do.
+        done: Set and replaced when something was done.
     """
 
     def __init__(self) -> None:
@@ -67,22 +65,22 @@ class SubscriptionState:
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
 
     def tell(self) -> None:
-        """Let the replay look whether there is something to do."""
+        """Wake the replay to look for work."""
         work, self.work = self.work, anyio.Event()
         work.set()
 
     def tell_done(self) -> None:
-        """Let everyone look who waits for something to be in force."""
+        """Wake everyone who waits for something to be in force."""
         done, self.done = self.done, anyio.Event()
         done.set()
 
     def is_busy(self, key: Key) -> bool:
-        """Whether a request about `key` is under way."""
+        """Whether a request about `key` is in progress or queued."""
         return key in self._locks
 
     @asynccontextmanager
     async def alone(self, key: Key) -> AsyncIterator[None]:
-        """One request about `key` at a time: two on the wire could overtake each other."""
+        """Serialize requests about `key`: two on the wire could overtake each other, and the older one would win."""
         lock, users = self._locks.get(key) or (anyio.Lock(), 0)
         self._locks[key] = lock, users + 1
         try:
@@ -92,19 +90,26 @@ class SubscriptionState:
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = lock, users - 1
-            if self.ledger.differs(key):  # only then: with hundreds of keys the look costs more than the rest
+            if self.ledger.differs(key):  # otherwise each of hundreds of keys would make the replay look at all of them
                 self.tell()
             self.tell_done()
 
     def missed(self, key: Key) -> None:
-        """Changes of what `key` is for may have been missed."""
+        """Report to its watchers that changes of `key` may have been missed."""
         for watcher in list(self.watchers):
             if isinstance(key, Resource) or watcher.filter == key:
                 watcher.missed(key)
 
     def failed(self, generation: int, key: Key, failure: AttemptError | None, *, gone: bool) -> None:
-        """A request about `key` failed, or the server ended what was in force."""
-        chance = random.random()  # noqa: S311 - jitter, no secret
+        """A request about `key` failed, or what was in force ended.
+
+        Args:
+            generation: The connection on which that happened.
+            key: What failed.
+            failure: Why, or None.
+            gone: As for `Ledger.failed`.
+        """
+        chance = random.random()  # noqa: S311 - jitter, not a secret
         unknown = failure is not None and _is_unknown(failure)
         self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
         if failure is not None and generation == self.ledger.generation:
@@ -117,12 +122,12 @@ class Replay:
     """The replay of one connection.
 
     Args:
-        desk: What is shared.
+        desk: The shared state.
         connection: The connection.
-        timeout: Seconds that one request may take.
-        classifier: Says whether a failure is the whole connection's.
-        hub: Where to report.
-        handler: Gets an update of each resource that the user subscribed to, where one may have been missed.
+        timeout: Time limit of one request in seconds.
+        classifier: Decides whether a failure means that the connection is lost.
+        hub: Receives events.
+        handler: Called with an update of each resource of the user whose changes may have been missed.
     """
 
     def __init__(
@@ -155,17 +160,21 @@ class Replay:
         """Work until cancelled, in tasks of `tg`."""
         connection, ledger, desk = self._connection, self._ledger, self._desk
         connection.on_gap = lambda: self._after_gap(tg)
+        # Subscribe only once notifications can arrive: an update sent before the stream is open would be lost.
         with anyio.move_on_after(HEARING):
             await connection.hearing.wait()
         if connection.session.is_legacy:
             for watcher in self._watchers:
-                if not watcher.internal:  # the catalog is listed for each connection anyway
+                if not watcher.internal:  # the catalog lists the tools on each connection anyway
                     watcher.missed_lists()
+        # The first round restores what earlier connections had; one `Restored` event reports it when all of it is done.
         self._first = desk.carried.intersection(ledger.due(clock.now()))
-        self._report_first()
+        self._report_first()  # if nothing is due, what the server does not offer is still reported
         while True:
+            # Taken before looking, so that no `tell` is missed.
             work, now = desk.work, clock.now()
             for key in ledger.due(now):
+                # A busy key has a request of the user in progress, and `alone` calls `tell` when that ends.
                 if key not in self._working and not desk.is_busy(key):
                     self._working.add(key)
                     tg.start_soon(self._settle, key, tg)
@@ -174,27 +183,30 @@ class Replay:
     # --- one part ---
 
     async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
-        """Make the server have `key` as it is wanted, or find out that it will not."""
+        """Bring `key` into the state that is wanted, in one attempt."""
         try:
             async with self._desk.alone(key), self._turns:
-                if self._ledger.differs(key):
+                if self._ledger.differs(key):  # again, as it may have changed while this task waited its turn
                     await self._try(key, tg)
         finally:
             self._working.discard(key)
         if self._first is not None:
             self._first.discard(key)
             self._report_first()
+        # It failed, or the wish changed during the request. The loop skipped the key meanwhile, so make it look again.
         if self._ledger.differs(key):
             self._desk.tell()
 
     async def _try(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
+        """Send one request for `key` and record its outcome in the ledger."""
         desk, ledger = self._desk, self._ledger
+        # The value as of now: the wish may change during the request, and the outcome is about what was sent.
         value = ledger.wanted(key)
         ledger.sending(self._generation, key, value)
         try:
             await self._ask(key, value, tg)
         except AttemptError as failed:
-            gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is given up
+            gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is certainly gone
             desk.failed(self._generation, key, failed, gone=gone)
             self._judge(key, failed)
         else:
@@ -202,16 +214,17 @@ class Replay:
             self._came(key, tg) if came else desk.failures.pop(key, None)
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
-        """Send what makes `key` be `value`.
+        """Send the request that sets `key` to `value`, or open or close its stream.
 
         Raises:
-            Failed: It did not work.
+            Failed: The request failed.
         """
         if isinstance(key, Listen):
             if value is None:
                 if (stream := self._streams.pop(key, None)) is not None:
                     stream.cancel()
             else:
+                # The stream outlives this request, in a task of its own; `start` returns once it is acknowledged.
                 failed: AttemptError | None = await tg.start(self._listen, key)
                 if failed is not None:
                     raise failed
@@ -225,7 +238,7 @@ class Replay:
         await self._connection.call(invoke, timeout=self._timeout, deadline=math.inf)
 
     def _judge(self, key: Key, failed: AttemptError) -> None:
-        """A failure may say that the connection is of no more use; who watches what it was for must look itself."""
+        """End the connection if the failure says so; else, in the first round, report changes as possibly missed."""
         failure = Failure(str(key).partition(" ")[0], None, failed.cause, failed.evidence)
         verdict = self._classifier.judge(failure, now=time.time())
         logger.debug("%s could not be restored: %s", printable(str(key), 200), verdict)
@@ -235,7 +248,7 @@ class Replay:
             self._desk.missed(key)
 
     def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
-        """`key` is in force: what changed before that may have been missed."""
+        """`key` came into force: report that earlier changes may have been missed, and that it is restored."""
         had_failed = self._desk.failures.pop(key, None) is not None
         if had_failed or self._is_shown(key):
             self._desk.missed(key)
@@ -246,22 +259,22 @@ class Replay:
             self._emit([key], [])
 
     def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
-        """The stream of notifications was away: nobody knows what it would have carried."""
+        """The notification stream was interrupted: any notification may have been missed."""
         if self._connection.reason is None and self._connection.session.is_legacy:
             for watcher in list(self._desk.watchers):
                 watcher.missed()
             self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
 
-    # --- telling ---
+    # --- reporting ---
 
     def _tell_handler(self, keys: list[Key], tg: anyio.abc.TaskGroup) -> None:
-        """Let the user's `message_handler` have an update of each resource that the user subscribed to."""
+        """Call the user's `message_handler` with an update of each of `keys` that the user subscribed to."""
         for key in keys:
             if isinstance(key, Resource) and USER in self._ledger.holders(key):
                 tg.start_soon(self._update_handler, key.uri)
 
     async def _update_handler(self, uri: str) -> None:
-        async with self._handler_turn:  # the SDK of 1.x hands it one message at a time
+        async with self._handler_turn:  # SDK 1.x never calls a handler concurrently, so neither do we
             try:
                 await self._handler(resource_updated(uri))
             except Exception:
@@ -271,7 +284,7 @@ class Replay:
         return self._first is not None and key in self._first
 
     def _report_first(self) -> None:
-        """Tell what became of the first round, when the last of it is done."""
+        """Emit `Restored` for the first round, once its last key is done."""
         if self._first or self._connection.reason is not None:
             return
         self._first = None
@@ -297,7 +310,7 @@ class Replay:
     # --- a listen stream ---
 
     async def _listen(self, key: Listen, *, task_status: anyio.abc.TaskStatus[AttemptError | None]) -> None:
-        """Hold one `subscriptions/listen` stream, from its acknowledgement to its end."""
+        """Hold one `subscriptions/listen` stream to its end; `task_status` reports its acknowledgement or failure."""
         attempt = Attempt(anyio.CancelScope())
         manager = open_listen(
             self._connection.session,
@@ -306,8 +319,9 @@ class Replay:
             prompts_list_changed=key.prompts,
             resources_list_changed=key.resource_list,
         )
-        token = current_attempt.set(attempt)  # the edges write down what becomes of the request
+        token = current_attempt.set(attempt)  # the transport records its evidence about the request here
         try:
+            # Entered by hand, as the time limit and the attempt cover the acknowledgement only, not the stream's life.
             with anyio.fail_after(self._timeout):
                 stream = await manager.__aenter__()
         except Exception as exc:
@@ -337,13 +351,14 @@ class Replay:
                 self._leave(attempt)
             if self._desk.opened.get(key) is stream:
                 del self._desk.opened[key]
-        if self._streams.get(key) is scope:  # the server ended it, or the network
+        # `_ask` removes the scope before it cancels it: if it is still here, the server or the network ended it.
+        if self._streams.get(key) is scope:
             del self._streams[key]
-            evidence = attempt.evidence or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the stream of changes ended")
+            evidence = attempt.evidence or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the listen stream ended")
             self._desk.failed(self._generation, key, AttemptError(ended, evidence), gone=True)
 
     async def _seen(self, exc: Exception, attempt: Attempt) -> Evidence | None:
-        """What is known of a stream that was not acknowledged; None when the server refused it."""
+        """The evidence about a stream that was not acknowledged; None if the server refused it."""
         if attempt.evidence is not None:
             return attempt.evidence
         if attempt.answered or not isinstance(exc, MCPError | TimeoutError | RuntimeError):
@@ -351,24 +366,27 @@ class Replay:
         if is_connection_closed(exc):
             return await self._connection.why_closed()
         if not self._connection.wired and isinstance(exc, MCPError):
-            return None  # no edge sees what a server in this process answers
+            return None  # an in-process server has no transport to observe: its own error is all there is
         kind = FailureKind.TIMEOUT if isinstance(exc, TimeoutError) else FailureKind.CLOSED
         return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
 
     def _leave(self, attempt: Attempt) -> None:
-        """The stream is over, and the SDK itself has told the server."""
+        """Forget the attempt of a stream that is over.
+
+        It is marked as answered: an unanswered request would be aborted, though the SDK itself has ended this one.
+        """
         attempt.answered = True
         self._connection.in_flight.forget(attempt)
 
 
 def _is_unknown(failed: AttemptError) -> bool:
-    """Whether the server itself said that it knows no such request."""
+    """Whether the server itself answered that it does not know the method."""
     cause = failed.cause
     return is_refusal(failed) and isinstance(cause, MCPError) and cause.error.code == METHOD_NOT_FOUND
 
 
 def is_refusal(failed: AttemptError) -> bool:
-    """Whether the server itself said no, and not the network."""
+    """Whether the server itself refused the request, as opposed to a network failure."""
     if failed.evidence is None:
         return isinstance(failed.cause, MCPError)
     return failed.evidence.own_error

@@ -1,7 +1,7 @@
-"""What a client is subscribed to, over all its connections: the wishes of the user and of watchers.
+"""The subscriptions of a client, across all its connections: what the user and watchers want.
 
-A wish is recorded at once, and needs no server: what is wanted is in force on every connection to come, what is taken
-back is not. The replay that runs beside the calls of each connection sees to that.
+A wish is recorded immediately and needs no server: what is wanted is put in force on every later connection, what was
+withdrawn is not. A replay, which runs in the background on each connection, does that.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .ledger import Key, Listen, LogLevel, Resource, Value
 from .replay import HEARING, USER, Replay, SubscriptionState, is_refusal
 from .watcher import Feed, ListenWatcher, Watcher
 
+# The capability that each kind of key needs, up to 2025-11-25.
 _NEEDED: dict[type[Key], str] = {Resource: "resources.subscribe", LogLevel: "logging"}
-"""The capability that each needs, up to 2025-11-25."""
 
 
 class Subscriptions:
     """The subscriptions of one client.
 
     Args:
-        policy: The server's numbers.
-        hub: Where to report.
-        classifier: Says whether a failure is the whole connection's.
-        current: Gives the connection that takes calls, or None.
-        is_free: Whether calls go through, as far as the circuit is asked.
-        handler: Gets every message, and an update of each resource that may have been missed.
+        policy: The server's policy.
+        hub: Receives events.
+        classifier: Decides whether a failure means that the connection is lost.
+        current: Returns the connection that takes calls, or None.
+        is_free: Whether the circuit is not in the way of calls.
+        handler: Called with every message, and with an update of each resource that may have been missed.
     """
 
     def __init__(
@@ -67,7 +67,10 @@ class Subscriptions:
     # --- what comes from the server ---
 
     async def on_message(self, message: Any) -> None:
-        """The session's `message_handler`: tells the watchers, then the user's. Raising would end a session of 1.x."""
+        """The session's `message_handler`: notifies watchers, then calls the user's handler.
+
+        What the user's handler raises is logged: letting it out would end a 1.x session.
+        """
         change = change_in(message)
         connection = self._current()
         if change is not None and (connection is None or connection.session.is_legacy):
@@ -80,7 +83,7 @@ class Subscriptions:
             self._hub.log_exception("message_handler raised", exc)
 
     def feed(self, on_change: Callable[[], object]) -> None:
-        """Call `on_change` whenever the server's list of tools changed, or may have."""
+        """Call `on_change` whenever the server's list of tools changed, or may have changed."""
         self._desk.watchers[Feed(on_change)] = None
 
     # --- what the user asks for ---
@@ -92,13 +95,20 @@ class Subscriptions:
         invoke: Callable[[Session], Awaitable[Any]],
         run: Callable[[Invoke, float], Awaitable[Any]],
     ) -> EmptyResult:
-        """Record a wish of the user's, or take it back, and have the server told.
+        """Record or withdraw a wish of the user, and send it to the server.
+
+        If there is nothing to send now, a withdrawal only updates the ledger; the replay does the rest.
 
         Args:
-            key: What is asked for.
-            value: What it is to be; None to have it no more.
-            invoke: Asks the server.
-            run: Runs that to its end, as any operation that was asked for at a time of the event loop's clock.
+            key: What to change.
+            value: The wanted value; None to withdraw the wish.
+            invoke: Sends the request.
+            run: Runs that like any operation; takes the time at which it was made, on the event loop's clock.
+
+        Raises:
+            DeadlineExceeded: Another request about the same key did not finish in time.
+            ResilienceError: As raised by `run`; not for a withdrawal that could not be sent now.
+            MCPError: The server refused it; the previous wish is restored.
         """
         desk, ledger = self._desk, self._desk.ledger
         if (connection := self._current()) is not None:
@@ -109,21 +119,23 @@ class Subscriptions:
         else:
             ledger.release(key, USER)
             if ledger.wanted(key) is not None or connection is None or not self._is_free():
-                desk.tell()  # the replay sees to the rest
+                desk.tell()  # the replay does the rest
                 return EmptyResult()
         generation = 0
 
         async def marked(session: Session, _progress: Any) -> Any:
             nonlocal generation
+            # Found out per attempt: a retry may run on a later connection than the first attempt.
             generation = self._generation_of(session)
             ledger.sending(generation, key, value)
             result = await invoke(session)
             if ledger.settled(generation, key, value, clock.now()):
-                desk.proven.add(_NEEDED[type(key)])  # the SDK's own servers of 1.x declare no subscriptions
+                desk.proven.add(_NEEDED[type(key)])  # servers built with SDK 1.x never declare it
                 desk.missed(key)
             return result
 
         began, limit = loop_time(), min(self._policy.timeout.request, self._policy.timeout.total)
+        # The limit covers the wait for the lock only; the request itself has the deadlines of any operation.
         with anyio.CancelScope(deadline=began + limit) as turn:
             async with desk.alone(key):
                 turn.deadline = math.inf
@@ -131,18 +143,21 @@ class Subscriptions:
                     return cast("EmptyResult", await run(marked, began))
                 except ResilienceError as error:
                     if value is None and isinstance(error, ServerUnavailable | CircuitOpen | RateLimitExceeded):
-                        return EmptyResult()  # taken back all the same: the server will hear of it when it can
+                        return EmptyResult()  # withdrawn all the same: the replay sends it once the server is back
                     if error.verdict is not None and error.verdict.category is Category.PERMANENT:
                         self._refused(generation, key, value, before)
                     raise
-                except Exception:  # the server's own error, or the SDK's of a wrong argument
+                except Exception:  # the server's own error, or the SDK's about a wrong argument
                     self._refused(generation, key, value, before)
                     raise
-        text = f"{key} on MCP server {self._hub.server!r} waited {limit:g} s for another request about the same."
+        text = (
+            f"{key} on MCP server {self._hub.server!r} was not sent: another request about the same took longer than "
+            f"{limit:g} s. Try again later."
+        )
         raise DeadlineExceeded(text, advice=text, elapsed=limit, server=self._hub.server, operation=str(key))
 
     def _refused(self, generation: int, key: Key, value: Value | None, before: Value | None) -> None:
-        """A wish that was refused is taken back, unless it was replaced meanwhile."""
+        """Restore the previous wish after a refusal, unless a newer one replaced it meanwhile."""
         ledger = self._desk.ledger
         self._desk.failed(generation, key, None, gone=True)
         if value is not None and ledger.wanted(key) == value:
@@ -151,7 +166,7 @@ class Subscriptions:
                 ledger.want(key, USER, before)
 
     def _generation_of(self, session: Session) -> int:
-        """The generation whose session this is; 0 for one that is over."""
+        """The generation that `session` belongs to; 0 if its connection is no longer current."""
         connection = self._current()
         if connection is None or connection.session is not session:
             return 0
@@ -162,14 +177,15 @@ class Subscriptions:
 
     @asynccontextmanager
     async def watching(self, watcher: Watcher) -> AsyncIterator[None]:
-        """Let `watcher` have what it watches.
+        """Subscribe `watcher` to what it watches for the length of the context.
 
-        Entering waits until that is in force. With no connection there is nothing to wait for: it will be in force on
-        the next one.
+        Entering waits until the subscriptions are in force, up to `timeout.ready`. Without a connection it does not
+        wait: they will be in force on the next one.
 
         Raises:
-            MCPError: The server refused it.
-            ResilienceError: The server does not declare what that needs.
+            MCPError: The server refused a subscription.
+            ResilienceError: The server does not declare a capability that is needed, or a `ListenWatcher` was not
+                acknowledged in time.
         """
         if (connection := self._current()) is not None:
             self._begin(connection)
@@ -218,10 +234,10 @@ class Subscriptions:
             raise ResilienceError(text, advice=text, server=name, operation="watch")
 
     async def _in_force(self, keys: list[Key], connection: Connection, *, patient: bool) -> None:
-        """Wait until the server has all of `keys`; who is not patient leaves what the network refuses to the replay."""
+        """Wait until all of `keys` are in force. Unless `patient`, network failures are left to the replay."""
         desk, left = self._desk, list(keys)
         while patient or connection.reason is None:
-            done = desk.done
+            done = desk.done  # taken before looking, so that no `tell_done` is missed
             failures = [desk.failures[key] for key in left if key in desk.failures] if desk.failures else []
             for failed in failures:
                 if failed.cause is not None and is_refusal(failed):
@@ -233,7 +249,7 @@ class Subscriptions:
             await done.wait()
 
     def close(self) -> None:
-        """The client is closed: there is nothing more to watch."""
+        """The client is closed: end all watchers."""
         self._closed = True
         for watcher in list(self._desk.watchers):
             watcher.end()
@@ -241,7 +257,7 @@ class Subscriptions:
     # --- connections ---
 
     def _begin(self, connection: Connection) -> None:
-        """Open a new page of the ledger. Callers may meet a new connection before `keep` does."""
+        """Reset the ledger for a new connection. Idempotent, as a caller may see the connection before `keep` does."""
         desk, session = self._desk, connection.session
         legacy = session.is_legacy
 
@@ -264,7 +280,7 @@ class Subscriptions:
         desk.carried = desk.ledger.keys()
 
     async def keep(self, connection: Connection) -> None:
-        """Make the server of `connection` have what is wanted, and keep it so; runs until it is cancelled."""
+        """Put what is wanted in force on `connection`, and keep it so, until cancelled."""
         self._begin(connection)
         timeout = self._policy.timeout.request
         replay = Replay(self._desk, connection, timeout, self._classifier, self._hub, handler=self._handler)
@@ -272,4 +288,4 @@ class Subscriptions:
             async with anyio.create_task_group() as tg:
                 await replay.run(tg)
         finally:
-            self._desk.tell_done()
+            self._desk.tell_done()  # wakes `_in_force`, which must not wait for a lost connection

@@ -1,4 +1,4 @@
-"""What a watcher sees: changes, collapsed until they are read, and a mark where some may have been missed."""
+"""Watchers: iterators of changes, collapsed until they are read and marked where some may have been missed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .ledger import Key, Listen, Resource
 
 Kind: TypeAlias = Literal["resource", "tools", "prompts", "resource_list"]
 
+# Unread changes kept beyond one for each thing watched. Bounded, as a server may name any number of sub-resources.
 _MAX_PENDING = 1024
-"""Changes that wait to be read, beyond one for each thing watched: a server may name any number of sub-resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Change:
 
     Attributes:
         kind: `resource`, or the list that changed: `tools`, `prompts`, `resource_list`.
-        uri: The resource, None for a list. The server may name a sub-resource of the one watched.
-        missed: Nothing is known to have changed, but the connection was away and changes may have been missed.
+        uri: The resource, or None for a list. The server may name a sub-resource of the one watched.
+        missed: Changes may have been missed while the connection was away; whether there were any is not known.
     """
 
     kind: Kind
@@ -33,9 +33,9 @@ class Change:
 
 
 class Watcher:
-    """An async iterator of changes. It ends when its client is closed, or its `async with` is left.
+    """An async iterator of changes. It ends when its client is closed or its `async with` block is left.
 
-    What changes more than once before it is read is told once: the backlog never grows beyond what is watched.
+    Several changes of one thing before it is read are reported as one, so the backlog is bounded.
 
     Args:
         resources: URIs of resources to watch.
@@ -69,15 +69,15 @@ class Watcher:
         self.ended = False
 
     def keys(self, *, legacy: bool) -> list[Key]:
-        """What the server must be asked for: up to 2025-11-25 lists change unasked."""
+        """The keys to subscribe to. Up to 2025-11-25 (`legacy`), list changes are sent without a subscription."""
         return [Resource(uri) for uri in self.filter.resources] if legacy else [self.filter]
 
     def capabilities(self) -> list[str]:
-        """What the server must declare."""
+        """The capabilities that the server must declare."""
         return self.filter.capabilities()
 
     def notify(self, kind: Kind, uri: str | None) -> None:
-        """Something changed; nothing happens when it is not watched."""
+        """Add a change, unless what changed is not watched."""
         if uri is None:
             if kind in self._lists:
                 self._add((kind, None), missed=False)
@@ -87,11 +87,12 @@ class Watcher:
             return
         watched = next((known for known in self._spelling if _is_below(uri, known)), None)
         if watched is not None:
+            # A full backlog falls back to the watched resource itself, of which there is at most one entry.
             full = len(self._pending) >= _MAX_PENDING + len(self._spelling) + len(self._lists)
             self._add((kind, self._spelling[watched] if full else uri), missed=False)
 
     def missed(self, key: Key | None = None) -> None:
-        """Changes may have been missed: of one resource, or of all that is watched."""
+        """Changes may have been missed, of one resource or of everything that is watched."""
         if isinstance(key, Resource):
             if key.uri in self._spelling:
                 self._add(("resource", self._spelling[key.uri]), missed=True)
@@ -107,15 +108,15 @@ class Watcher:
 
     def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:
         if missed and not self.entered:
-            return  # nobody has looked yet
+            return  # the user has read nothing yet that could be out of date
         self._pending[change] = self._pending.get(change, False) or missed
         self._wake()
 
     def opened(self, stream: Any) -> None:
-        """The SDK opened a stream for this (2026-07-28)."""
+        """The SDK opened a `subscriptions/listen` stream for this watcher (2026-07-28)."""
 
     def end(self) -> None:
-        """There is no more to come."""
+        """End the iteration."""
         self.ended = True
         self._wake()
 
@@ -136,11 +137,11 @@ class Watcher:
 
 
 class ListenWatcher(Watcher):
-    """The same as on `mcp.Client.listen()` of 2.x: an async iterator of the SDK's events.
+    """The counterpart of `mcp.Client.listen()` of 2.x: an async iterator of the SDK's events.
 
     Attributes:
-        honored: What the server agreed to deliver, on the newest stream.
-        subscription_id: The newest stream's id.
+        honored: What the server agreed to deliver on the newest stream.
+        subscription_id: The id of the newest stream.
     """
 
     may_be_empty = True
@@ -156,7 +157,7 @@ class ListenWatcher(Watcher):
         resources_list_changed: bool = False,
         resource_subscriptions: Iterable[str] = (),
     ) -> ListenWatcher:
-        """From the arguments of the SDK's `listen()`."""
+        """Create a watcher from the arguments of the SDK's `listen()`."""
         return cls(
             resource_subscriptions,
             tools=tools_list_changed,
@@ -173,12 +174,12 @@ class ListenWatcher(Watcher):
 
 
 def _is_below(uri: str, watched: str) -> bool:
-    """Whether `uri` is a sub-resource of `watched`, as an update may name it."""
+    """Whether `uri` is a sub-resource of `watched`; updates may name those."""
     return uri.startswith(watched) and (watched.endswith("/") or uri[len(watched)] in "/?#")
 
 
 class Feed(Watcher):
-    """A watcher of our own: a function that is called at each change of the list of tools."""
+    """An internal watcher: calls a function on each change of the list of tools."""
 
     internal = True
 
@@ -186,5 +187,5 @@ class Feed(Watcher):
         super().__init__(tools=True)
         self._on_change = on_change
 
-    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:  # noqa: ARG002 - all changes are one
+    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:  # noqa: ARG002 - all changes are treated alike
         self._on_change()

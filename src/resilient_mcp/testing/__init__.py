@@ -1,4 +1,4 @@
-"""Faults for tests of your own agents: a TCP proxy in front of a real server, and servers that misbehave by script."""
+"""Faults for testing your own agents: a TCP proxy for real servers, and scripted servers that misbehave."""
 
 from .http_server import ScriptedHttpServer
 from .proxy import FaultProxy

@@ -1,4 +1,4 @@
-"""Tasks that run beside a test: begun in a fixture's task and ended in another's, as pytest plugins may have it."""
+"""Background tasks for tests, which may be started in one task and stopped in another, as some pytest plugins do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from ..event_loop import spawn
 
 
 class Beside:
-    """A task group that belongs to no caller's scope."""
+    """A task group that lives in its own task.
+
+    An ordinary task group must be exited in the task that entered it, so a fixture whose setup and teardown run in
+    different tasks could not hold one.
+    """
 
     group: anyio.abc.TaskGroup
 
@@ -32,10 +36,10 @@ class Beside:
             self._done.set()
 
     async def stop(self) -> None:
-        """Cancel what runs in the group and wait for its end.
+        """Cancel the tasks in the group and wait for them to end.
 
         Raises:
-            Exception: What a task in the group failed with, which is a fault of this package.
+            Exception: A task in the group failed, which is a bug in this package.
         """
         self.group.cancel_scope.cancel()
         with anyio.CancelScope(shield=True):

@@ -1,8 +1,9 @@
-"""What a scripted server answers where nothing else is written for it. Run as a program, it is one over stdio.
+"""The default answers of a scripted server. Run as a program, this module is a scripted stdio server.
 
-`python _protocol.py SCRIPT JOURNAL` needs nothing but the standard library, and so starts in an instant. SCRIPT is a
-file of replies in JSON, which is read anew for each of them; JOURNAL gets a line for all that comes in, and tells the
-process that takes the place of this one how far the script has been played. It ends with its stdin, or after a minute.
+`python _protocol.py SCRIPT JOURNAL` uses only the standard library, so it starts fast. SCRIPT is a JSON file of
+replies, read again for each message; each incoming message is logged to JOURNAL, from which a replacement process
+learns how much of the script has been played. The process exits when stdin closes, or a minute later if it is stubborn
+or frozen.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any, NoReturn
 LATEST_SESSION_VERSION = "2025-11-25"
 MODERN_VERSION = "2026-07-28"
 THIS_ID = "$id"
-"""Stands, anywhere in a message, for the id of the request that is answered."""
+"""Placeholder, anywhere in a message, for the id of the request being answered."""
 NEXT_ID = "$next"
-"""Stands for the id of the request that comes after it."""
+"""Placeholder for the id of the next request."""
 
 TOOLS: tuple[Mapping[str, Any], ...] = (
     {
@@ -35,22 +36,22 @@ TOOLS: tuple[Mapping[str, Any], ...] = (
     },
     {"name": "order", "description": "Must not run twice.", "inputSchema": {"type": "object"}},
 )
-"""The tools of a scripted server, by default: one that may be repeated and one that may not."""
+"""The default tools of a scripted server: one that is repeatable and one that is not."""
 
 START = "start"
-"""In the place of a method: what a process does before it reads anything."""
+"""Used in place of a method for what a process does before it reads anything."""
 HALF = -1
-"""How many bytes are sent of what is cut in the middle."""
+"""Value of `sent` for a message that is cut in the middle: half of its bytes are sent."""
 
+# Seconds until a process that notices neither SIGTERM nor the end of its stdin exits.
 _LONGEST_LIFE = 60
-"""Seconds until a process ends that hears neither SIGTERM nor the end of its stdin."""
 _ORPHAN = "import time; time.sleep(20)"
 _CAPABILITIES = {"tools": {}, "resources": {"subscribe": True}, "prompts": {}, "logging": {}}
 _INFO = {"name": "scripted", "version": "1"}
 
 
 def results(tools: Sequence[Mapping[str, Any]], *, modern: bool) -> dict[str, dict[str, Any]]:
-    """The results that depend on nothing in the request, by method; "initialize" lacks the version."""
+    """The results that do not depend on the request, by method; that of "initialize" lacks the version."""
     found: dict[str, dict[str, Any]] = {
         "tools/list": {"tools": list(tools)},
         "resources/list": {"resources": [{"uri": "scripted://note", "name": "note"}]},
@@ -72,14 +73,14 @@ def results(tools: Sequence[Mapping[str, Any]], *, modern: bool) -> dict[str, di
 
 
 def text_result(text: str, *, is_error: bool = False) -> dict[str, Any]:
-    """The result of a tool."""
+    """A tool result with one text block."""
     return {"content": [{"type": "text", "text": text}], "isError": is_error, "resultType": "complete"}
 
 
 def answer(
     method: str | None, params: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Any], ...]:
-    """The messages that a well-behaved server answers a request with; the ids are placeholders."""
+    """The messages with which a well-behaved server answers a request; the ids are placeholders."""
     if method == "tools/call":
         result: Mapping[str, Any] = text_result(str((params.get("arguments") or {}).get("text", "")))
     elif method == "initialize" and method in known:
@@ -97,7 +98,7 @@ def answer(
 
 
 def addressed(messages: Sequence[Mapping[str, Any]], request_id: Any) -> list[dict[str, Any]]:
-    """Messages with their placeholders filled in."""
+    """The messages with their placeholders filled in."""
     after = request_id + 1 if isinstance(request_id, int) else f"{request_id}+1"
     ids = {THIS_ID: request_id, NEXT_ID: after}
     return [{"jsonrpc": "2.0", **_filled(message, ids)} for message in messages]
@@ -112,7 +113,7 @@ def _filled(value: Any, ids: Mapping[str, Any]) -> Any:
 
 
 class _Process:
-    """The server of one process."""
+    """The scripted server of one process."""
 
     def __init__(self, script: Path, journal: Path) -> None:
         self._script = script
@@ -145,7 +146,7 @@ class _Process:
         return json.loads(self._script.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     def _take(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Note what came, and the reply that is written for it."""
+        """Log a message and return the scripted reply to it; an empty one if the script has none left."""
         method = message.get("method", "response")
         n = self._taken[method]
         replies = self._read_script()["replies"].get(method, [])[n:]
@@ -174,7 +175,9 @@ class _Process:
             if then == "freeze":
                 _live_on()
             if then == "mute":
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # closed for the client; what is written here goes nowhere
+                os.dup2(
+                    os.open(os.devnull, os.O_WRONLY), 1
+                )  # the client sees stdout closed; later writes are discarded
             if then == "orphan":
                 subprocess.Popen([sys.executable, "-c", _ORPHAN])  # noqa: S603
             if reply.get("exit_code") is not None:

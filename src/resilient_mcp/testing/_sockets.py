@@ -1,4 +1,4 @@
-"""Plain sockets without an event loop's buffers, so that an end, a reset and a full pipe are what they seem."""
+"""Plain sockets without an event loop's buffers, so that closes, resets and back-pressure are real."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import anyio
 _LOOPBACK = "127.0.0.1"
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, 10035})  # 10035 is WSAEWOULDBLOCK
 _LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+# Seconds until a failed accept is retried: the process may be out of file descriptors for a while.
 _NO_DESCRIPTOR = 0.05
-"""Seconds until an accept that failed is tried again: descriptors may be used up for a while."""
 
 
 def bind(port: int = 0) -> socket.socket:
-    """A socket on a port of 127.0.0.1, any free one by default. Until it listens, connections are refused."""
+    """A socket bound to a port of 127.0.0.1, by default any free one. Until it listens, connections are refused."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # where it would allow two listeners
+        if sys.platform != "win32":  # on Windows the option would allow two listeners on one port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
         sock.bind((_LOOPBACK, port))
@@ -32,13 +32,13 @@ def bind(port: int = 0) -> socket.socket:
 
 
 def close_listener(sock: socket.socket) -> None:
-    """Close a socket that a task may wait for; `accept` then returns None."""
+    """Close a listener that a task may be waiting on; its `accept` then returns None."""
     anyio.notify_closing(sock)
     sock.close()
 
 
 async def accept(listener: socket.socket) -> socket.socket | None:
-    """The next connection; None when the listener was closed."""
+    """The next connection; None once the listener is closed."""
     while listener.fileno() >= 0:
         with contextlib.suppress(anyio.ClosedResourceError):
             await anyio.wait_readable(listener)
@@ -52,7 +52,7 @@ async def _accept(listener: socket.socket) -> socket.socket | None:
         sock, _ = listener.accept()
     except BlockingIOError:
         return None
-    except OSError:  # descriptors may be used up
+    except OSError:  # the process may be out of file descriptors
         await anyio.sleep(_NO_DESCRIPTOR)
         return None
     _prepare(sock)
@@ -60,10 +60,10 @@ async def _accept(listener: socket.socket) -> socket.socket | None:
 
 
 async def connect(host: str, port: int) -> socket.socket:
-    """A connection to the first of a host's addresses that takes one.
+    """Connect to the first of a host's addresses that accepts a connection.
 
     Raises:
-        OSError: None does.
+        OSError: None of them does.
     """
     failure = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -87,11 +87,11 @@ async def connect(host: str, port: int) -> socket.socket:
 
 def _prepare(sock: socket.socket) -> None:
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent apart should arrive apart
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # separate writes should arrive separately
 
 
 async def receive(sock: socket.socket, size: int) -> bytes:
-    """The next bytes, at most `size`; empty at the end of the stream.
+    """Receive the next bytes, at most `size`; empty at the end of the stream.
 
     Raises:
         OSError: The peer reset the connection.
@@ -103,10 +103,10 @@ async def receive(sock: socket.socket, size: int) -> bytes:
 
 
 async def send(sock: socket.socket, data: bytes) -> None:
-    """Send all of `data`; waits while the peer does not read.
+    """Send all of `data`, waiting while the peer does not read.
 
     Raises:
-        OSError: The peer is gone.
+        OSError: The connection is gone.
     """
     view = memoryview(data)
     while view:
@@ -117,7 +117,7 @@ async def send(sock: socket.socket, data: bytes) -> None:
 
 
 def close(sock: socket.socket, *, reset: bool = False) -> None:
-    """End a connection with a FIN, or with a RST, which a peer sees as "connection reset by peer"."""
+    """Close a connection with a FIN, or with a RST, which the peer sees as "connection reset by peer"."""
     if reset:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
     sock.close()

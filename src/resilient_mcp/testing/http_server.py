@@ -1,4 +1,4 @@
-"""An MCP server over Streamable HTTP, on a real socket of 127.0.0.1, that misbehaves by script."""
+"""A scripted MCP server over Streamable HTTP, on a real socket on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _JSON = ("content-type", "application/json")
 
 
 class ScriptedHttpServer:
-    """Answers as a good server does, but for what a script says; an async context manager.
+    """A well-behaved server, except where a script says otherwise; an async context manager.
 
-    A script is a list of replies, one for each `tools/call`, or a mapping from methods ("initialize", "tools/list",
-    "notifications/initialized", "GET", "DELETE", ...) to such lists, or a function that is given each `Request` and
-    returns a reply or None. When a list is used up, the server answers by itself: a `tools/call` with its argument
-    `text`.
+    A script is a list of replies, one per `tools/call`; or a mapping from methods ("initialize", "tools/list",
+    "notifications/initialized", "GET", "DELETE", ...) to such lists; or a function that takes each `Request` and
+    returns a reply or None. When a list is used up, or the function returns None, the server answers normally: a
+    `tools/call` returns its argument `text`.
 
-    It may be entered and left in different tasks. Leaving it ends all connections.
+    The context may be entered and exited in different tasks. Exiting closes all connections.
 
     Example:
         async with ScriptedHttpServer([HttpReply.refusal(503, retry_after=1), Reply.ok("hello")]) as server:
@@ -43,19 +43,19 @@ class ScriptedHttpServer:
                 await client.call_tool("echo")
 
     Args:
-        script: What to do.
-        sse: Whether answers are server-sent events; else they are JSON.
-        sessions: Whether it gives out session ids, and answers unknown ones with 404.
-        modern: Whether it speaks 2026-07-28, which has no sessions, and nothing before it; else up to 2025-11-25.
-        tools: Its tools, as they are on the wire.
+        script: The script.
+        sse: Whether answers are sent as server-sent events instead of JSON.
+        sessions: Whether it assigns session ids and answers unknown ones with 404.
+        modern: Whether it speaks only 2026-07-28, which has no sessions; otherwise it speaks versions up to 2025-11-25.
+        tools: Its tools, as sent on the wire.
 
     Attributes:
-        url: Its address, from when it was entered.
-        requests: What has reached it: `requests.of("tools/call")`, `requests.counts()`.
-        connections: How many connections it has accepted.
+        url: Its URL; set when the context is entered.
+        requests: The requests received so far: `requests.of("tools/call")`, `requests.counts()`.
+        connections: The number of connections accepted.
 
     Raises:
-        TypeError: A reply can be sent over stdio alone.
+        TypeError: A reply can only be sent over stdio.
     """
 
     url: str
@@ -98,21 +98,21 @@ class ScriptedHttpServer:
         await self._beside.stop()
 
     def then(self, *replies: Reply, to: str = CALL) -> None:
-        """Put replies to a method behind those that are still to come."""
+        """Append replies to the script of a method."""
         self._replies.setdefault(to, []).extend(_over_http(reply) for reply in replies)
 
     async def received(self, method: str = CALL, count: int = 1) -> Request:
-        """Wait for the `count`-th request with this method; it need not have been answered."""
+        """Wait for the `count`-th request with this method, whether or not it has been answered."""
         while len(found := self.requests.of(method)) < count:
             await self._arrived.wait()
         return found[count - 1]
 
     def forget_sessions(self) -> None:
-        """Answer every session id given out so far with 404, as a restarted server does."""
+        """Answer every session id assigned so far with 404, as a restarted server does."""
         self._first_valid = self._session + 1
 
     def disconnect(self, *, reset: bool = True) -> None:
-        """End all connections that are open now, with a reset or a plain end."""
+        """Close all open connections, with a reset or with a normal close."""
         for connection in self._open:
             connection.end(reset=reset)
 
@@ -132,7 +132,7 @@ class ScriptedHttpServer:
             self._open.discard(connection)
 
     async def _exchange(self, connection: _Connection) -> bool:
-        """One request and its reply; whether the connection goes on."""
+        """Read one request and send its reply. Returns whether the connection stays open."""
         head, body = await connection.read_request()
         verb, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -147,7 +147,7 @@ class ScriptedHttpServer:
         return await connection.send(reply)
 
     def _reply(self, request: Request) -> HttpReply:
-        """What is written for a request, or else an empty reply."""
+        """The scripted reply to a request; a 404 for an unknown session, or an empty reply, if there is none."""
         written: Reply | None = None
         if self._function is not None:
             written = self._function(request)
@@ -164,13 +164,15 @@ class ScriptedHttpServer:
         return not session.isdigit() or int(session) < self._first_valid
 
     def _complete(self, reply: HttpReply, request: Request) -> HttpReply:
-        """The reply with all that it left to the server, and its messages as a body or as events."""
+        """The reply with everything it left to the server filled in, and its messages turned into a body or events."""
         if reply.headless or reply.body is not None:
             return reply
         messages, hangs = reply.messages, reply.hangs
         if messages is None:
             messages = () if request.id is None else _protocol.answer(request.method, request.params, self._known)
-            hangs = hangs or any("id" not in message for message in messages)  # a stream that was only acknowledged
+            hangs = hangs or any(
+                "id" not in message for message in messages
+            )  # acknowledged only: a subscription stream stays open
             if request.method == "initialize" and self._sessions:
                 self._session += 1
                 reply = replace(reply, headers=(*reply.headers, ("mcp-session-id", str(self._session))))
@@ -189,7 +191,7 @@ class ScriptedHttpServer:
 
 
 class _Connection:
-    """One connection of a client."""
+    """One client connection."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -202,7 +204,7 @@ class _Connection:
         self._scope.cancel()
 
     async def serve(self, exchange: Callable[[_Connection], Awaitable[bool]]) -> None:
-        """Do one exchange after the other, until one ends the connection or the client does."""
+        """Run exchanges until one of them, or the client, ends the connection."""
         try:
             with self._scope, contextlib.suppress(OSError, EOFError):
                 while await exchange(self):
@@ -211,11 +213,11 @@ class _Connection:
             _sockets.close(self._sock, reset=self._reset)
 
     async def read_request(self) -> tuple[bytes, bytes]:
-        """The head of the next request and its body.
+        """The head and the body of the next request.
 
         Raises:
-            EOFError: The client has ended the connection.
-            OSError: It has reset it.
+            EOFError: The client closed the connection.
+            OSError: The client reset the connection.
         """
         while (end := self._data.find(b"\r\n\r\n")) < 0:
             await self._read()
@@ -234,7 +236,7 @@ class _Connection:
         self._data += data
 
     async def send(self, reply: HttpReply) -> bool:
-        """Send a completed reply; whether the connection goes on."""
+        """Send a completed reply. Returns whether the connection stays open."""
         if not reply.headless and reply.events is not None:
             await self._send_head(reply, ("content-type", "text/event-stream"), ("transfer-encoding", "chunked"))
             texts = [_encoded(event) for event in reply.events]

@@ -1,4 +1,4 @@
-"""A TCP proxy on 127.0.0.1 between a client and a real server, whose faults are switched while both run."""
+"""A TCP proxy on 127.0.0.1 between a client and a real server, with faults that are switched at run time."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ._beside import Beside
 from .toxics import Bandwidth, Direction, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout, Toxic
 
 _CHUNK = 16 * 1024
+# Chunks buffered per direction of a connection. When the buffer is full, the sender waits, as it would without a proxy.
 _CHUNKS_HELD = 16
-"""So much is held for each direction of a connection: with them full, the sender waits as it would without a proxy."""
+# Seconds' worth of bytes that a `Bandwidth` passes in one piece.
 _BREATH = 0.1
-"""Seconds' worth of bytes that a `Bandwidth` lets go at once."""
 _BACKLOG = 128
 _PORTS = {"http": 80, "https": 443}
 _T = TypeVar("_T", bound=Toxic)
 
 
 class FaultProxy:
-    """Stands between a client and a server, and does to their connections what a network can do.
+    """A proxy that injects network faults between a client and a server; an async context manager.
 
-    Toxics apply to connections that are open as well as to new ones, from the moment they are added until they are
-    removed. Those of one direction work together: delays add up, and the narrowest limit holds. An async context
-    manager, on asyncio and trio; leaving it ends every connection through it. It may be entered and left in different
-    tasks, so that a fixture of any pytest plugin can hold it.
+    Toxics apply to open connections as well as to new ones, from when they are added until they are removed. Toxics of
+    one direction combine: delays add up, and the tightest limit applies. Works on asyncio and trio. Exiting the context
+    ends every connection through the proxy. It may be entered and exited in different tasks, so it can be used in a
+    fixture of any pytest plugin.
 
     While the server cannot be reached, connections to the proxy are reset. After `down()` they are refused.
 
@@ -47,15 +47,16 @@ class FaultProxy:
             await client.call_tool("search", {"q": "mcp"})
 
     Args:
-        target: The server: a URL with a port, or "host:port". `url` is the same through the proxy.
-        seed: Makes chance repeatable: which connections have a toxic, how latency and slices vary. None for a new one
-            each time, which `seed` then tells.
+        target: The server: an http or https URL, any other URL with a port, or "host:port". `url` is the same address
+            through the proxy.
+        seed: Seed for all randomness: which connections have a toxic, how latency and slice sizes vary. None for a
+            random seed, available as `seed`.
 
     Attributes:
-        port: Where the proxy is on 127.0.0.1, from when it was entered.
-        seed: What all chance of this proxy comes from.
-        connections: How many connections it has accepted.
-        passed: How many bytes it has passed on, by direction.
+        port: The proxy's port on 127.0.0.1; set when the context is entered.
+        seed: The seed of all randomness in this proxy.
+        connections: The number of connections accepted.
+        passed: The number of bytes passed on, by direction.
 
     Raises:
         ValueError: `target` has no host or no port.
@@ -94,31 +95,31 @@ class FaultProxy:
 
     @property
     def url(self) -> str:
-        """The target's address with the proxy in its place."""
+        """The target's address, with the proxy as its host and port."""
         return self._target._replace(netloc=f"127.0.0.1:{self.port}").geturl().removeprefix("//")
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open through it now."""
+        """The number of connections open through the proxy now."""
         return len(self._links)
 
     @property
     def toxics(self) -> tuple[Toxic, ...]:
-        """The toxics it has, in the order in which they were added."""
+        """The current toxics, in the order in which they were added."""
         return tuple(added.toxic for added in self._toxics.added)
 
     # --- faults ---
 
     def add(self, toxic: _T) -> _T:
-        """Do this to the connections, from now on; returns it for `remove`."""
+        """Add a toxic, effective immediately; returns it, for `remove`."""
         self._toxics.add(toxic)
         return toxic
 
     def remove(self, toxic: Toxic) -> None:
-        """Do it no longer; what was held by it passes now.
+        """Remove a toxic; data that it held back passes now.
 
         Raises:
-            ValueError: The proxy does not have it.
+            ValueError: The proxy does not have this toxic.
         """
         self._toxics.remove(toxic)
 
@@ -128,16 +129,16 @@ class FaultProxy:
             self._toxics.remove(toxic)
 
     def disconnect(self, *, reset: bool = False) -> None:
-        """End all connections that are open now; new ones are welcome.
+        """End all open connections; new ones are still accepted.
 
         Args:
-            reset: True for "connection reset by peer", False for an end as of a finished stream.
+            reset: True for "connection reset by peer", False for a normal close.
         """
         for link in self._links:
             link.end(reset=reset)
 
     def down(self, *, reset: bool = False) -> None:
-        """End all connections, and refuse new ones until `up()`. The port is kept.
+        """End all connections and refuse new ones until `up()`. The port stays reserved.
 
         Args:
             reset: As in `disconnect`.
@@ -175,7 +176,7 @@ class FaultProxy:
 
 @dataclass(frozen=True, eq=False)
 class _Added:
-    """A toxic, which of all it was, and the time since when it applies."""
+    """A toxic, its serial number in this proxy, and the time at which it was added."""
 
     toxic: Toxic
     number: int
@@ -183,7 +184,7 @@ class _Added:
 
 
 class _Toxics:
-    """The toxics of a proxy, and word of every change."""
+    """The toxics of a proxy; wakes waiters on every change."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -208,14 +209,14 @@ class _Toxics:
         self._changed = anyio.Event()
 
     async def until(self, due: Callable[[], float]) -> None:
-        """Wait for a time that may change whenever a toxic comes or goes."""
+        """Wait until the time `due()`, which is evaluated again whenever a toxic is added or removed."""
         while (left := due() - anyio.current_time()) > 0:
             with anyio.move_on_after(left):
                 await self._changed.wait()
 
 
 class _Link:
-    """A connection of a client and the one to the server that stands for it."""
+    """A client's connection, and the matching connection to the server."""
 
     def __init__(self, toxics: _Toxics, number: int, passed: dict[Direction, int]) -> None:
         self.passed = passed
@@ -232,16 +233,16 @@ class _Link:
         self._scope.cancel()
 
     async def finish(self, *, reset: bool) -> None:
-        """End from within, and go no further."""
+        """End the connection from one of its own tasks; never returns."""
         self.end(reset=reset)
         await anyio.sleep_forever()
 
     def chance(self, what: object) -> random.Random:
-        """Chance that depends on the proxy's seed, this connection and its use, and on nothing else."""
-        return random.Random(f"{self._toxics.seed}/{self._number}/{what}")  # noqa: S311 - faults, no secret
+        """A random generator that depends only on the proxy's seed, the connection's number and its purpose."""
+        return random.Random(f"{self._toxics.seed}/{self._number}/{what}")  # noqa: S311 - not for cryptography
 
     def toxics(self, kind: type[_T], direction: Direction) -> Iterator[tuple[_T, _Added]]:
-        """The toxics of a kind that this connection has in a direction."""
+        """The toxics of one kind that this connection has in one direction."""
         for added in self._toxics.added:
             if isinstance(added.toxic, kind) and added.toxic.direction == direction and self._has(added):
                 yield added.toxic, added
@@ -252,7 +253,7 @@ class _Link:
         return self._draws[added.number]
 
     async def run(self, client: socket.socket, host: str, port: int) -> None:
-        """Connect to the server, and pass on what comes from both, until both have ended or `end` is called."""
+        """Connect to the server and forward data both ways until both streams have ended or `end` is called."""
         server = None
         try:
             with self._scope:
@@ -274,7 +275,7 @@ class _Link:
                     _sockets.close(sock, reset=self._reset)
 
     async def _expire(self) -> None:
-        """Close the connection when a `Timeout` is over."""
+        """Close the connection when a `Timeout` expires."""
         await self.until(self._end_of_timeouts)
         self.end(reset=False)
 
@@ -290,7 +291,7 @@ class _Link:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Bytes that came at a time; empty for the end of the stream, None for a reset."""
+    """Bytes received in one read and when; empty for the end of the stream, None for a reset."""
 
     data: bytes | None
     came: float
@@ -316,11 +317,11 @@ class _Pipe:
             try:
                 async for chunk in receive:
                     await self._pass(chunk, sink)
-            except OSError:  # nobody is left to read it; the other direction tells of that
+            except OSError:  # the receiver is gone; the other direction reports that
                 tg.cancel_scope.cancel()
 
     async def fail(self) -> None:
-        """The server cannot be reached, which arrives as a reset would."""
+        """Reset the client's connection because the server cannot be reached; toxics apply to the reset."""
         await self._pass(self._chunk(None), None)
 
     async def _read(self, source: socket.socket, send: anyio.abc.ObjectSendStream[_Chunk]) -> None:
@@ -348,7 +349,7 @@ class _Pipe:
             await self._pass_data(chunk, chunk.data, sink)
 
     def _due(self, chunk: _Chunk) -> float:
-        """When `chunk` passes, as things are now."""
+        """When `chunk` may pass, given the current toxics."""
         if any(self._toxics(Timeout)):
             return math.inf
         due = chunk.came + sum(toxic.latency + toxic.jitter * (2 * chunk.chance - 1) for toxic in self._toxics(Latency))
@@ -375,7 +376,7 @@ class _Pipe:
                 await self._link.finish(reset=reset)
 
     def _next_size(self, length: int) -> int:
-        """How many of the next `length` bytes go in one piece."""
+        """How many of the next `length` bytes are sent in one piece."""
         sizes = [(toxic.average_size, toxic.size_variation) for toxic in self._toxics(Slicer)]
         if not sizes:
             self._slice_left = length
@@ -396,7 +397,7 @@ class _Pipe:
         return min(limits, default=(sys.maxsize, False))
 
     def _count(self, size: int) -> None:
-        """So many bytes went out in one piece."""
+        """Account for a piece of `size` bytes that was sent."""
         self._link.passed[self._direction] += size
         for _, added in self._link.toxics(LimitData, self._direction):
             self._limited[added.number] += size

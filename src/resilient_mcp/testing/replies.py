@@ -1,4 +1,4 @@
-"""What a scripted server does with a request. A reply is a value that names only how it differs from a good answer."""
+"""Replies of scripted servers: values that state only how they differ from a normal answer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ._protocol import HALF, NEXT_ID, THIS_ID, text_result
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A reply over any transport; `Reply()` is the answer that the server would have given by itself.
+    """A reply over any transport; `Reply()` is the server's normal answer.
 
     Attributes:
-        messages: The JSON-RPC messages to send, without "jsonrpc"; None for the server's own answer. The strings "$id"
-            and "$next" in them stand for the id of the request and of the one that comes after it.
+        messages: The JSON-RPC messages to send, without "jsonrpc"; None for the server's normal answer. The strings
+            "$id" and "$next" in them are replaced by the id of the request and of the next one.
         delay: Seconds until it is sent. Other requests are answered meanwhile.
-        hangs: Whether the request is held open after what is sent, until the client goes away.
+        hangs: Whether the request is held open after the messages are sent, until the client disconnects. No effect
+            over stdio.
     """
 
     messages: tuple[Mapping[str, Any], ...] | None = None
@@ -28,17 +29,17 @@ class Reply:
 
     @classmethod
     def ok(cls, text: str) -> Self:
-        """A tool's result with this text."""
+        """A tool result with this text."""
         return cls.result(text_result(text))
 
     @classmethod
     def tool_error(cls, text: str) -> Self:
-        """A tool's result with `isError`."""
+        """A tool result with `isError`."""
         return cls.result(text_result(text, is_error=True))
 
     @classmethod
     def result(cls, result: Mapping[str, Any]) -> Self:
-        """This result, as it is on the wire."""
+        """This result, as sent on the wire."""
         return cls.sending({"id": THIS_ID, "result": result})
 
     @classmethod
@@ -53,7 +54,7 @@ class Reply:
 
     @classmethod
     def wrong_id(cls, text: str = "not for you") -> Self:
-        """An answer to a request that nobody made; the one that was made gets none."""
+        """An answer with an id that was never used; the request itself gets no answer."""
         return cls.sending({"id": 987654321, "result": text_result(text)})
 
     @classmethod
@@ -64,16 +65,16 @@ class Reply:
 
     @classmethod
     def ahead(cls, text: str, early: str = "too early") -> Self:
-        """An answer to the next request, before that was made, and then the answer to this one."""
+        """An answer to the next request before it is made, then the answer to this one."""
         return cls.sending({"id": NEXT_ID, "result": text_result(early)}, {"id": THIS_ID, "result": text_result(text)})
 
     @classmethod
     def hang(cls) -> Self:
-        """No answer, ever; other requests get theirs."""
+        """No answer, ever; other requests are answered."""
         return cls(messages=(), hangs=True)
 
     def after(self, seconds: float) -> Self:
-        """The same, later."""
+        """The same reply, sent after a delay in seconds."""
         return replace(self, delay=seconds)
 
 
@@ -82,9 +83,9 @@ class SseEvent:
     """One server-sent event.
 
     Attributes:
-        data: Its data; a mapping is a JSON-RPC message as in `Reply.messages`; None for an event without data.
-        id: Its id, by which the client may ask to resume.
-        retry: Milliseconds after which the client may come back.
+        data: Its data; a mapping is a JSON-RPC message, as in `Reply.messages`; None for an event without data.
+        id: Its id, from which the client may resume.
+        retry: Milliseconds after which the client may reconnect.
         delay: Seconds until it is sent.
     """
 
@@ -95,23 +96,23 @@ class SseEvent:
 
     @classmethod
     def ok(cls, text: str, *, id: str | None = None) -> Self:  # noqa: A002 - the field's name
-        """A tool's result with this text."""
+        """An event with a tool result with this text."""
         return cls(data={"id": THIS_ID, "result": text_result(text)}, id=id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpReply(Reply):
-    """A reply over HTTP, with what only HTTP can do wrong.
+    """A reply over HTTP, with the faults that only HTTP has.
 
     Attributes:
         status: The HTTP status.
-        headers: Headers beside those that the reply makes itself; they win.
+        headers: Extra headers; they override those that the server sets.
         body: The body, in place of messages.
         events: Server-sent events, in place of messages.
-        announced: The `Content-Length`, where it is not the body's.
+        announced: The `Content-Length`, if it differs from the body's length.
         sent: How many bytes of the body or of the events are sent; None for all.
-        end: What follows: "keep" the connection for the next request, "close" it, "reset" it.
-        headless: Whether not even a status is sent.
+        end: What happens to the connection afterwards: "keep", "close" or "reset".
+        headless: Whether nothing is sent, not even a status line.
     """
 
     status: int = 200
@@ -127,13 +128,13 @@ class HttpReply(Reply):
     def refusal(
         cls, status: int, body: bytes = b"", *, content_type: str = "text/plain", retry_after: float | str | None = None
     ) -> Self:
-        """This status with this body.
+        """A response with this status and body.
 
         Args:
             status: The HTTP status.
             body: The body.
-            content_type: Its type.
-            retry_after: The header `Retry-After`: seconds, or an HTTP date.
+            content_type: Its content type.
+            retry_after: The `Retry-After` header: seconds, or an HTTP date.
         """
         headers = [("content-type", content_type)]
         if retry_after is not None:
@@ -144,22 +145,22 @@ class HttpReply(Reply):
 
     @classmethod
     def raw(cls, body: bytes, *, content_type: str = "application/json") -> Self:
-        """200 with any body: bad JSON, HTML, an unknown type."""
+        """200 with any body: invalid JSON, HTML, an unknown content type."""
         return cls.refusal(200, body, content_type=content_type)
 
     @classmethod
     def html(cls, status: int = 200) -> Self:
-        """The page of a proxy that stands in between."""
+        """The HTML error page of a proxy in between."""
         return cls.refusal(status, b"<!doctype html><title>Gateway</title><h1>Try later</h1>", content_type="text/html")
 
     @classmethod
     def redirect(cls, location: str, status: int = 307) -> Self:
-        """To another address."""
+        """A redirect to another address."""
         return cls(status=status, headers=(("location", location),), body=b"")
 
     @classmethod
     def sse(cls, *events: SseEvent) -> Self:
-        """These server-sent events, and then the end of the stream."""
+        """These server-sent events, then the end of the stream."""
         return cls(events=events)
 
     @classmethod
@@ -174,7 +175,7 @@ class HttpReply(Reply):
 
     @classmethod
     def announce(cls, length: int) -> Self:
-        """A JSON body of `length` bytes is announced, and nothing of it comes."""
+        """A JSON body of `length` bytes is announced, but none of it is sent."""
         return cls(body=b"", headers=(("content-type", "application/json"),), announced=length, hangs=True)
 
     def cut(self, sent: int | None = None, *, reset: bool = False) -> Self:
@@ -187,21 +188,22 @@ class HttpReply(Reply):
         return replace(self, sent=HALF if sent is None else sent, end="reset" if reset else "close")
 
     def holding(self) -> Self:
-        """The same, and the stream stays open: as the GET stream of a server that has no more to say."""
+        """The same reply, but the stream stays open, like the GET stream of a server with nothing to send."""
         return replace(self, hangs=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StdioReply(Reply):
-    """A reply over stdio, with what only a process can do wrong.
+    """A reply over stdio, with the faults that only a process has.
 
     Attributes:
-        before: Bytes on stdout before the answer.
+        before: Bytes written to stdout before the answer.
         sent: How many bytes of the answer's line are sent; None for all.
-        stderr: How many bytes go to stderr first, in lines.
-        exit_code: With what the process exits after it; None to go on. Negative is a signal, as in `subprocess`.
-        then: What else the process does: "serve" on, "freeze" and read no more, "mute": close stdout and live, or
-            leave an "orphan": a child that holds stdout for a while.
+        stderr: How many bytes are written to stderr first, in lines of 100.
+        exit_code: The status with which the process exits afterwards; None to keep running. A negative value is a
+            signal, as in `subprocess`.
+        then: What else the process does: "serve" (keep serving), "freeze" (stop reading), "mute" (close stdout and stay
+            alive), or "orphan" (leave a child that holds stdout open for a while).
     """
 
     before: bytes = b""
@@ -212,39 +214,39 @@ class StdioReply(Reply):
 
     @classmethod
     def exit(cls, code: int = 1) -> Self:
-        """No answer: the process exits. -9 for one that is killed."""
+        """No answer: the process exits; -9 for one that is killed by SIGKILL."""
         return cls(messages=(), exit_code=code)
 
     @classmethod
     def garbage(cls, data: bytes = b"Starting up...\n\xff\xfe not UTF-8\n{]\n") -> Self:
-        """Bytes on stdout that are no message, and then the answer."""
+        """Bytes on stdout that are not a message, then the answer."""
         return cls(before=data)
 
     @classmethod
     def flood(cls, stderr: int = 10_000_000) -> Self:
-        """So many bytes on stderr, and then the answer."""
+        """`stderr` bytes on stderr, then the answer."""
         return cls(stderr=stderr)
 
     @classmethod
     def freeze(cls) -> Self:
-        """No answer, and nothing is read any more."""
+        """No answer, and the process stops reading."""
         return cls(messages=(), then="freeze")
 
     @classmethod
     def mute(cls) -> Self:
-        """No answer: stdout is closed, and the process lives on."""
+        """No answer: stdout is closed, and the process stays alive."""
         return cls(messages=(), then="mute")
 
     @classmethod
     def orphan(cls, code: int = 1) -> Self:
-        """No answer: the process exits, and a child of it lives on and holds stdout."""
+        """No answer: the process exits, and a child of it stays alive and holds stdout open."""
         return cls(messages=(), then="orphan", exit_code=code)
 
     def cut(self, sent: int | None = None, *, exit_code: int | None = 1) -> Self:
-        """The same, but the line breaks off in the middle.
+        """The same reply, but its line is cut off in the middle.
 
         Args:
-            sent: How many bytes of it are sent; half of them by default.
-            exit_code: With what the process then exits; None to leave the line unfinished.
+            sent: How many bytes of the line are sent; half of them by default.
+            exit_code: The status with which the process then exits; None to keep running with the line unfinished.
         """
         return replace(self, sent=HALF if sent is None else sent, exit_code=exit_code)

@@ -1,4 +1,4 @@
-"""What was written for a scripted server, and what reached it."""
+"""The script of a scripted server, and the log of the requests it received."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CALL = "tools/call"
 
 @dataclass(frozen=True)
 class Request:
-    """What reached a scripted server.
+    """A message received by a scripted server.
 
     Attributes:
-        method: The JSON-RPC method; the HTTP verb of what has none.
+        method: The JSON-RPC method, or the HTTP verb of a request without one. A response has "response" over stdio.
         id: The JSON-RPC id; None for a notification.
         params: Its parameters.
-        headers: The HTTP headers, with names in lower case; empty over stdio.
-        pid: The process that it reached; over HTTP the one of the test.
+        headers: The HTTP headers, with lower-case names; empty over stdio.
+        pid: The process that received it; over HTTP, that of the test.
     """
 
     method: str
@@ -37,9 +37,9 @@ class Request:
 
 
 Replies = Sequence[Reply] | Mapping[str, Sequence[Reply]]
-"""The replies to `tools/call`, one for each; or the replies to several methods, by method."""
+"""Replies to `tools/call`, one per call; or replies to several methods, by method."""
 Script = Replies | Callable[[Request], Reply | None]
-"""Replies; or a function that makes them, and None for the server's own answer."""
+"""Replies; or a function that returns a reply, or None for the server's normal answer."""
 
 
 def by_method(replies: Replies) -> dict[str, list[Reply]]:
@@ -50,12 +50,12 @@ def by_method(replies: Replies) -> dict[str, list[Reply]]:
 
 
 class Log(list[Request]):
-    """What reached a server, in order."""
+    """The requests that a server received, in order."""
 
     def of(self, method: str = CALL) -> list[Request]:
         """The requests with this method."""
         return [request for request in self if request.method == method]
 
     def counts(self) -> Counter[str]:
-        """How many there are, by method."""
+        """The number of requests, by method."""
         return Counter(request.method for request in self)

@@ -1,4 +1,4 @@
-"""An MCP server over stdio, in a real process, that misbehaves by script."""
+"""A scripted MCP server over stdio, in a real process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..testing import _protocol
 from .replies import HttpReply, Reply
 from .script import CALL, Log, Replies, Request, by_method
 
+# Seconds between reads of the journal: processes send no notification of what they received.
 _GLANCE = 0.01
-"""Seconds between two looks into the journal: a process announces what reached it to nobody."""
 
 
 class ScriptedStdioServer:
-    """Answers as a good server does, but for what a script says; an async context manager.
+    """A well-behaved server, except where a script says otherwise; an async context manager.
 
-    A script is a list of replies, one for each `tools/call`, or a mapping from methods to such lists; the list of
-    "start" is for what each process does before it reads anything: start slowly, exit, write garbage. The process that
-    takes the place of another goes on in the script where that one ended. When a list is used up, the server answers by
-    itself: a `tools/call` with its argument `text`.
+    A script is a list of replies, one per `tools/call`, or a mapping from methods to such lists; the list for "start"
+    is what each process does before it reads anything: start slowly, exit, write garbage. A process that replaces
+    another continues the script where that one stopped. When a list is used up, the server answers normally: a
+    `tools/call` returns its argument `text`.
 
     Example:
         async with ScriptedStdioServer([StdioReply.exit(3), Reply.ok("hello")]) as server:
@@ -38,16 +38,17 @@ class ScriptedStdioServer:
                 await client.call_tool("echo")
 
     Args:
-        replies: What to do.
-        stubborn: Whether the processes ignore SIGTERM and the end of their stdin; they then end after a minute.
-        modern: Whether it speaks 2026-07-28 and nothing before it; else up to 2025-11-25.
-        tools: Its tools, as they are on the wire.
+        replies: The script.
+        stubborn: Whether the processes ignore SIGTERM and the end of their stdin; they then exit a minute after stdin
+            closes.
+        modern: Whether it speaks only 2026-07-28; otherwise it speaks versions up to 2025-11-25.
+        tools: Its tools, as sent on the wire.
 
     Attributes:
-        parameters: How to start it, from when it was entered; each start is a process of its own.
+        parameters: How to start it; set when the context is entered. Each start is a new process.
 
     Raises:
-        TypeError: A reply can be sent over HTTP alone.
+        TypeError: A reply can only be sent over HTTP.
     """
 
     parameters: StdioServerParameters
@@ -80,19 +81,19 @@ class ScriptedStdioServer:
 
     @property
     def requests(self) -> Log:
-        """What has reached its processes: `requests.of("start")` are their starts, each with its `pid`."""
+        """The requests that its processes received; `requests.of("start")` are their starts, each with its `pid`."""
         if not self._journal.exists():
             return Log()
         lines = self._journal.read_text(encoding="utf-8").split("\n")
         return Log(_request(json.loads(line)) for line in lines[:-1])
 
     def then(self, *replies: Reply, to: str = CALL) -> None:
-        """Put replies to a method behind those that are still to come."""
+        """Append replies to the script of a method."""
         self._replies.setdefault(to, []).extend(_as_json(reply) for reply in replies)
         self._write()
 
     async def received(self, method: str = CALL, count: int = 1) -> Request:
-        """Wait for the `count`-th request with this method; it need not have been answered."""
+        """Wait for the `count`-th request with this method, whether or not it has been answered."""
         while len(found := self.requests.of(method)) < count:
             await anyio.sleep(_GLANCE)
         return found[count - 1]
@@ -101,7 +102,7 @@ class ScriptedStdioServer:
         new = self._script.with_suffix(".new")
         script = {"replies": self._replies, "stubborn": self._stubborn, "known": self._known}
         new.write_text(json.dumps(script), encoding="utf-8")
-        os.replace(new, self._script)  # noqa: PTH105 - in one step, for a process may be reading it
+        os.replace(new, self._script)  # noqa: PTH105 - atomic: a process may be reading it
 
 
 def _as_json(reply: Reply) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What a `FaultProxy` does to the connections through it, in the words of toxiproxy (https://github.com/Shopify/toxiproxy).
+"""The faults of a `FaultProxy`, named as in toxiproxy (https://github.com/Shopify/toxiproxy).
 
-Each toxic is a value: add it to a proxy, and remove it again. All of them take two keywords more: `direction`, which is
-"downstream" (what the server sends, the default) or "upstream" (what the client sends), and `toxicity`, the probability
-from 0 to 1 that a connection has the toxic at all.
+Each toxic is a value that is added to a proxy and removed again. All toxics take two more keyword arguments:
+`direction`, which is "downstream" (what the server sends, the default) or "upstream" (what the client sends), and
+`toxicity`, the probability from 0 to 1 that a connection is affected at all.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 Direction = Literal["upstream", "downstream"]
-"""Upstream is from the client to the server, downstream is back."""
+"""Upstream is from the client to the server, downstream from the server to the client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toxic:
-    """What all toxics have.
+    """Base class of all toxics.
 
     Attributes:
-        direction: Which bytes it concerns.
-        toxicity: The probability that a connection has it; drawn once for each connection.
+        direction: The direction it affects.
+        toxicity: The probability that a connection is affected; drawn once per connection.
 
     Raises:
-        ValueError: A number is negative, a toxicity above 1, or a direction unknown.
+        ValueError: A number is negative, the toxicity is above 1, or the direction is unknown.
     """
 
     direction: Direction = "downstream"
@@ -42,11 +42,11 @@ class Toxic:
 
 @dataclass(frozen=True)
 class Latency(Toxic):
-    """Everything arrives later, and in order.
+    """Delays everything, in order.
 
     Attributes:
-        latency: Seconds.
-        jitter: Seconds by which the latency varies, evenly, up and down.
+        latency: The delay, in seconds.
+        jitter: Seconds by which the delay varies in both directions, uniformly distributed.
     """
 
     latency: float
@@ -55,7 +55,7 @@ class Latency(Toxic):
 
 @dataclass(frozen=True)
 class Bandwidth(Toxic):
-    """No more than so many bytes pass in a second, for each connection.
+    """Limits the rate of each connection.
 
     Attributes:
         rate: Bytes per second, above 0.
@@ -66,17 +66,17 @@ class Bandwidth(Toxic):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.rate:
-            raise ValueError("rate is 0: use Timeout() to let nothing through")
+            raise ValueError("rate is 0: use Timeout() to block all data")
 
 
 @dataclass(frozen=True)
 class Slicer(Toxic):
-    """What is sent arrives in small pieces.
+    """Splits data into small pieces.
 
     Attributes:
-        average_size: Bytes of a piece, at least 1.
-        size_variation: Bytes by which the size varies, up and down.
-        delay: Seconds between two pieces.
+        average_size: Bytes per piece, at least 1.
+        size_variation: Bytes by which the size varies in both directions; less than `average_size`.
+        delay: Seconds between pieces.
     """
 
     average_size: int
@@ -86,15 +86,15 @@ class Slicer(Toxic):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size_variation >= self.average_size:
-            raise ValueError("size_variation must be smaller than average_size: no piece is empty")
+            raise ValueError("size_variation must be smaller than average_size: a piece cannot be empty")
 
 
 @dataclass(frozen=True)
 class SlowClose(Toxic):
-    """The end of the stream arrives later than the last byte.
+    """Delays the end of the stream after the last byte.
 
     Attributes:
-        delay: Seconds.
+        delay: The delay, in seconds.
     """
 
     delay: float
@@ -102,12 +102,12 @@ class SlowClose(Toxic):
 
 @dataclass(frozen=True)
 class Timeout(Toxic):
-    """Nothing passes, not even an end or a reset: a black hole, or in one direction a half-open connection.
+    """Blocks everything, even a close or a reset: a black hole, or in one direction a half-open connection.
 
-    What is sent meanwhile is held, as much as fits into the proxy's buffers, and passes when the toxic is removed.
+    Data sent meanwhile is held as far as the proxy's buffers allow, and passes when the toxic is removed.
 
     Attributes:
-        timeout: Seconds until the connection is closed; None, the default, for never.
+        timeout: Seconds until the connection is closed; None (the default) for never.
     """
 
     timeout: float | None = None
@@ -115,9 +115,9 @@ class Timeout(Toxic):
 
 @dataclass(frozen=True)
 class ResetPeer(Toxic):
-    """The first bytes in its direction are dropped, and both ends see "connection reset by peer".
+    """Drops the next bytes in its direction and resets the connection on both sides ("connection reset by peer").
 
-    Upstream the server never sees the request; downstream it has answered, and the answer is lost.
+    Upstream, the server never sees the request; downstream, the server has answered and the answer is lost.
 
     Attributes:
         timeout: Seconds from those bytes to the reset.
@@ -128,11 +128,11 @@ class ResetPeer(Toxic):
 
 @dataclass(frozen=True)
 class LimitData(Toxic):
-    """A connection is closed once so many bytes went through it.
+    """Closes a connection after a number of bytes.
 
     Attributes:
-        bytes: How many, counted for each connection from when the toxic was added.
-        reset: Whether the end is a reset; else it is an end as of a finished stream.
+        bytes: The number of bytes, counted for each connection from when the toxic was added.
+        reset: Whether to reset the connection instead of closing it normally.
     """
 
     bytes: int

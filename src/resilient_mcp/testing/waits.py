@@ -1,4 +1,4 @@
-"""A switch for tests: the waits of this library pass at once."""
+"""A switch for tests that makes the waits of this library instant."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ..event_loop import Clock, clock
 
 @contextmanager
 def instant_waits() -> Iterator[Clock]:
-    """Let the waits of all clients that begin within it pass in a moment, on asyncio and trio.
+    """Make waits that begin within the block instant, for all clients, on asyncio and trio.
 
-    Those are: back-off between attempts, delays before a restart, `Retry-After`, rate limits, and the time between two
-    tries to restore a subscription or to list tools. An open circuit stays open, so that a test can see it, until
-    `advance(seconds)` of the clock that this gives lets its time pass.
+    This covers back-off between attempts, restart delays, `Retry-After`, rate limits, and the time between attempts to
+    restore a subscription or to list tools. An open circuit stays open, so that a test can observe it, until
+    `advance(seconds)` is called on the yielded clock.
 
-    Events and errors still tell the whole delay. Timeouts are real: what is skipped takes nothing from them, a wait
-    that would not fit into one is refused as ever, and a server that stays away is waited for until
-    `TimeoutPolicy.ready`. Waits of your own code and of your servers are not touched, nor are health checks.
+    Events and errors still report the full delay. Time limits are real: a skipped wait does not use them up, a wait
+    that would not fit into one is refused as usual, and a server that stays away is waited for until
+    `TimeoutPolicy.ready`. Waits in your own code and in your servers are not affected, and neither are health checks.
 
     Example:
         with instant_waits() as clock:
             await client.call_tool("search")  # the server said Retry-After: 60
-            clock.advance(300)  # whatever circuit was open may be tried now
+            clock.advance(300)  # an open circuit may be tried now
 
-    It holds for the whole process; those of two threads overlap.
+    It applies to the whole process, including other threads; blocks may overlap.
     """
     clock.instant += 1
     try:

@@ -1,4 +1,4 @@
-"""Where a configuration holds credentials: environment, headers, command lines, URLs, and values that hold others."""
+"""Finds the credentials in a configuration: environment, headers, command lines, URLs, and values nested in others."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from .credentials import (
 )
 from .patterns import QUOTES, SCHEME, decoded, found
 
+# Characters of the shortest cookie value that counts as a secret.
 _SHORTEST_COOKIE = 6
 # The same for what follows the prefix of a known kind of credential.
 _SHORTEST_REST = 8
 
 _MAX_DEPTH = 32
-# Flags whose value names what it sets, and those that take a login.
+# Flags whose value is a named value (`NAME=value`, `Name: value`), and flags that take a login.
 _ENVIRONMENT_FLAGS = frozenset({"-e", "--env", "--environment", "--env-var"})
 
 _HEADER_FLAGS = frozenset({"-H", "--header", "--headers"})
 
 _LOGIN_FLAGS = frozenset({"-u", "--user", "--userpwd", "--basic-auth", "--proxy-user", "--auth", "--credentials"})
-
+# A short flag with its value attached, such as `-eNAME=value`.
 _ATTACHED = re.compile(r"(-[eHu])(?=[^-\s])(.+)", re.DOTALL)
 
 _SEPARATOR = re.compile(r"""[\s"'`(){}\[\]<>|,;]+""")
@@ -49,7 +50,7 @@ _LINK = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*(?::[a-z]+)?://[^\s\"'<>`]+")
 
 
 def in_named(name: str, value: str) -> Iterator[str]:
-    """The secrets in a value that was given under a name: a variable's, a flag's, a parameter's."""
+    """The secrets in a named value: of a variable, a flag or a parameter."""
     value = value.strip()
     if is_credential(name) and "://" not in value and not is_path(value):
         yield from _in_credential(name, value)
@@ -68,7 +69,7 @@ def in_header(name: str, value: str) -> Iterator[str]:
 
 
 def _in_credential(name: str, value: str) -> Iterator[str]:
-    """A credential as it is, without its scheme, and the parts of a login or of cookies."""
+    """A credential as it stands, without its scheme, and the parts of a login or of cookies."""
     value = value.strip(QUOTES)
     if "cookie" in name.lower():
         values = (pair.partition("=")[2].strip(QUOTES) for pair in value.split(";"))
@@ -84,7 +85,7 @@ def _in_credential(name: str, value: str) -> Iterator[str]:
 
 
 def _in_login(text: str) -> Iterator[str]:
-    """The password of `user:password`, and the pair."""
+    """The password in `user:password`, and the pair."""
     user, colon, password = text.partition(":")
     if colon and is_password(user, password):
         yield text
@@ -92,11 +93,11 @@ def _in_login(text: str) -> Iterator[str]:
 
 
 def in_value(value: str) -> Iterator[str]:
-    """The secrets in a value whose name says nothing: of URLs, pairs, JSON and lists only the secret parts."""
+    """The secrets in a value whose name does not tell: of URLs, pairs, JSON and lists only the secret parts."""
     for secret in found(value):
         yield secret
         if KNOWN.match(secret) and len(rest := re.split("[-_.]", secret)[-1]) >= _SHORTEST_REST:
-            yield rest  # servers quote keys without their prefix
+            yield rest  # some servers quote a key without its prefix
     try:
         yield from _in_json(json.loads(value if value[:1] in {"{", "["} else ""), "", 0)
     except (ValueError, RecursionError):
@@ -108,7 +109,7 @@ def in_value(value: str) -> Iterator[str]:
 
 
 def _in_word(word: str) -> Iterator[str]:
-    """The secrets in `name=value`, and what looks random."""
+    """The secrets in `name=value`, or in a word that looks random."""
     name, equals, value = word.rstrip("=").partition("=")  # base64 may end in "="
     if equals:
         yield from in_named(name, value)
@@ -146,7 +147,7 @@ def in_arguments(arguments: Sequence[str]) -> Iterator[str]:
         elif argument.startswith("--") and "=" in argument:
             yield from _in_flag(*argument.split("=", 1))
         elif argument.startswith("-"):
-            yield from in_value(argument[2:])  # what a short flag may have attached
+            yield from in_value(argument[2:])  # a short flag may have its value attached
         else:
             yield from _in_flag(before, argument)
         before = argument if argument.startswith("-") and not attached and "=" not in argument else ""
@@ -198,7 +199,7 @@ def _in_query(query: str) -> Iterator[str]:
 
 
 def shown(value: Any, name: str = "", depth: int = 0) -> Any:
-    """`value`, given under `name`, as a message may show it."""
+    """`value`, given under `name`, as it may be shown in a message: secrets are masked."""
     if isinstance(value, str):
         return MASK if any(True for _ in in_named(name, value)) else value
     if isinstance(value, Mapping | list | tuple) and depth > _MAX_DEPTH:

@@ -1,8 +1,8 @@
-"""What is a credential, by its name and by its look.
+"""Decides what is a credential, by name and by appearance.
 
-A value is a secret when the name of its variable, header, flag or parameter says so, or when it looks like one: a known
-prefix, or letters and digits mixed as in no word. Words, paths, hosts, versions and identifiers are not treated as
-secrets, since a log without them cannot be read.
+A value is a secret if the name of its variable, header, flag or parameter says so, or if it looks like one: a known
+prefix, or letters and digits mixed as no word mixes them. Words, paths, hosts, versions and identifiers are not treated
+as secrets, since a log without them cannot be read.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .printable import printable
 
 MASK = "***"
 
-# Shorter values are not kept even under the name of a credential: masking "0" or "dev" would blank half a log.
+# Shorter values are not masked even under the name of a credential: masking "0" or "dev" would blank half a log.
 _SHORTEST = 4
-# The same for text without a name in a place where a secret may be.
+# The same for an unnamed value in a place where a secret may be.
 _SHORTEST_BARE = 8
-# What a credential's variable, flag or header may say without holding one.
+# Values that a credential's variable, flag or header may have without holding a secret.
 _WORDS = frozenset(
     {
         *("true", "false", "none", "null", "yes", "no", "auto", "default", "string", "required", "optional", "enabled"),
@@ -27,7 +27,7 @@ _WORDS = frozenset(
         *("oauth2", "oidc", "saml", "ldap", "ntlm", "kerberos", "iam", "jwt", "sso", "anonymous", "token", "password"),
     }
 )
-# What follows a user's name and a colon without being a password (`--user 1000:docker`).
+# Groups, which may follow a user name and a colon in place of a password (`--user 1000:docker`).
 _GROUPS = frozenset({"root", "users", "staff", "docker", "nogroup", "nobody"})
 
 # --- by name ---
@@ -46,7 +46,7 @@ _NO_CREDENTIAL = re.compile(
     r"|(?:^|_)(?:public|sort|partition|primary|foreign|cache|group|gpg|pgp|max|min|num|pad|eos|bos|unk|sep|cls|stop)_"
     r"(?:key|token|secret)$"
 )
-# Names of what looks random and is public: ids, digests, revisions, public keys.
+# Names of values that look random but are public: ids, digests, revisions, public keys.
 _IDENTIFIER = re.compile(
     r"(?:^|_)(?:[ug]?u?ids?|[a-z]*sha\d*|[a-z]*hash|digest|checksum|integrity|md5|fingerprint|etag|traceparent|tracestate"
     r"|[a-z]*(?:commit|revision|version)|refs?|rev|tags?|image|(?:public|gpg|pgp)_?key)$"
@@ -58,7 +58,7 @@ _CREDENTIAL_HEADER = re.compile(r"auth|token|key|secret|cookie|passw|signature|c
 def is_credential(name: str) -> bool:
     """Whether a variable, header, flag or parameter called `name` holds a credential."""
     words = _snake(name)
-    is_directory = name in {"PWD", "OLDPWD"}  # of a shell
+    is_directory = name in {"PWD", "OLDPWD"}  # set by shells
     return bool(_CREDENTIAL.search(words)) and not (is_directory or _NO_CREDENTIAL.search(words))
 
 
@@ -76,17 +76,17 @@ def _snake(name: str) -> str:
     return _HUMP.sub("_", name).strip("_").lower()
 
 
-# --- by look ---
+# --- by appearance ---
 
-# A hump of a camelCase identifier, an acronym, a number.
+# One word of a camelCase identifier, an acronym, or a number.
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 
 _ALNUM = re.compile(r"[A-Za-z0-9]+")
 
 _HEX = re.compile(r"[0-9a-f]{32,}|[0-9A-F]{32,}")
-# From which length on a run of letters and digits is random, and how long its words then are on average at most.
+# Minimum length of a run of letters and digits: the largest average length of its words at which it counts as random.
 # These limits find 98 % of random runs of 24 letters and digits, 88 % of 16 and half of 8; of the 25,500 names in the
-# standard library they hit none.
+# standard library they match none.
 _BOTH_CASES = {8: 1.8, 10: 2.0, 16: 2.5, 24: 3.0}
 
 _ONE_CASE = {20: 6.0}
@@ -96,15 +96,15 @@ _ONE_CASE_IN_PATH = {16: 4.0}
 _MANY_SHORT = "s" * 5
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# Digests and revisions where they are spelled as such: in images, packages and links to repositories.
+# Digests and revisions where the context marks them as such: in images, packages and links to repositories.
 DIGEST = re.compile(
     r"\bsha\d{1,3}[:=-][A-Za-z0-9+/]{20,}={0,2}|(?:[@#]|\b(?:commits?|tree|blob|raw|archive)/)(?:[0-9a-f]{40}|[0-9a-f]{7,12})\b"
 )
 
 ROOTED = re.compile(r"(?:~|\.{1,2})/|/[^/]+/|[A-Za-z]:[\\/]|\\\\")
 
-# What begins a credential of well-known services, and what follows. Where the beginning is a word, too, the rest must
-# have a digit or a capital; lookaheads are bounded, so that no text takes long.
+# Credentials of well-known services, by their prefix. Where the prefix is also a word, the rest must have a digit or a
+# capital. Lookaheads are bounded, so that no text takes long to match.
 KNOWN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"(?:sk|xai|pul|nvapi|pplx|tvly)-(?=[\w-]{0,40}[0-9A-Z])[\w-]{6,}"
@@ -119,7 +119,7 @@ KNOWN = re.compile(
 
 
 def is_random(text: str, one_case: Mapping[int, float] = _ONE_CASE) -> bool:
-    """Whether some run of letters and digits in `text` looks generated: its words are shorter than those of a name."""
+    """Whether a run of letters and digits in `text` looks generated: its words are shorter than those of a name."""
     return any(_is_random(run, one_case) for run in _ALNUM.findall(text))
 
 
@@ -131,23 +131,23 @@ def _is_random(run: str, one_case: Mapping[int, float]) -> bool:
     limits = [limit for size, limit in (_BOTH_CASES if both else one_case).items() if len(run) >= size]
     if not limits:
         return False
-    lengths = "".join("s" if len(word) <= 2 else "l" for word in words)  # noqa: PLR2004 - one hump, or a number
-    many_short = both and _MANY_SHORT in lengths  # at the beginning of something longer
+    lengths = "".join("s" if len(word) <= 2 else "l" for word in words)  # noqa: PLR2004 - short and long words
+    many_short = both and _MANY_SHORT in lengths  # part of something longer, which raises the average
     return len(run) <= limits[-1] * len(words) or many_short or bool(_HEX.fullmatch(run))
 
 
 def is_token(segment: str) -> bool:
-    """Whether a segment of a path is a secret: there, UUIDs and shorter random text serve as such."""
+    """Whether a path segment is a secret: in paths, UUIDs and shorter random text are used as such, too."""
     return bool(_UUID.search(segment) or KNOWN.search(segment)) or is_random(segment, _ONE_CASE_IN_PATH)
 
 
 def is_worth_keeping(secret: str) -> bool:
-    """Whether a secret can be masked without hitting ordinary text."""
+    """Whether a secret can be masked without masking ordinary text."""
     return len(secret) >= _SHORTEST and not is_word(secret)
 
 
 def is_word(value: str) -> bool:
-    """Whether `value` is what is said about credentials, or instead of one."""
+    """Whether `value` is a word about credentials, or a placeholder for one."""
     return value.lower() in _WORDS
 
 
@@ -157,13 +157,13 @@ def is_path(value: str) -> bool:
 
 
 def is_bare_secret(text: str) -> bool:
-    """Whether text without a name, in a place where a secret may be, is one."""
+    """Whether an unnamed value, in a place where a secret may be, is one."""
     has_digit = any(character.isdigit() for character in text)
     return (len(text) >= _SHORTEST_BARE and has_digit and not text.isdigit()) or is_random(text)
 
 
 def is_password(user: str, password: str) -> bool:
-    """Whether what follows a user's name is a password, and not a group (`1000:1000`, `node:node`) or a path."""
+    """Whether the text after a user name is a password, not a group (`1000:1000`, `node:node`) or a path."""
     is_group = password.isdigit() or password == user or password in _GROUPS
     return is_worth_keeping(password) and not (is_group or is_path(password))
 
@@ -178,7 +178,7 @@ _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 
 
 def split_url(url: str) -> tuple[str, str, str, str, str]:
-    """Scheme, authority, path, query and fragment, whatever the text is."""
+    """Scheme, authority, path, query and fragment of any text."""
     scheme, authority, path, query, fragment = _matched(_URL, url)
     return scheme, authority, path, query, fragment
 
@@ -191,10 +191,10 @@ def _matched(pattern: re.Pattern[str], text: str) -> list[str]:
 
 
 def safe_url(url: str) -> str:
-    """`url` as a message may show it: without userinfo, query and fragment, with token-like parts of the rest masked.
+    """`url` as it may be shown in a message: without userinfo, query and fragment, and with token-like parts masked.
 
-    Of one that is malformed, only the scheme and a plausible host are shown: what looks like a port or a path there may
-    be half a password.
+    Of a malformed URL only the scheme and a plausible host are shown: what looks like its port or path may be half a
+    password.
     """
     scheme, authority, path, query, fragment = split_url(url)
     address = authority.rpartition("@")[2]

@@ -1,8 +1,8 @@
-"""The lines of a dead process's stderr that say why it died (sans-I/O).
+"""Picks the lines of an exited process's stderr that explain why it exited (sans-I/O).
 
-The last lines are not always those: npm names the package a dozen lines before its end, and a stack trace of Node ends
-with the version of Node. So what every failure of a tool has in common is left out, and lines that speak of an error
-go before others.
+Those are not always the last ones: npm names the package a dozen lines before the end, and a Node stack trace ends with
+the version of Node. So lines common to every failure of a tool are left out, and lines that mention an error are
+preferred.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import re
 
 from .printable import printable
 
+# Lines from the end that are considered.
 _READ = 1000
-"""Lines from the end that are looked at."""
-
+# Characters of one line that are shown.
 _SHOWN = 300
-"""Characters of one line that are shown."""
 
+# npm's prefix on each line of an error.
 _NPM = re.compile(r"npm (?:error|ERR!)(?: (?:code|\d{3}))?(?= |$)")
-"""What npm writes in front of each line of an error."""
 
 _SAYS_NOTHING = re.compile(
     r"""
@@ -46,17 +45,17 @@ _SAYS_WHY = re.compile(
 
 
 def last_words(stderr: str, lines: int) -> list[str]:
-    """The lines that most likely name the cause, in their order.
+    """Return the lines that most likely name the cause, in their original order.
 
-    Of a text that is longer, the last line is always among them unless it says nothing; then lines that look like
-    errors are preferred to others, those to indented ones, which are details, and late lines to early ones.
+    Lines that are common to every failure are dropped, unless there are no others. Of the rest, the last line is always
+    kept; then come lines that look like errors, other lines, and indented ones, which are details, late before early.
 
     Args:
         stderr: What the process wrote, without secrets.
-        lines: How many lines at most.
+        lines: The most lines to return.
 
     Returns:
-        Printable lines; none is empty.
+        Printable lines, none of them empty.
     """
     written = [line for line in stderr.splitlines() if printable(line)][-_READ:]
     telling = [line for line in written if not _SAYS_NOTHING.match(_plain(line))] or written
@@ -66,12 +65,12 @@ def last_words(stderr: str, lines: int) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    """A line without control characters and what a tool writes in front of each of them."""
+    """A line without control characters and without the prefix that npm writes on each line."""
     return _NPM.sub("", printable(line, _SHOWN), count=1).strip()
 
 
 def _rank(line: str) -> int:
-    """2 for a line that says why, 1 for another, 0 for a detail: an indented one."""
+    """2 for a line that mentions an error, 0 for an indented one (a detail), 1 for any other."""
     if _SAYS_WHY.search(_plain(line)):
         return 2
     prefix = _NPM.match(line)

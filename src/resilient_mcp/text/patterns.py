@@ -1,4 +1,4 @@
-"""Credentials in text, where nobody told which they are: headers, pairs, URLs, logins and known prefixes."""
+"""Finds credentials in text that were not known before: in headers, pairs, URLs, logins, and by known prefixes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES = (
     r"(?:(?:api|access|private|secret|subscription|signing)[-_ ]?key|token(?!s)|secret|passw(?:or)?d|passphrase|pwd"
     r"|credentials?|signature|authorization|cookie)"
 )
-
+# Hints for `_NAMED` and `_PREFIXED`, see `_PATTERNS`: lower-case text of which each match contains at least one.
 _NAMES_BEGIN = (
     *("key", "token", "secret", "passw", "passphrase", "pwd", "credential", "signature", "authorization", "cookie"),
 )
@@ -50,7 +50,7 @@ _KNOWN_BEGIN = (
     *("gocspx-", "atatt3", "atctt3", "sntry", "hvs.", "ya29.", "age-secret", "hf_", "npm_", "pypi-", "akia", "asia"),
     *("aiza", "sg.", ":aa", "eyj", "-----begin"),
 )
-# Between a name and its value, in text, JSON, JSON in JSON, and the `repr` of headers.
+# What separates a name and its value in text, JSON, JSON in JSON, and the `repr` of headers.
 _BETWEEN = r"""\\{0,3}["']?(?:\s{0,3}[:=]\s{0,3}|,\s{0,2}(?=b?["']))(?:b(?=["']))?\\{0,3}["']?"""
 
 _HEADER = re.compile(
@@ -79,9 +79,9 @@ QUOTES = "\\\"' "
 
 _PREFIXED = re.compile(rf"()()({KNOWN.pattern})")
 
-# A value after a colon may be prose: it is one only with a digit, a hump or the padding of base64.
+# The value after a colon may be prose: it is a secret only with a digit, a change to upper case or base64 padding.
 _GENERATED = re.compile(r"[0-9=]|[a-z][A-Z]")
-# `token = state.push(...)`, `password == ""`, `secret = {}`: source lines in a traceback.
+# Source lines in a traceback: `token = state.push(...)`, `password == ""`, `secret = {}`.
 _CODE = re.compile(r"[={(\[]|[A-Za-z_][\w.]{0,100}[(\[]")
 
 _PROSE = re.compile(r"[A-Za-z]+[,.]?(?: [A-Za-z]+[,.]?)+")
@@ -103,7 +103,7 @@ def _is_basic(match: re.Match[str]) -> bool:
 
 
 def _is_userinfo(match: re.Match[str]) -> bool:
-    return not match[3].isalpha()  # "git@" is nobody's password
+    return not match[3].isalpha()  # "git@" is a user name without a password
 
 
 def _is_query_secret(match: re.Match[str]) -> bool:
@@ -135,8 +135,8 @@ def _is_known(_match: re.Match[str]) -> bool:
 
 _Pattern: TypeAlias = tuple[tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], bool]]
 
-# Each pattern finds a name, what is between, and a value. It is asked only where one of its hints is in the text, in
-# lower case: most text has none.
+# Each pattern matches a name, a separator and a value. It is tried only on text whose lower case contains one of its
+# hints, which most text does not.
 _PATTERNS: tuple[_Pattern, ...] = (
     (("authorization", "cookie", "x-api-key"), _HEADER, _is_header_secret),
     (("bearer",), _BEARER, _is_bearer),
@@ -150,7 +150,7 @@ _PATTERNS: tuple[_Pattern, ...] = (
 
 
 def masked(text: str) -> str:
-    """`text` without what looks like a credential in it, or is called one."""
+    """`text` with everything masked that looks like a credential or is named as one."""
     lower = text.lower()
     for hints, pattern, is_secret in _PATTERNS:
         for hint in hints:
@@ -169,7 +169,7 @@ def found(text: str) -> Iterator[str]:
 
 
 def decoded(text: str) -> str:
-    """What `text` is in base64, as far as it is printable ASCII."""
+    """`text` decoded from base64; empty if it is not base64 of printable ASCII."""
     try:
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode("ascii")
     except ValueError:

@@ -1,8 +1,9 @@
-"""Keeps secrets out of everything that leaves: messages, events, log records, spans, statistics.
+"""Keep secrets out of everything that leaves the client: messages, events, log records, spans, statistics.
 
-A `Redactor` knows the values that a client was given to keep (environment, headers, URLs, arguments that look like
-credentials, the `Authorization` of each request) in the forms in which servers echo them, and how secrets look that it
-was never told of. What it finds becomes `***`. Text is cleaned *before* it is cut, for half a secret is not recognized.
+A `Redactor` knows the secrets a client was configured with (environment, headers, URLs, arguments that look like
+credentials, the `Authorization` of each request) in the forms in which servers echo them, and recognizes other secrets
+by their pattern. It replaces each with `***`. Text is cleaned *before* it is cut, since half a secret is not
+recognized.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ from .printable import MAX_DETAIL, printable
 from .spellings import Spelling, without_runs
 
 _LEARNED_KEPT = 64
-# Characters that the patterns look at: a hostile error of 10 MB must not hold up everybody for seconds. Nothing that
-# long reaches an event, a log or an advice.
+# Characters searched for patterns: a hostile error of 10 MB must not block the event loop for seconds. No text of this
+# length reaches an event, a log or an `advice`.
 _PATTERNS_READ = 64 * 1024
-# From this length on a line of a multi-line value (a PEM key) is a secret of its own: logs are written by line.
+# A line of a multi-line value (a PEM key) that is at least this long is a secret of its own, since logs are written
+# line by line.
 _LINE_OF_KEY = 16
-# Of secrets of this length, servers quote the beginning, so that people know which one is meant.
+# Servers quote the first characters of a long secret, so that people know which one is meant; they are masked too.
 _LONG, _BEGINNING = 24, 8
 
 _MAX_DEPTH = 32
-# Values within one value that are looked at: more is no error that a server means.
+# Nested values inspected in one value: no genuine server error has more.
 _MAX_VALUES = 10_000
 
 _MAX_CHAIN = 64
@@ -45,10 +47,10 @@ T = TypeVar("T")
 
 
 class Redactor:
-    """Takes secrets out of text.
+    """Removes secrets from text.
 
     Args:
-        secrets: Values to keep, as they are.
+        secrets: The secrets, in plain text.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -58,22 +60,22 @@ class Redactor:
 
     @classmethod
     def of(cls, server: Any, http_client: Any = None) -> Redactor:
-        """The redactor of a client: it knows what `server` and `http_client` were configured with."""
+        """The redactor of a client, with the secrets that `server` and `http_client` are configured with."""
         return cls(_configured(server, http_client))
 
     def _sort(self) -> None:
         known = self._given.union(*self._learned.values())
-        self._known = sorted(known, key=lambda one: one.length, reverse=True)  # a secret may be part of a longer one
+        self._known = sorted(known, key=lambda one: one.length, reverse=True)  # one secret may contain another
         self._cores = {core for one in known for core in one.cores}
         self._escaped = [form for one in self._known for form in one.escaped]
         self._margin = max([MAX_DETAIL, *(one.length for one in known)])
 
     def learn(self, secret: str) -> None:
-        """Keep one more value, such as an OAuth token; of these only the latest are known."""
+        """Add a secret, such as an OAuth token; only the latest 64 added ones are remembered."""
         self._learn(secret, "token")
 
     def learn_headers(self, headers: Any) -> None:
-        """Keep what the headers of a request, an HTTP library's `Headers`, carry as credentials."""
+        """Add the credentials in the headers of a request (an HTTP library's `Headers`)."""
         for name, value in headers.raw:
             if _carries_credentials(name):
                 self._learn(value.decode("latin-1"), name.decode("latin-1"))
@@ -90,7 +92,7 @@ class Redactor:
     # --- text ---
 
     def clean(self, text: str) -> str:
-        """`text` without secrets; of those that it was never told of, only the first 64 KiB."""
+        """`text` without secrets; unknown secrets are masked only in its first 64 Ki characters."""
         for one in self._known:
             if one.anchor in text:
                 text = one.pattern.sub(MASK, text) if one.pattern else text.replace(one.anchor, MASK)
@@ -103,14 +105,20 @@ class Redactor:
         return begin + rest if rest else begin
 
     def line(self, text: str, limit: int = MAX_DETAIL) -> str:
-        """One printable line of untrusted text without secrets, at most `limit` characters; cleaned, then cut."""
+        """Make untrusted text one printable line without secrets, of at most `limit` characters."""
         return printable(self.head(text, 4 * limit), limit)
 
     def head(self, text: str, limit: int) -> str:
-        """The first `limit` characters or so, without secrets. However long the text, no more is looked at."""
+        """About the first `limit` characters of `text`, without secrets; the time taken does not depend on its length.
+
+        Args:
+            text: Text of any length.
+            limit: Number of characters before cleaning.
+        """
         if len(text) <= limit + self._margin:
             return self.clean(text)
-        # A secret that the cut went through is whole when more is read, and masked: there the two differ.
+        # A secret that straddles the cut is not recognized in `cut`, but masked in `more`, which holds all of it: from
+        # there on the two differ, and only what they have in common is safe.
         cut, more = self.clean(text[:limit]), self.clean(text[: limit + self._margin])
         if more.startswith(cut):
             return cut
@@ -118,15 +126,20 @@ class Redactor:
         return "".join(character for character, _ in same)
 
     def clean_tail(self, text: str, limit: int) -> str:
-        """The end of a text without secrets. From `limit` characters on it may begin in the middle of one."""
+        """A tail of some text, without secrets.
+
+        Args:
+            text: The tail.
+            limit: The length from which on the tail may start in the middle of a secret; then its beginning is dropped.
+        """
         return self.clean(text)[self._margin :] if len(text) >= limit else self.clean(text)
 
-    # --- whatever holds text ---
+    # --- objects that hold text ---
 
     def cleaned(self, value: T) -> T:
-        """`value` without secrets: a string, or containers and dataclasses of them; itself when there are none.
+        """`value` without secrets: a string, or containers and dataclasses of strings; `value` itself if it has none.
 
-        Of what is too deep or too much to look at, nothing is left.
+        Whatever is nested too deeply, or is beyond the number of values inspected, is masked.
         """
         return self._cleaned(value, 0, itertools.count())  # type: ignore[no-any-return]
 
@@ -160,10 +173,10 @@ class Redactor:
         return dataclasses.replace(value, **changed) if changed else value
 
     def clean_error(self, error: T) -> T:
-        """`error`, and all that it came from, without secrets: changed in place where that is possible.
+        """Remove secrets from `error`, its causes, contexts and sub-exceptions, in place where possible.
 
         Returns:
-            The same error; another one of its type if its text cannot be changed.
+            The same error, or a new one of its type if its text cannot be changed.
         """
         result: Any = self._rebuilt(error)
         todo, seen = [result], set[int]()
@@ -185,7 +198,7 @@ class Redactor:
         args = self.cleaned(error.args)
         if args is not error.args:
             error.args = args
-        facts = vars(error)  # written directly: some exceptions refuse `setattr`
+        facts = vars(error)  # written directly, since some exceptions reject `setattr`
         for name, value in list(facts.items()):
             if (new := self.cleaned(value)) is not value:
                 facts[name] = new
@@ -193,7 +206,7 @@ class Redactor:
             error.strerror, error.filename = self.cleaned((error.strerror, error.filename))
 
     def _rebuilt(self, error: Any) -> Any:
-        """Pydantic's errors quote what they refuse, cut in the middle, and cannot be changed."""
+        """Rebuild a pydantic error with secrets in it: it quotes the rejected input, shortened, and is immutable."""
         if not isinstance(error, ValidationError):
             return error
         faults = error.errors(include_url=False, include_context=False)
@@ -214,7 +227,7 @@ def _spellings(secrets: Iterable[str]) -> set[Spelling]:
 
 
 def _worth_keeping(secrets: Iterable[str]) -> Iterator[str]:
-    """The secrets that are long enough to be masked, and what text may quote of them: a line, or the beginning."""
+    """The secrets long enough to be masked, and the parts that text may quote: a line, or the beginning."""
     for secret in map(str.strip, secrets):
         if is_worth_keeping(secret):
             yield secret
@@ -227,7 +240,7 @@ def _worth_keeping(secrets: Iterable[str]) -> Iterator[str]:
 def _configured(server: Any, http_client: Any) -> Iterator[str]:
     """The secrets in the configuration of a server and of an HTTP client."""
     if isinstance(server, StdioServerParameters):
-        harmless = get_default_environment()  # HOME, PATH and the like, which the SDK gives to every server
+        harmless = get_default_environment()  # HOME, PATH and others that the SDK passes to every server
         own = {name: value for name, value in (server.env or {}).items() if harmless.get(name) != value}
         yield from in_pairs(own.items())
         yield from in_arguments(server.args)

@@ -1,7 +1,7 @@
-"""The spellings in which a known secret comes back: quoted for JSON, URLs and HTML, or encoded.
+"""Finds a known secret in any form in which it may be echoed: escaped for JSON, URLs or HTML, or encoded.
 
-Letters and digits are the same in all quotings, so most secrets are looked for as they are. The others become a pattern
-in which each special character may be quoted in any way, and are looked for only in text that has their longest run of
+No escaping changes letters and digits, so most secrets are searched for literally. The others become a pattern that
+allows any escaping of each special character, which is applied only to text that contains the secret's longest run of
 letters and digits.
 """
 
@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from html.entities import codepoint2name
 
+# Characters of the shortest base64 form that is searched for.
 _SHORTEST_CORE = 6
-# Characters that no quoting changes; all others may be quoted, and runs of whitespace and of backslashes may change
-# their length.
+# Runs of characters that no escaping changes; any other character may be escaped, and runs of whitespace and of
+# backslashes may change in length.
 _PART = re.compile(r"[A-Za-z0-9_.~-]+|\s+|\\+|.", re.DOTALL)
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
-# Characters of the longest spellings of one that are looked for: `&amp;#x00002f;`, and `\\u002f` for all of a secret.
+# The most characters that one may become: `&amp;#x00002f;`, or `\\u002f` where the whole secret is escaped.
 _QUOTED, _ESCAPED = 20, 6
 
 _WHITESPACE = r"(?:\s|\+|\\{1,8}[nrt]|%(?:25)?(?:20|0[aAdD9])|&#(?:9|1[03]|32|[xX](?:9|20|[aAdD]));)"
@@ -29,14 +30,14 @@ _RUN = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a secret is looked for.
+    """How to find one secret.
 
     Attributes:
-        anchor: What all text has that holds the secret in letters; the secret itself, if there is no pattern.
-        pattern: What finds the secret however it is quoted, or None.
-        length: Characters of its longest spelling.
-        cores: What text has that holds the secret in base64 or hex.
-        escaped: The secret as JSON may escape it, each character as four hexadecimal digits.
+        anchor: A part that all escapings leave as it is; the secret itself if there is no pattern.
+        pattern: Matches the secret in any escaping, or None.
+        length: Characters of its longest form.
+        cores: Strings of which text contains one if it holds the secret in base64 or hex.
+        escaped: The secret with every character as a JSON escape of four hexadecimal digits, in lower and upper case.
     """
 
     anchor: str
@@ -47,7 +48,7 @@ class Spelling:
 
     @classmethod
     def of(cls, secret: str) -> Spelling:
-        """How `secret`, which does not begin or end with whitespace, is looked for."""
+        """The spelling of `secret`, which must not begin or end with whitespace."""
         parts = _PART.findall(secret)
         plain = [part for part in parts if _PLAIN.fullmatch(part)]
         quoted = plain != parts
@@ -61,7 +62,7 @@ class Spelling:
 
 
 def _spelled(part: str) -> str:
-    """A pattern of one part of a secret."""
+    """A pattern for one part of a secret."""
     if _PLAIN.match(part):
         return re.escape(part)
     if part.isspace():
@@ -72,7 +73,7 @@ def _spelled(part: str) -> str:
 
 
 def _quotings(character: str) -> Iterator[str]:
-    """Patterns of one special character."""
+    """Patterns for one special character."""
     yield r"\\{0,8}" + re.escape(character)
     code = ord(character)
     units = re.findall("....", character.encode("utf-16-be", "surrogatepass").hex())
@@ -88,10 +89,10 @@ def _quotings(character: str) -> Iterator[str]:
 
 
 def _cores(secret: str) -> Iterator[str]:
-    """What text has in it in which `secret` is encoded in base64 or hex, alone or inside something longer.
+    """Substrings of any text that has `secret` in base64 or hex, alone or inside something longer.
 
-    In base64 a byte may begin at three places, so there are three spellings; their first and last characters are left
-    out where they also depend on what is around the secret.
+    In base64 a byte may start at any of three bit offsets, so there are three forms. Their first and last characters
+    are left out where they also depend on the bytes around the secret.
     """
     data = secret.encode("utf-8", "replace")
     yield from (data.hex(), data.hex().upper())
@@ -108,6 +109,6 @@ def _escaped(secret: str) -> tuple[str, str]:
 
 
 def without_runs(text: str, cores: Iterable[str], mask: str) -> str:
-    """`text` without the base64 and hex that has one of `cores` in it."""
+    """`text` with each run of base64 or hex that contains one of `cores` replaced by `mask`."""
     found = [core for core in cores if core in text]
     return _RUN.sub(lambda run: mask if any(core in run[0] for core in found) else run[0], text) if found else text

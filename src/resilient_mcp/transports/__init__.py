@@ -1,1 +1,1 @@
-"""The two edges, where ground truth is written down: the server process and the HTTP client."""
+"""The transports, which record what really happened: the server process and the HTTP client."""

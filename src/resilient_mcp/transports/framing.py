@@ -1,4 +1,4 @@
-"""Bytes to lines, in linear time and bounded memory (sans-I/O)."""
+"""Split bytes into lines, in linear time and bounded memory (sans-I/O)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# Bytes kept of each end of an oversized line: enough to find the JSON-RPC id at either end.
 _KEPT = 4096
-"""Bytes kept of each end of a line that is too long: enough to find the JSON-RPC id in either place."""
 
 _ID = rb'"id"\s*:\s*(\d+|"[^"\\]{1,64}")'
 _ID_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID)
@@ -16,11 +16,11 @@ _ID_LAST = re.compile(_ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
 
 @dataclass(frozen=True, slots=True)
 class Oversize:
-    """A line that was longer than the bound.
+    """A line that exceeded the size limit.
 
     Attributes:
         size: Its length in bytes.
-        request_id: The id of the response it was, where that stands at either end of it; None otherwise.
+        request_id: The JSON-RPC id found at either end of it, or None.
     """
 
     size: int
@@ -28,7 +28,7 @@ class Oversize:
 
 
 def find_id(head: bytes, tail: bytes) -> str | int | None:
-    """The top-level JSON-RPC id of a message of which only both ends are known."""
+    """The top-level JSON-RPC id of a message of which only the two ends are known, or None."""
     match = _ID_FIRST.match(head) or _ID_LAST.search(tail)
     if match is None:
         return None
@@ -37,10 +37,10 @@ def find_id(head: bytes, tail: bytes) -> str | int | None:
 
 
 class LineFramer:
-    """Splits a stream of bytes at newlines. Each byte is looked at once, however long the line.
+    """Splits a stream of bytes at newlines. Each byte is examined once, however long the line.
 
     Args:
-        max_bytes: The longest line that is kept; a longer one comes out as `Oversize`.
+        max_bytes: Maximum length of a line; a longer one is reported as `Oversize`.
     """
 
     def __init__(self, max_bytes: int) -> None:

@@ -1,7 +1,7 @@
-"""Streams with another client behind them: it answers what the server asks, in the place of the session's callbacks.
+"""Streams that pass the server's requests to another client, which answers them in place of the session's callbacks.
 
-Requests of the server and their answers pass as they are on the wire, so that what the session does not know comes
-through, and one that takes long holds up nothing.
+Server requests and their answers are passed on unchanged, so that methods unknown to the session work too, and a slow
+one does not block the stream.
 """
 
 from __future__ import annotations
@@ -19,16 +19,24 @@ from .._sdk.transports import Streams
 
 
 class Link(Protocol):
-    """What stands in front of a session and answers what its server asks, in the place of callbacks.
+    """Answers the server's requests in place of a session's callbacks.
 
     Attributes:
-        capabilities: Declared to the server as they are, at `initialize`.
+        capabilities: Client capabilities, declared unchanged to the server at `initialize`.
     """
 
     capabilities: dict[str, Any]
 
     def take(self, request: dict[str, Any], reply: Callable[[dict[str, Any]], Awaitable[None]]) -> Callable[[], object]:
-        """Answer a request of the server in the background; what is returned gives it up."""
+        """Start answering a server request in the background.
+
+        Args:
+            request: The request, as JSON.
+            reply: Sends the answer, as JSON.
+
+        Returns:
+            A function that abandons the request.
+        """
         ...
 
 
@@ -36,19 +44,19 @@ class Link(Protocol):
 async def linked(
     streams: Any, link: Link, waiting_for_us: Callable[[], AbstractContextManager[None]]
 ) -> AsyncIterator[Streams]:
-    """`streams`, a context manager of (read, write), with `link` behind them.
+    """Attach `link` to a transport's streams.
 
     Args:
-        streams: The streams.
-        link: Answers the server.
-        waiting_for_us: A context while the server waits for such an answer.
+        streams: A context manager of the (read, write) streams.
+        link: Answers the server's requests.
+        waiting_for_us: Returns a context that is open while the server waits for such an answer.
     """
     async with streams as (read, write):
         yield LinkedReader(read, link, write, waiting_for_us), LinkedWriter(write, link)
 
 
 class LinkedReader:
-    """A read stream that hands the server's requests to a link; a `ping` stays with the session."""
+    """A read stream that passes the server's requests to a link, except `ping`, which the session answers."""
 
     def __init__(
         self, inner: Any, link: Link, write: Any, waiting_for_us: Callable[[], AbstractContextManager[None]]
@@ -94,7 +102,7 @@ class LinkedReader:
             try:
                 await self._write.send(message_from_json(answer))
             except (ValueError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-                return  # the host answered rubbish, or the server is gone
+                return  # the answer is not valid, or the server is gone
 
         give_up = self._link.take(message_as_json(item), reply)
 

@@ -1,9 +1,8 @@
-"""The HTTP edge: a client around the user's, whose `send` never lets a failed POST tear the session down.
+"""The HTTP transport: a wrapper around the HTTP client whose `send` keeps a failed POST from ending the session.
 
-It sits above the auth flow and follows the redirects that the SDK would, so it sees final answers. Whatever becomes of
-a request, the SDK's transport gets one JSON-RPC response for it: the server's, or an error of ours with the evidence
-noted beside it. Notifications that fail are noted and dropped; streams that break are ended with an error, unless the
-SDK can still resume them.
+It sits above the auth flow and follows the same redirects as the SDK, so it sees final responses. For every request the
+SDK's transport gets exactly one JSON-RPC response: the server's, or an error made here, with the evidence recorded. A
+notification that fails is dropped; a broken stream ends with an error, unless the SDK can still resume it.
 """
 
 from __future__ import annotations
@@ -30,49 +29,55 @@ from ..text.redact import Redactor
 from ..transports import http_logs
 from .sse_events import EventScanner, Unusable, is_response, is_well_formed, parse
 
+# Bytes read of an error response: enough for any reasonable JSON-RPC error.
 _ERROR_BODY = 64 * 1024
-"""Bytes of an error answer that are read: enough for any JSON-RPC error worth reading."""
-_MAX_REDIRECTS = 20
-_RESUME_TRIES = 2
-"""How often the SDK asks to resume a broken stream before it gives up (`MAX_RECONNECTION_ATTEMPTS`)."""
-_RESUMABLE_KEPT = 256
-_REOPEN_BASE, _REOPEN_CAP = 0.2, 10.0
-"""The back-off between two tries to open the stream of what the server says unasked, in seconds."""
-_OUTAGES = frozenset({408, 429, 500, 502, 503, 504})
-"""What a server, or a gateway before it, answers when asking again may help."""
-_NOT_YET = _OUTAGES | {409}
-"""The same for the stream of what a server says unasked.
 
-409 is what the SDK's servers answer as long as they have not noticed that the stream before is gone.
-"""
+_MAX_REDIRECTS = 20
+
+# Attempts of the SDK to resume a broken stream before it gives up (`MAX_RECONNECTION_ATTEMPTS`).
+_RESUME_TRIES = 2
+
+_RESUMABLE_KEPT = 256
+
+# Back-off between attempts to open the server's notification stream, in seconds.
+_REOPEN_BASE, _REOPEN_CAP = 0.2, 10.0
+
+# Statuses of a server, or a gateway in front of it, after which a retry may help.
+_OUTAGES = frozenset({408, 429, 500, 502, 503, 504})
+
+# The same for the notification stream. The SDK's servers answer 409 until they notice that the previous stream is gone.
+_NOT_YET = _OUTAGES | {409}
+
 _SESSION_ID = "mcp-session-id"
 _OVERLOADED = "x-envoy-overloaded"
 _JSON = "application/json"
 _SSE = "text/event-stream"
 _PAGE = "text/html"
+
+# How the HTTP library quotes a TLS alert: the response of a TLS port to plain HTTP.
 _TLS_ALERT = r"b'\x15\x03"
-"""How the HTTP library quotes a TLS alert: the answer to plain HTTP at a port for TLS."""
+
+# Seconds an auth flow may take between its requests, since a person may have to log in.
 _PERSON = 600.0
-"""Seconds that an auth flow may take between its requests: a person may have to log in."""
 
 
 class HttpEdge:
-    """Stands in for an HTTP client in the SDK's transports; everything but `send` is the user's client.
+    """Replaces the HTTP client in the SDK's transports; everything but `send` is delegated to the wrapped client.
 
-    One edge serves one generation; the client, with its pool and its auth, serves them all.
+    Each generation has its own edge; all of them share the client, with its pool and auth.
 
     Args:
-        inner: The client that talks to the network.
+        inner: The client that does the I/O.
         in_flight: The connection's requests.
-        redactor: Takes secrets out of what the server says; learns those that the requests carry.
-        spawn: Runs a coroutine function with its arguments in the background, as long as the connection lives.
-        max_bytes: The longest answer accepted.
-        patience: Seconds a notification may take; the SDK sends everything else behind it.
-        on_broken_handshake: Told when `notifications/initialized` did not arrive: the session is dead.
-        on_stream: Told when the stream of what the server says unasked (GET) was opened, or will not be; with the
-            evidence when the server refused it.
-        out_of_band: Answers come on another stream (HTTP+SSE), so a failed POST cannot be answered here: the
-            attempt is ended directly.
+        redactor: Removes secrets from what the server sends; learns those that the requests carry.
+        spawn: Runs a coroutine function with its arguments in the background while the connection lives.
+        max_bytes: Maximum length of an answer.
+        patience: Seconds a notification may take; the SDK queues every other message behind it.
+        on_broken_handshake: Called if `notifications/initialized` did not arrive: the session is unusable.
+        on_stream: Called when the server's notification stream (GET) is open, or will never be; with the evidence if
+            the server refused it.
+        out_of_band: Whether answers arrive on another stream (HTTP+SSE): a failed POST then cannot be answered here, so
+            the attempt is ended directly.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class HttpEdge:
         self._out_of_band = out_of_band
         self._posts: dict[Any, Any] = {}  # JSON-RPC id -> what to cancel to abort its POST
         in_flight.on_abandoned = self._abort
-        self._resumable: dict[str, tuple[Any, int]] = {}  # last event id -> (JSON-RPC id, failed tries)
+        self._resumable: dict[str, tuple[Any, int]] = {}  # last event id -> (JSON-RPC id, failed attempts)
         self.session_lost = False
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +118,7 @@ class HttpEdge:
         await self._inner.__aexit__(*exc_info)
 
     async def send(self, request: Any, **options: Any) -> Any:
-        """Send one request of the SDK's transport; a POST never raises and never answers 400 or more."""
+        """Send one request of the SDK's transport; a POST never raises and never returns a status of 400 or more."""
         if request.method == "POST":
             message = parse(request.content)
             message = message if isinstance(message, dict) else {}
@@ -131,7 +136,7 @@ class HttpEdge:
         return await (self._forward if self._out_of_band else self._listen)(request, options)
 
     async def _forward(self, request: Any, options: dict[str, Any]) -> Any:
-        """Send. The auth flow puts its headers on the request below: only afterwards they can be seen."""
+        """Send, then learn the request's credentials, which the auth flow adds to it while sending."""
         token = http_logs.sending.set(self.redactor)
         try:
             return await self._inner.send(request, **options)
@@ -161,7 +166,7 @@ class HttpEdge:
         return self._failed(request, request_id, Evidence(FailureKind.CLOSED, departure.delivery(), text))
 
     def _unhurried(self, request_id: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """`options` for a request whose clock stops while its auth flow waits for a person."""
+        """`options` with an auth flow that stops the attempt's clock while it waits for a person."""
         attempt = self.in_flight.get(request_id)
         auth = self._inner.auth
         if auth is None or attempt is None or "auth" in options:
@@ -169,7 +174,7 @@ class HttpEdge:
         return {**options, "auth": _UnhurriedAuth(auth, attempt)}
 
     async def _send(self, request: Any, options: dict[str, Any], departure: _Departure | None = None) -> Any:
-        """Send, and follow redirects by the SDK's own rule: same origin, same method."""
+        """Send, and follow redirects by the SDK's rule: same origin, same method."""
         watch = departure.watch if departure is not None else lambda _: None
         watch(request)
         response = await self._forward(request, options)
@@ -196,34 +201,38 @@ class HttpEdge:
             answer = await self._read_answer(request, request_id, response, content_type)
         except Unusable as exc:
             evidence = Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, str(exc))
-            if content_type.startswith(_PAGE):  # of a gateway, for people: the server is away for a while
+            if content_type.startswith(_PAGE):  # a gateway's web page: the server is temporarily unavailable
                 evidence = replace(evidence, kind=FailureKind.HTTP, http_status=response.status_code)
             return self._failed(request, request_id, evidence)
         self.in_flight.answered(request_id)
         return answer
 
     async def _read_answer(self, request: Any, request_id: Any, response: Any, content_type: str) -> Any:
-        """The response with its body read, once that is known to be the JSON-RPC response to this request."""
+        """The response with its body read, if that is the JSON-RPC response to this request.
+
+        Raises:
+            Unusable: It is not.
+        """
         if not content_type.startswith(_JSON) or response.status_code == http.codes.ACCEPTED:
             await response.aclose()
             kind = self.redactor.line(response.headers.get("content-type", ""), 80) or "no content type"
-            raise Unusable(f"HTTP {response.status_code} with {kind} where a JSON-RPC answer belongs")
+            raise Unusable(f"HTTP {response.status_code} with {kind} instead of a JSON-RPC answer")
         length = response.headers.get("content-length", "")
         bounded = length.isdecimal() and int(length) <= self.max_bytes and "content-encoding" not in response.headers
         body, whole = (await response.aread(), True) if bounded else await _read(response, self.max_bytes)
         if not whole:
-            raise Unusable(f"an answer over the bound of {self.max_bytes} bytes (Policy.max_message_bytes)")
+            raise Unusable(f"an answer over the limit of {self.max_bytes} bytes (Policy.max_message_bytes)")
         message = parse(body)
         if not isinstance(message, dict) or not is_response(message, request_id):
             raise Unusable(f"an answer that is not the JSON-RPC response to this request: {self.preview(body)}")
         if message.get("id") is None:
             body = json.dumps({**message, "id": request_id}).encode()
         elif bounded:
-            return response  # as it is: making another costs a tenth of a call
+            return response  # unchanged: creating another costs a tenth of a call
         return _response(200, response.headers, request, content=body)
 
     async def _refused(self, request: Any, request_id: Any, response: Any) -> Any:
-        """An answer that is no success: a JSON-RPC error of the server's own in it is passed on."""
+        """Handle a response that is not a success; the server's own JSON-RPC error in it is passed on."""
         evidence, error = await self._read_refusal(request, response)
         self.in_flight.note(request_id, evidence)
         if error is None:
@@ -263,9 +272,9 @@ class HttpEdge:
         )
 
     def _failed(self, request: Any, request_id: Any, evidence: Evidence) -> Any:
-        """Answer `request` in the server's stead."""
+        """Answer `request` with an error made here."""
         self.in_flight.note(request_id, evidence)
-        # 404 without a session is the HTTP spelling of "method not found": how an old server answers server/discover.
+        # 404 without a session means "method not found": an old server answers server/discover this way.
         unknown = evidence.http_status == http.codes.NOT_FOUND and not evidence.session_id_sent
         code = METHOD_NOT_FOUND if unknown else INTERNAL_ERROR
         return self._deliver_error(request, request_id, evidence, error_body(request_id, code, evidence.detail))
@@ -278,16 +287,16 @@ class HttpEdge:
         return _response(200, {"content-type": _JSON}, request, content=body)
 
     def preview(self, body: bytes) -> str:
-        """The beginning of an answer that cannot be used, as one line."""
+        """The beginning of an unusable answer, as one line."""
         return self.redactor.line(body.decode("utf-8", "replace"), 200)
 
     # --- everything else ---
 
     async def _notification(self, request: Any, message: dict[str, Any], options: dict[str, Any]) -> Any:
-        """Notifications and our answers to the server's own requests: a failure costs that message alone."""
+        """Send a notification, or an answer to a server request; a failure affects that message alone."""
         method = message.get("method")
         if method == "notifications/cancelled":
-            self._spawn(self._deliver, request, options)  # the SDK's one writer must not wait for a server that hangs
+            self._spawn(self._deliver, request, options)  # the SDK's only writer must not wait for a hanging server
         else:
             evidence = await self._deliver(request, options)
             if evidence is not None and method == "notifications/initialized":
@@ -297,7 +306,7 @@ class HttpEdge:
         return http.Response(http.codes.ACCEPTED, request=request)
 
     async def _deliver(self, request: Any, options: dict[str, Any]) -> Evidence | None:
-        """POST what has no answer; the evidence when it did not arrive."""
+        """POST a message without an answer; returns the evidence if it did not arrive."""
         try:
             with anyio.fail_after(self._patience):
                 response = await self._send(request, options)
@@ -309,19 +318,19 @@ class HttpEdge:
             return evidence_of(exc, Delivery.UNKNOWN, self.redactor)
 
     async def _delete(self, request: Any, options: dict[str, Any]) -> Any:
-        """End the session at the server; one that is lost has nothing to end."""
+        """End the session at the server, unless the session is lost already."""
         if not self.session_lost:
             with anyio.move_on_after(self._patience):
                 return await self._forward(request, options)
         return http.Response(http.codes.NO_CONTENT, request=request)
 
     async def _resume(self, request: Any, options: dict[str, Any]) -> Any:
-        """The SDK asks to resume a broken answer: when that fails for good, the call must end."""
+        """Resume a broken answer stream for the SDK; if that fails permanently, the call must end."""
         event_id = request.headers["last-event-id"]
         request_id, failed = self._resumable.pop(event_id, (None, 0))
-        if request_id is None:  # the stream of unrelated messages
+        if request_id is None:  # the notification stream
             return await self._listen(request, options)
-        if self.in_flight.is_abandoned(request_id):  # else the SDK would go on resuming for nobody
+        if self.in_flight.is_abandoned(request_id):  # otherwise the SDK would keep resuming an unwanted answer
             gone = Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the call was given up")
             return _response(200, {"content-type": _SSE}, request, content=sse_error(request_id, gone))
         try:
@@ -336,7 +345,7 @@ class HttpEdge:
                 stream = _AnswerStream(self, request_id, response)
                 return _response(200, response.headers, request, stream=stream)
             why = (await self._read_refusal(request, response))[0].detail
-        # The refusal is of the resumption: the request itself was delivered long ago.
+        # Only the resumption was refused; the request itself was delivered long before.
         text = f"the answer's stream broke and could not be resumed: {why}"
         evidence = Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, text)
         self.in_flight.note(request_id, evidence)
@@ -344,11 +353,11 @@ class HttpEdge:
         return _response(200, {"content-type": _SSE}, request, content=body)
 
     async def _listen(self, request: Any, options: dict[str, Any]) -> Any:
-        """Open the stream of what the server says unasked, however long that takes.
+        """Open the server's notification stream (GET), however long that takes.
 
-        The SDK gives this stream up for good when it could not be opened, or broke off, twice. So it hears of no
-        outage: what cannot be opened now is tried until it can, and what breaks off ends as if the server had closed
-        it, after which the SDK opens it anew.
+        The SDK gives up on this stream permanently after it failed to open, or broke, twice. So outages are hidden
+        from it: opening is retried until it succeeds, and a broken stream ends as if the server had closed it, after
+        which the SDK reopens it.
         """
         tries = 0
         while True:
@@ -373,24 +382,24 @@ class HttpEdge:
             tries += 1
 
     def _abort(self, request_id: Any) -> None:
-        """Nobody waits for `request_id` any more: end its POST, wherever it is."""
+        """Abort the POST of `request_id`, whose caller has given up."""
         if (post := self._posts.get(request_id)) is not None:
             post.cancel()
 
     def finished(self, request_id: Any, post: Any) -> None:
-        """`post` needs no abort any more."""
+        """Forget `post`, which has ended."""
         if self._posts.get(request_id) is post:
             del self._posts[request_id]
 
     def remember(self, event_id: str, request_id: Any) -> None:
-        """The SDK may resume the answer to `request_id` from `event_id`."""
+        """Remember that the SDK may resume the answer to `request_id` from `event_id`."""
         self._resumable[event_id] = (request_id, 0)
         while len(self._resumable) > _RESUMABLE_KEPT:
             del self._resumable[next(iter(self._resumable))]
 
 
 class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
-    """An SSE answer on its way to the SDK, whole events only; one that breaks off gets its ending from us."""
+    """An SSE answer passed to the SDK as complete events; if it breaks, an error is appended here."""
 
     def __init__(self, edge: HttpEdge, request_id: Any, response: Any) -> None:
         self._edge = edge
@@ -414,7 +423,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         return self._whole.popleft()
 
     async def _read(self) -> None:
-        """Read on, until there is a whole event or the end."""
+        """Read the next chunk and collect the events it completes."""
         evidence: Evidence | None = None
         try:
             chunk = await self._next()
@@ -434,7 +443,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
             self._end(evidence or self._unanswered())
 
     async def _next(self) -> bytes:
-        """The next bytes; none at the end, or when the call was cancelled."""
+        """The next bytes; empty at the end, or if the call was cancelled."""
         if not self._cancelled:
             with anyio.CancelScope() as self._reading:
                 return bytes(await anext(self._chunks, b""))
@@ -447,7 +456,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
         return Evidence(FailureKind.NETWORK, Delivery.UNKNOWN, "the answer's stream ended before the answer")
 
     def _end(self, evidence: Evidence) -> None:
-        """The stream is over without the answer: let the SDK resume it where it can, else end the call."""
+        """Handle the end of the stream without an answer: let the SDK resume it if possible, otherwise end the call."""
         resumable = self._scanner.last_id is not None and evidence.kind is FailureKind.NETWORK and not self._cancelled
         if resumable:
             self._edge.remember(str(self._scanner.last_id), self._request_id)
@@ -456,7 +465,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
             self._whole.append(sse_error(self._request_id, evidence))
 
     def cancel(self) -> None:
-        """Nobody waits for this answer any more."""
+        """Stop reading: the caller has given up."""
         self._cancelled = True
         self._reading.cancel()
 
@@ -467,7 +476,7 @@ class _AnswerStream(http.AsyncByteStream):  # type: ignore[misc]
 
 
 class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
-    """What a server says unasked, on its way to the SDK: whole events only, and an end where it breaks off."""
+    """The server's notification stream, passed to the SDK as complete events; it ends cleanly if it breaks."""
 
     def __init__(self, edge: HttpEdge, response: Any) -> None:
         self._in_flight = edge.in_flight
@@ -500,7 +509,7 @@ class _ServerStream(http.AsyncByteStream):  # type: ignore[misc]
 
 
 class _UnhurriedAuth(http.Auth):  # type: ignore[misc]
-    """A client's auth flow, during which the clock of an attempt stands still: it may be waiting for a person."""
+    """A client's auth flow, during whose steps the attempt's clock stops, since it may be waiting for a person."""
 
     def __init__(self, inner: Any, attempt: Attempt) -> None:
         self._inner = inner
@@ -530,16 +539,16 @@ class _UnhurriedAuth(http.Auth):  # type: ignore[misc]
 
 
 class _Departure:
-    """Whether a request has begun to leave.
+    """Tracks whether a request has begun to leave.
 
-    A server can run nothing before it has the body, and the HTTP library's own transport asks for the body when it
-    writes it. Of another transport that is not known: it may have read the content elsewhere. There the library's trace
-    is the proof, where it reaches: a connection was begun for this very request, and nothing was written.
+    A server cannot run a request before it has the body, and the HTTP library's own transport reads the body when it
+    writes it. Another transport may have read the content earlier. For those the library's trace is the proof, if they
+    support it: a connection was started for this very request, and nothing was written.
 
     Args:
-        client: The HTTP client that sends it.
+        client: The HTTP client that sends the request.
         request_id: Its JSON-RPC id.
-        in_flight: Told how far it got.
+        in_flight: Notified of how far the request got.
     """
 
     def __init__(self, client: Any, request_id: Any, in_flight: InFlight) -> None:
@@ -552,9 +561,9 @@ class _Departure:
         self._connecting = False
 
     def watch(self, request: Any) -> None:
-        """`request` is sent next: the first one, or the one that a redirect asks for."""
+        """Watch the request sent next: the first one, or the one that follows a redirect."""
         self._request = request
-        if not isinstance(request.stream, _Body):  # a redirected request takes over the stream of the first
+        if not isinstance(request.stream, _Body):  # a redirected request reuses the stream of the first
             request.stream = _Body(request.content, self._leave)
         self._trusted = _is_the_librarys_own(self._client, request.url)
         if not self._trusted:
@@ -562,7 +571,7 @@ class _Departure:
         self._note()
 
     async def __call__(self, event: str, _info: dict[str, Any]) -> None:
-        """What the library's trace tells."""
+        """Receive an event of the library's trace."""
         self._connecting = self._connecting or event.startswith("connection.connect_")
         self._left = self._left or event.endswith("send_request_headers.started")
         self._note()
@@ -577,26 +586,26 @@ class _Departure:
         self._in_flight.reached(self._request_id, self.delivery())
 
     def delivery(self, failure: Exception | None = None) -> Delivery:
-        """How far it got, given the exception by which it failed."""
+        """How far the request got, given the exception it failed with."""
         if self._left:
             return Delivery.UNKNOWN
         if self._trusted:
             return Delivery.NOT_SENT
-        # Someone else's transport may have connected for this request, and failed to connect for another.
+        # A custom transport may have connected for this request and failed to connect for another one.
         about_another = failure is not None and getattr(failure, "_request", None) is not self._request
         return Delivery.NOT_SENT if self._connecting and not about_another else Delivery.UNKNOWN
 
 
 def _is_the_librarys_own(client: Any, url: Any) -> bool:
-    """Whether nothing but the HTTP library itself sends what `client` is given for `url`."""
+    """Whether the HTTP library's own, unmodified code sends the requests of `client` to `url`."""
     if type(client).send is not http.AsyncClient.send or "send" in vars(client):
         return False
-    transport_for = getattr(client, "_transport_for_url", None)  # private: without it nothing is known
+    transport_for = getattr(client, "_transport_for_url", None)  # private; without it nothing can be proven
     return transport_for is not None and type(transport_for(url)) is http.AsyncHTTPTransport
 
 
 class _Body(http.AsyncByteStream):  # type: ignore[misc]
-    """The body of a request, which tells when it is asked for."""
+    """The body of a request, which reports when it is read."""
 
     def __init__(self, content: bytes, leave: Callable[[], None]) -> None:
         self._content = content
@@ -615,7 +624,7 @@ class _Body(http.AsyncByteStream):  # type: ignore[misc]
 
 
 def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
-    """What an exception of the HTTP client, its auth flow or a user's hook says."""
+    """The evidence in an exception of the HTTP client, its auth flow or a user's hook."""
     name = type(exc).__name__
     text = redactor.line(str(exc) or str(_tls_error(exc) or ""))
     detail = f"{name}: {text}" if text else name
@@ -628,7 +637,7 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
 
 
 def _kind_of(exc: Exception) -> FailureKind:
-    if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # there is no server, rather than a slow one
+    if isinstance(exc, http.ConnectTimeout | http.PoolTimeout):  # the server is missing rather than slow
         return FailureKind.NETWORK
     if isinstance(exc, http.TimeoutException | TimeoutError):
         return FailureKind.TIMEOUT
@@ -640,19 +649,19 @@ def _kind_of(exc: Exception) -> FailureKind:
 
 
 def is_about_auth(exc: BaseException) -> bool:
-    """Whether an exception is of the SDK's OAuth flow."""
+    """Whether an exception comes from the SDK's OAuth flow."""
     return type(exc).__module__.startswith("mcp.client.auth")
 
 
 def _is_about_tls(exc: BaseException) -> bool:
-    """Whether a connection could not be made because the two sides do not agree on TLS, or on a certificate."""
+    """Whether connecting failed because of TLS: no common version, no TLS at all, or an untrusted certificate."""
     if isinstance(exc, http.RemoteProtocolError):
         return _TLS_ALERT in str(exc)
     return _tls_error(exc) is not None
 
 
 def _tls_error(exc: BaseException) -> BaseException | None:
-    """What the TLS library said when a connection could not be made; on trio the HTTP library leaves it out."""
+    """The TLS error behind a failed connection; on trio the HTTP library leaves its text out."""
     cause: BaseException | None = exc if isinstance(exc, http.ConnectError) else None
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
@@ -660,7 +669,7 @@ def _tls_error(exc: BaseException) -> BaseException | None:
 
 
 async def _read(response: Any, limit: int) -> tuple[bytes, bool]:
-    """The body, and whether that was all of it; never more than `limit` bytes and one chunk."""
+    """The body, and whether it is complete; reads at most `limit` bytes and one chunk."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -675,7 +684,7 @@ async def _read(response: Any, limit: int) -> tuple[bytes, bool]:
 
 
 def _response(status: int, headers: Any, request: Any, **body: Any) -> Any:
-    """A response with the decoded `body`: the headers that described its encoding are gone."""
+    """A response with the decoded `body`, without the headers that described its encoding."""
     dropped = {"content-encoding", "content-length", "transfer-encoding"}
     kept = [(name, value) for name, value in http.Headers(headers).multi_items() if name.lower() not in dropped]
     return http.Response(status, headers=kept, request=request, **body)
@@ -687,6 +696,6 @@ def error_body(request_id: Any, code: int, text: str) -> bytes:
 
 
 def sse_error(request_id: Any, evidence: Evidence) -> bytes:
-    """The same as a server-sent event."""
+    """A JSON-RPC error to `request_id` as a server-sent event."""
     body = error_body(request_id, INTERNAL_ERROR, evidence.detail)
     return b"event: message\ndata: " + body + b"\n\n"

@@ -1,8 +1,8 @@
-"""Keeps secrets out of the records of the HTTP library and of the SDK's transports.
+"""Keep secrets out of the log records of the HTTP library and the SDK's transports.
 
-At INFO httpx logs the URL of each request, at DEBUG httpcore logs the headers of answers and the SDK logs messages and
-errors. While a client of this library sends, such records are cleaned by its redactor; those of everybody else in the
-process are left alone.
+At INFO httpx logs the URL of each request; at DEBUG httpcore logs response headers and the SDK logs messages and
+errors. While a client of this library is sending, its redactor cleans these records; the records of other code in the
+process are unchanged.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from ..text.redact import Redactor
 
 sending: ContextVar[Redactor | None] = ContextVar("sending", default=None)
-"""Whose request the HTTP library sends."""
+"""Redactor of the client whose request the HTTP library is sending."""
 
 connecting: ContextVar[Redactor | None] = ContextVar("connecting", default=None)
-"""Whose connection the SDK's transport serves: it starts its tasks in the context in which it is opened."""
+"""Redactor of the client whose connection the SDK's transport serves; its tasks inherit the context it is opened in."""
 
 _LAYERS = ("connection", "http11", "http2", "proxy", "socks")
 _OF_HTTP = (
@@ -27,7 +27,7 @@ _OF_SDK = ("mcp.client.streamable_http", "mcp.client.sse", "mcp.client.auth.oaut
 
 
 class _Cleaner(logging.Filter):
-    """Takes secrets out of records; asked only for records that somebody wants."""
+    """Removes secrets from log records; called only for records of an enabled level."""
 
     def __init__(self, whose: ContextVar[Redactor | None]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Cleaner(logging.Filter):
         try:
             text = record.getMessage()
         except Exception:
-            text = f"{record.msg} {record.args}"  # a record that its logger cannot format must not fail the request
+            text = f"{record.msg} {record.args}"  # a record that cannot be formatted must not fail the request
         if (cleaned := redactor.clean(text)) != text:
             record.msg, record.args = cleaned, ()
         if record.exc_info is not None and record.exc_info[1] is not None:

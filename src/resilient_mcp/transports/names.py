@@ -1,4 +1,4 @@
-"""What a server that was given no name is called: after its package, script or image, not after what starts it.
+"""The default name of a server: that of its package, script or image, not that of its launcher.
 
 Sans-I/O. `npx -y @scope/server@1.2` is `@scope/server`, `uv run weather/server.py` is `weather/server.py`.
 """
@@ -11,35 +11,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+# Launchers nested in launchers, such as `cmd /c npx`.
 _MAX_NESTING = 4
-"""Launchers within launchers, such as `cmd /c npx`."""
 
 _SUFFIX = re.compile(r"\.(?:exe|cmd|bat|ps1)$", re.IGNORECASE)
-
+# What may follow a package's name: `@1.2`, `[extra]`, `==1.2`.
 _VERSION = re.compile(r"(?<=.)(?:@[^/@]*|\[[^]]*\].*|[=<>~!]=.*)$")
-"""What follows a package's name: `@1.2`, `[extra]`, `==1.2`."""
 
 _FILE = re.compile(r"^[^:]*[\\/]|\.(?:pyz?|[cm]?[jt]s|sh)$")
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-
+# File names too generic to identify a server, and directories too generic to qualify them.
 _PLAIN_STEMS = frozenset({"index", "main", "server", "cli", "app", "run", "start", "mcp", "__main__"})
-"""Names of files that say nothing without their directory."""
 
 _PLAIN_DIRECTORIES = frozenset({"dist", "build", "src", "lib", "bin", "out", "server", ".", ".."})
 
 
 @dataclass(frozen=True, slots=True)
 class _Launcher:
-    """A program that starts another, named by its first argument that is no option.
+    """A program that starts another, which its first non-option argument names.
 
     Attributes:
-        name: Makes a name of that argument.
-        valued: Options that take the argument after them.
-        plain: Options that take none, where all others take one.
-        commands: Words that may come first, such as `run`.
+        name: Turns that argument into a name.
+        valued: Options that take the next argument as their value.
+        plain: Options without a value, for a program where all others take one; else None.
+        commands: Subcommands to skip, such as `run`.
         module: The option whose value is the module to run, or None.
-        code: Options whose value is code: no name is in it.
+        code: Options whose value is code, which contains no name.
     """
 
     name: Callable[[str], str]
@@ -50,7 +48,7 @@ class _Launcher:
     code: frozenset[str] = frozenset()
 
     def find(self, args: Sequence[str]) -> int | None:
-        """The index of the argument that names what is started; None when there is none."""
+        """The index of the argument that names the started program; None if there is none."""
         position = 0
         while position < len(args):
             arg = args[position]
@@ -81,7 +79,7 @@ def _package(spec: str) -> str:
 
 
 def _script(path: str) -> str:
-    """The file's name, with its directory where that says more."""
+    """The file's name, with its directory if the name alone is too generic."""
     parts = path.replace("\\", "/").split("/")
     if PurePosixPath(parts[-1]).stem in _PLAIN_STEMS:
         directory = next((part for part in reversed(parts[:-1]) if part and part not in _PLAIN_DIRECTORIES), None)
@@ -90,12 +88,12 @@ def _script(path: str) -> str:
 
 
 def _either(target: str) -> str:
-    """A script or a command."""
+    """The name of a script or a package."""
     return _script(target) if _FILE.search(target) else _package(target)
 
 
 def _image(reference: str) -> str:
-    """A container's image without registry, tag and digest."""
+    """A container image without registry, tag and digest."""
     name = re.sub(r":[^/:]*$", "", reference.partition("@")[0])
     registry, slash, rest = name.partition("/")
     return rest if slash and re.search(r"[.:]|^localhost$", registry) else name
@@ -156,12 +154,12 @@ _SHELLS = frozenset({"sh", "bash", "zsh", "dash", "cmd", "powershell", "pwsh", "
 
 
 def name_of_command(command: str, args: Sequence[str], nesting: int = _MAX_NESTING) -> str:
-    """What a server is called that a command starts.
+    """Return the default name of a server that a command starts.
 
     Args:
         command: The program.
         args: Its arguments.
-        nesting: How many launchers within launchers are looked into.
+        nesting: How many levels of nested launchers to look into.
     """
     program = _SUFFIX.sub("", command.replace("\\", "/").rstrip("/").rpartition("/")[2]) or command
     key = re.sub(r"[\d.]+$", "", program.lower())
@@ -175,12 +173,12 @@ def name_of_command(command: str, args: Sequence[str], nesting: int = _MAX_NESTI
 
 
 def _inner(args: Sequence[str]) -> list[str]:
-    """The command that a shell, or a program such as `env`, is given to run."""
+    """The command that a shell, or a program such as `env`, runs."""
     rest = [arg for arg in args if arg.lower() not in {"/c", "/d", "/s", "-c", "-lc", "-command", "-s", "--"}]
     if len(rest) == 1 and " " in rest[0]:
         try:
             rest = shlex.split(rest[0])
-        except ValueError:  # quotes that only this shell understands
+        except ValueError:  # quoting that is not POSIX
             return []
     while rest and (_ASSIGNMENT.match(rest[0]) or rest[0].startswith("-")):
         rest = rest[1:]

@@ -1,8 +1,8 @@
-"""A server process: spawned in a group of its own, watched by its exit, read and written without blocking.
+"""A server process: started in its own process group, and read and written without blocking.
 
-The pipes are our own. On POSIX that lets a write that fits the pipe happen at once, makes `wait` return at the exit and
-not at the pipe's end (a grandchild may hold it), and leaves nothing for an event loop to close late. On Windows the
-SDK's helper spawns the process in a job object and resolves commands such as `npx`.
+On POSIX it uses pipes that this library creates. So a write that fits the pipe completes immediately, `wait` returns at
+the exit and not when the pipe ends (a grandchild may hold it open), and the event loop has nothing left to close late.
+On Windows the SDK's helper starts the process in a job object and resolves commands such as `npx`.
 """
 
 from __future__ import annotations
@@ -25,52 +25,56 @@ import anyio.abc
 from ..evidence import ExitStatus
 
 _CHUNK = 256 * 1024
+
+# Bytes of stderr read in one go: they may hold thousands of lines, and logging them blocks the event loop.
 _STDERR_CHUNK = 8 * 1024
-"""Bytes of stderr read at once: they may be thousands of lines, and the event loop waits for each to be logged."""
+
 STDERR_TAIL = 64 * 1024
+
+# Maximum bytes read after the exit: a pipe holds no more, and a grandchild that keeps writing is not waited for.
 _DRAIN_LIMIT = 1024 * 1024
-"""Bytes read at most after the exit: a pipe holds no more; a grandchild that goes on writing is not waited for."""
+
 _GROUP_POLL = 0.01
 
 
 class ServerProcess(Protocol):
-    """What the stdio transport needs of a process."""
+    """The process interface that the stdio transport uses."""
 
     pid: int
     on_stderr: Callable[[bytes], object]
-    """Gets what the process writes to stderr, as it comes."""
+    """Called with each chunk of stderr."""
 
     @property
     def stderr(self) -> str:
-        """The last of what it has written to stderr so far, at most 64 KiB."""
+        """The end of the stderr output so far, at most 64 KiB."""
         ...
 
     async def receive(self) -> bytes:
-        """The next bytes of stdout; empty at its end, or when the process exited and all it wrote was read."""
+        """The next bytes of stdout; empty when it ends, or when the process has exited and all its output was read."""
         ...
 
     def send_nowait(self, data: bytes) -> int:
-        """Write what the pipe takes at once; how many bytes that was. Raises OSError when the pipe is broken."""
+        """Write as much as fits the pipe now; returns the number of bytes. Raises OSError if the pipe is broken."""
         ...
 
     async def send(self, data: memoryview) -> None:
-        """Write all of `data`. Raises OSError when the pipe is broken."""
+        """Write all of `data`. Raises OSError if the pipe is broken."""
         ...
 
     async def wait(self) -> ExitStatus:
-        """Wait for the exit; run by one task only."""
+        """Wait for the exit; called by one task only."""
         ...
 
     async def drain_stderr(self) -> None:
-        """Keep reading stderr; returns at its end."""
+        """Read stderr until it ends."""
         ...
 
     async def stop(self, grace: float) -> None:
-        """Close stdin, then end the process and its group: politely for up to `grace` seconds, then by force."""
+        """Close stdin, let the process and its group exit for up to `grace` seconds, then kill them."""
         ...
 
     def kill(self) -> None:
-        """End the process and its group by force, now."""
+        """Kill the process and its group now."""
         ...
 
     def close(self) -> None:
@@ -79,7 +83,7 @@ class ServerProcess(Protocol):
 
 
 class PosixProcess:
-    """A process with pipes of our own, in a session of its own."""
+    """A process in its own session, connected by pipes that this library creates."""
 
     def __init__(self, process: anyio.abc.Process, stdin: int, stdout: int, stderr: int) -> None:
         self.pid = process.pid
@@ -101,7 +105,7 @@ class PosixProcess:
         """Start `command`.
 
         Raises:
-            OSError: It cannot be started: not found, not executable, no such `cwd`.
+            OSError: It cannot be started: not found, not executable, or `cwd` does not exist.
         """
         (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes(3)
         try:
@@ -127,10 +131,12 @@ class PosixProcess:
         while not self._exited:
             try:
                 await anyio.wait_readable(self._stdout)
-            except anyio.ClosedResourceError:  # woken by `wait`: the process is gone
+            except anyio.ClosedResourceError:  # woken by `wait`: the process has exited
                 break
             with suppress(BlockingIOError):
                 return os.read(self._stdout, _CHUNK)
+        # After the exit only what the pipe still holds is read, without waiting: if a grandchild holds the pipe open,
+        # its end never comes.
         if self._drained >= _DRAIN_LIMIT:
             return b""
         try:
@@ -162,9 +168,12 @@ class PosixProcess:
 
     async def wait(self) -> ExitStatus:
         returncode = await self._process.wait()
+        # The last words explain the exit, and `drain_stderr` may not have read them yet. Bounded, since a grandchild
+        # may go on writing.
         for _ in range(_DRAIN_LIMIT // _STDERR_CHUNK):
             if not self._read_stderr():
                 break
+        # `notify_closing` wakes only a `receive` that is waiting now; the flag keeps later ones from waiting.
         self._exited = True
         anyio.notify_closing(self._stdout)
         return ExitStatus.from_returncode(self.pid, returncode, self.stderr)
@@ -180,7 +189,7 @@ class PosixProcess:
                 self._read_stderr()
 
     def _read_stderr(self) -> bool:
-        """Read some of what stderr holds now; whether there was any."""
+        """Read a chunk of what stderr holds now; whether there was any."""
         try:
             chunk = os.read(self._stderr, _STDERR_CHUNK)
         except BlockingIOError:
@@ -196,15 +205,18 @@ class PosixProcess:
         return True
 
     async def stop(self, grace: float) -> None:
+        # The MCP way to stop a stdio server is to close its stdin. The return code is polled, since `wait` is running
+        # in another task.
         self._close_stdin()
         with anyio.move_on_after(grace / 2):
             while self._process.returncode is None:
                 await anyio.sleep(_GROUP_POLL)
+        # The signal is sent even if the leader has exited: its children, as under `npx`, may still be running.
         self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)  # a stopped process acts on SIGTERM only when it runs
+        self._signal(signal.SIGCONT)  # a stopped process handles SIGTERM only once it continues
         with anyio.move_on_after(grace / 2):
             while self._signal(0):
-                # Reading the return code reaps the leader on trio; a zombie keeps the group alive.
+                # On trio, reading the return code reaps the leader; as a zombie it would keep the group alive.
                 _ = self._process.returncode
                 await anyio.sleep(_GROUP_POLL)
         self.kill()
@@ -214,17 +226,18 @@ class PosixProcess:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> bool:
-        """Signal the group, which outlives its leader; whether any of it was there."""
+        """Signal the group, which may outlive its leader; whether any process of it existed."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             return False
-        except PermissionError:  # macOS answers so for zombies; no proof that the group is gone
+        except PermissionError:  # raised by macOS for zombies; it does not prove that the group is gone
             return self._process.returncode is None
         return True
 
     def _close_stdin(self) -> None:
         if self._stdin is not None:
+            # Once closed, the number may be reused for another file, so `send` must not find it any more.
             fd, self._stdin = self._stdin, None
             anyio.notify_closing(fd)
             os.close(fd)
@@ -238,7 +251,7 @@ class PosixProcess:
 
 
 class WindowsProcess:  # pragma: no cover - Windows only
-    """A process in a job object, through the SDK's helpers; stderr goes to a temporary file."""
+    """A process in a job object, started by the SDK's helpers; its stderr is written to a temporary file."""
 
     def __init__(self, process: Any, errlog: Any) -> None:
         self.pid: int = process.pid
@@ -248,7 +261,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
     @classmethod
     async def spawn(cls, command: Sequence[str], env: Mapping[str, str], cwd: str | Path | None) -> WindowsProcess:
-        """Start `command`; `.cmd` and the like are found.
+        """Start `command`, resolving extensions such as `.cmd`.
 
         Raises:
             OSError: It cannot be started.
@@ -289,7 +302,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
     @property
     def stderr(self) -> str:
-        return ""  # it is in a file that the process has open, and read at its end
+        return ""  # it is in a file that the process holds open, and is read at the exit
 
     async def drain_stderr(self) -> None:
         return
@@ -311,27 +324,27 @@ class WindowsProcess:  # pragma: no cover - Windows only
 
 
 def is_stopped(group: int) -> bool:
-    """Whether the operating system says that a process of a group is stopped (SIGSTOP); False where it does not say so.
+    """Whether any process of a group is known to be stopped (SIGSTOP); False on systems other than Linux.
 
-    The server may be a child of what was started, as under `npx`. Only Linux tells: state and group are the first and
-    third fields after the name in `/proc/PID/stat`, see proc(5).
+    The server may be a child of the started process, as under `npx`. State and group are the first and third fields
+    after the name in `/proc/PID/stat`, see proc(5).
     """
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _parent, its_group, *_ = stat.read_bytes().rpartition(b")")[2].split()
         except (OSError, ValueError):
-            continue  # it has just ended
+            continue  # it has just exited
         if state in {b"T", b"t"} and int(its_group) == group:
             return True
     return False
 
 
 def _pipes(count: int) -> list[tuple[int, int]]:
-    """So many pipes or, where descriptors are used up, none."""
+    """Create `count` pipes, or none if file descriptors run out."""
     pairs: list[tuple[int, int]] = []
     try:
         for _ in range(count):
-            pairs.append(os.pipe())  # noqa: PERF401 - those that there are must be known when the next one fails
+            pairs.append(os.pipe())  # noqa: PERF401 - the pipes made so far must be closed when the next one fails
     except OSError:
         for fd in chain(*pairs):
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Server-sent events, looked at as they pass (sans-I/O): which are whole, and whether one answers a request."""
+"""Inspect server-sent events as they pass (sans-I/O): which are complete, and whether one answers a request."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _BOUNDARY_LENGTH = 4
 
 
 class Unusable(Exception):  # noqa: N818 - a signal between two modules, never seen by users
-    """An event that cannot be passed on; says why."""
+    """Raised for an event that cannot be passed on, with the reason."""
 
 
 class EventScanner:
-    """Cuts a stream of bytes into whole events and notices ids and the answer to one request.
+    """Splits a stream of bytes into complete events, and watches for event ids and the answer to one request.
 
-    Answers to other requests are left out of that request's stream: the SDK would take them for this one's.
+    Answers to other requests are dropped from that request's stream, since the SDK would take them for its answer.
 
     Args:
-        request_id: The JSON-RPC id whose response ends the stream; None when there is no such request.
-        max_bytes: The longest event that is kept.
-        preview: Makes one line of what cannot be passed on.
+        request_id: JSON-RPC id of the request whose response ends the stream, or None.
+        max_bytes: Maximum length of an event.
+        preview: Turns data that cannot be passed on into one line.
 
     Attributes:
         answered: Whether the response to `request_id` has passed.
-        stray: An answer to another request, as a line for people; None when there was none.
-        last_id: The last event id seen, with which the SDK can resume the stream; None when there was none.
+        stray: Preview of an answer to another request, or None.
+        last_id: Last event id seen, with which the SDK can resume the stream, or None.
     """
 
     def __init__(self, request_id: object, max_bytes: int, preview: Callable[[bytes], str]) -> None:
@@ -45,7 +45,7 @@ class EventScanner:
         """The events that `chunk` completes, each with the blank line that ends it.
 
         Raises:
-            Unusable: An event is no JSON, or the unfinished one is longer than the bound.
+            Unusable: An event is not JSON-RPC, or the unfinished one exceeds `max_bytes`.
         """
         self._buffer += chunk
         start = 0
@@ -57,19 +57,19 @@ class EventScanner:
         del self._buffer[:start]
         self._searched = len(self._buffer)
         if self._searched > self._max:
-            raise Unusable(f"an event over the bound of {self._max} bytes (Policy.max_message_bytes)")
+            raise Unusable(f"an event over the limit of {self._max} bytes (Policy.max_message_bytes)")
 
     def _passed(self, event: bytes) -> bytes | None:
-        """`event` as the SDK should have it; None if it should not."""
+        """`event` in the form to pass to the SDK; None to drop it."""
         kind, event_id, text = _fields(event)
         if kind == b"message" and text:
             message = parse(text)
             if not is_well_formed(message):
-                raise Unusable(f"an event that is no JSON-RPC: {self._preview(text)}")
+                raise Unusable(f"an event that is not JSON-RPC: {self._preview(text)}")
             assert isinstance(message, dict)
             if is_response(message, self._request_id):
                 self.answered = True
-                if message.get("id") is None:  # mcp 1.x cannot read it, and nobody would be told
+                if message.get("id") is None:  # mcp 1.x cannot read it, and the call would never end
                     event = b"data: " + to_json({**message, "id": self._request_id}) + b"\n\n"
             elif self._request_id is not None and "method" not in message:
                 self.stray = self._preview(text)
@@ -80,7 +80,7 @@ class EventScanner:
 
 
 def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
-    """The kind of an event, its id and its data."""
+    """The type of an event, its id and its data."""
     data: list[bytes] = []
     kind, event_id = b"message", b""
     for line in event.splitlines():
@@ -94,7 +94,7 @@ def _fields(event: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def parse(data: bytes) -> object:
-    """`data` as JSON, None when it is not."""
+    """`data` parsed as JSON, or None if it is not JSON."""
     try:
         return from_json(data)
     except ValueError:
@@ -104,8 +104,8 @@ def parse(data: bytes) -> object:
 def is_response(message: object, request_id: object) -> bool:
     """Whether `message` is a JSON-RPC response or error to `request_id`.
 
-    An id echoed as a string counts, as it does for the SDK; so does an error with `"id": null`, which JSON-RPC 2.0
-    prescribes where the server could not read the id.
+    An id echoed as a string matches, as it does for the SDK. So does an error with `"id": null`, which JSON-RPC 2.0
+    prescribes if the server could not read the id.
     """
     if not is_well_formed(message):
         return False
@@ -116,7 +116,7 @@ def is_response(message: object, request_id: object) -> bool:
 
 
 def is_well_formed(message: object) -> bool:
-    """Whether `message` is of the shape of some JSON-RPC message: what the SDK can read, too."""
+    """Whether `message` has the shape of a JSON-RPC message that the SDK can read."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         return False
     if "method" in message:

@@ -1,7 +1,7 @@
-"""What a server process writes to stderr, line by line, for the log and for the user's `errlog`.
+"""Pass on the stderr of a server process, line by line, to the log and to the user's `errlog`.
 
-A process may write anything, and any amount: lines are cut, secrets taken out, and a terminal or pipe that nobody reads
-never blocks the event loop. What it cannot take is dropped.
+A process may write anything, in any amount: secrets are removed, long lines are cut, and an `errlog` that is a full
+pipe or terminal never blocks the event loop. Output that it cannot take is dropped.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ..text.redact import Redactor
 logger = logging.getLogger("resilient_mcp.server")
 
 LINE = 4096
-"""Bytes of one line that are kept; a pipe that can be written to takes so many at once (POSIX's `PIPE_BUF`)."""
+"""Maximum bytes of one line; a writable pipe takes this many without blocking (`PIPE_BUF` on Linux)."""
 
 
 class StderrLines:
-    """Splits stderr into lines and hands them on.
+    """Splits stderr into lines and passes them on.
 
     Args:
-        server: The name of the server.
-        redactor: Takes secrets out of the lines.
-        errlog: Gets each line with its line break, or None.
+        server: Name of the server.
+        redactor: Removes secrets from the lines.
+        errlog: Receives each line with its line break, or None.
     """
 
     def __init__(self, server: str, redactor: Redactor, errlog: TextIO | None) -> None:
@@ -37,7 +37,7 @@ class StderrLines:
         self._skipping = False
 
     def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
+        """Process the next bytes."""
         if self._errlog is None and not logger.isEnabledFor(logging.INFO):
             self._begun = b""
             return
@@ -53,12 +53,12 @@ class StderrLines:
             self._take(whole)
 
     def end(self) -> None:
-        """Nothing more will come: what was begun is a line, too."""
+        """Process the last line, if it has no line break."""
         if self._begun:
             self.feed(b"\n")
 
     def _take(self, lines: list[bytes]) -> None:
-        # Cleaned together, which costs less, and before they are cut, or half of a secret would be left.
+        # Cleaned together, which is cheaper, and before they are cut, since half a secret would not be recognized.
         text = self._redactor.clean(b"\n".join(lines).decode("utf-8", "replace"))
         shown = [_cut(line.rstrip("\r")) for line in text.split("\n") if line.strip()]
         if logger.isEnabledFor(logging.INFO):
@@ -68,7 +68,7 @@ class StderrLines:
             self._write(shown)
 
     def _write(self, lines: list[str]) -> None:
-        """Write whole lines, as many at once as surely fit."""
+        """Write whole lines, as many at a time as are certain to fit."""
         pending, size = "", 0
         for line in lines:
             length = len(line.encode("utf-8", "replace")) + 1
@@ -83,23 +83,23 @@ class StderrLines:
             if text and self._errlog is not None and _takes(self._errlog):
                 self._errlog.write(text)
                 self._errlog.flush()
-        except Exception as exc:  # closed, or broken: the server goes on without it
-            logger.warning("%s: its stderr goes to errlog no more: %s", self._server, type(exc).__name__)
+        except Exception as exc:  # closed or broken: the server continues without it
+            logger.warning("%s: stderr is no longer written to errlog: %s", self._server, type(exc).__name__)
             self._errlog = None
 
 
 def _cut(line: str) -> str:
-    """As much of a line as can be written at once, with its line break."""
+    """As much of a line as fits in `LINE` bytes with its line break."""
     return line.encode("utf-8", "replace")[: LINE - 1].decode("utf-8", "ignore")
 
 
 def _takes(stream: TextIO) -> bool:
-    """Whether writing one line to `stream` will not block: who reads it may have stopped to."""
+    """Whether writing one line to `stream` will not block: its reader may have stopped reading."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):
         return True  # it is in memory
-    if sys.platform == "win32":  # pragma: no cover - there is no way to ask
+    if sys.platform == "win32":  # pragma: no cover - cannot be determined
         return True
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)

@@ -1,8 +1,8 @@
-"""The stdio edge: a server process as a pair of message streams, and the evidence of how it ended.
+"""The stdio transport: a server process as a pair of message streams, and the evidence of how it ended.
 
-Unlike the SDK's `stdio_client` it knows exit code, signal and stderr; frames lines on bytes in linear time, with a
-bound; says of each message whether its write ever began; and takes garbage, bytes that are not UTF-8, a full pipe
-and a frozen server without stopping any other call.
+Unlike the SDK's `stdio_client` it reports exit code, signal and stderr, splits lines in linear time and bounded
+memory, and knows for each message whether its write ever began. Garbage, invalid UTF-8, a full pipe or a frozen server
+do not stop other calls.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from .process import STDERR_TAIL, ServerProcess, spawn
 from .sse_events import parse
 from .stderr import StderrLines
 
+# Seconds to wait, after stdout ended, for the exit that usually explains it.
 _EXIT_GRACE = 1.0
-"""Seconds between the end of stdout and the exit that usually explains it."""
 
+# Bytes of a garbage line from which its sample is taken: enough that the sample does not cut a secret.
 _GARBAGE_READ = 64 * 1024
-"""Bytes of a line that is no message from which a sample is taken: enough that no secret in the sample is cut."""
 
+# Maximum garbage lines per connection that are passed to the `message_handler`.
 _TOLD = 100
-"""Lines of a connection, at most, that a `message_handler` is told of because they are no messages."""
 
+# Possible beginnings of a message, to find one that follows other text on the same line.
 _STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
-"""How a message begins that some other text was printed in front of, without a newline."""
 
 
 @dataclass(slots=True, eq=False)
 class _Outgoing:
-    """A message on its way into the pipe. Once `begun` it is finished, or the stream would be torn."""
+    """A queued message. Once `begun` it must be written to its end, since half a line would corrupt the next one."""
 
     data: memoryview
     request_id: object
@@ -61,12 +61,16 @@ class _Outgoing:
 
 
 class StdioWriter:
-    """The session's write stream. Writes at once what the pipe takes; the rest waits its turn, in order.
+    """The session's write stream. Writes immediately what fits the pipe, and queues the rest in order.
+
+    A message is in one of three places, which decides what a cancellation or a broken pipe means for it. Written in
+    full by `_write_now`: the server may run it. In the queue and not `begun`: no byte has left, so it can be withdrawn.
+    Head of the queue and `begun`: a part has left, so `flush` finishes it, whether or not its sender still waits.
 
     Args:
         process: The server.
-        in_flight: Told of every request whose write begins.
-        on_broken: Told that the server no longer reads.
+        in_flight: Notified of every request whose write begins.
+        on_broken: Called when the server no longer reads.
     """
 
     def __init__(self, process: ServerProcess, in_flight: InFlight, on_broken: Callable[[], object]) -> None:
@@ -80,7 +84,8 @@ class StdioWriter:
     async def send(self, item: SessionMessage) -> None:
         """Write one message.
 
-        A cancelled `send` whose write never began leaves no trace; one that began is finished in the background.
+        If `send` is cancelled before the write began, the message is not sent; otherwise the write is finished in the
+        background.
 
         Raises:
             anyio.BrokenResourceError: The server no longer reads; this message was not sent.
@@ -94,18 +99,19 @@ class StdioWriter:
         written = self._write_now(data, request_id)
         if written == len(data):
             return
+        # No await since `_write_now`: otherwise another sender could write between the two parts of this message.
         outgoing = _Outgoing(memoryview(data)[written:], request_id, anyio.Event(), begun=written > 0)
         self._queue.append(outgoing)
         self._wake.set()
         if method == "notifications/cancelled":
             self._withdraw(cancelled_id(item), outgoing)
-            return  # a courtesy: nobody waits for a frozen server to take it
+            return  # not awaited: the caller that gives up must not hang on a frozen server
         await self._written(outgoing)
 
     def _write_now(self, data: bytes, request_id: object) -> int:
-        """Write what the pipe takes without waiting, unless others wait before us; how many bytes that was."""
+        """Write as much as fits the pipe now; returns the number of bytes, 0 if other messages are queued."""
         if self._queue:
-            return 0
+            return 0  # to overtake them would reorder messages, or split one whose beginning has left
         try:
             written = self._process.send_nowait(data)
         except OSError:
@@ -117,12 +123,15 @@ class StdioWriter:
         return written
 
     async def _written(self, outgoing: _Outgoing) -> None:
+        """Wait until `flush` has written `outgoing`; a cancellation withdraws it if its write has not begun."""
         try:
             await outgoing.done.wait()
         except BaseException:
             if not outgoing.begun:
                 self._drop(outgoing)
             raise
+        # `done` is also set when the pipe breaks. Only a message that never began may be reported as not sent: the
+        # server may have read one that began, and `on_end` gives its call the evidence.
         if self._broken and not outgoing.begun:
             raise anyio.BrokenResourceError
 
@@ -130,6 +139,8 @@ class StdioWriter:
         """Write what did not fit the pipe, until cancelled."""
         while True:
             while self._queue:
+                # Marked before the first byte: if its sender is cancelled while `process.send` waits, the message must
+                # not be dropped half-written. It stays in the queue so that `_write_now` does not write in between.
                 head = self._queue[0]
                 head.begun = True
                 self._in_flight.sent(head.request_id)
@@ -141,11 +152,11 @@ class StdioWriter:
                     return
                 self._queue.popleft()
                 head.done.set()
-            self._wake = anyio.Event()
+            self._wake = anyio.Event()  # no await since the queue was seen empty, so no wake-up is lost
             await self._wake.wait()
 
     def _withdraw(self, request_id: object, courtesy: _Outgoing) -> None:
-        """A cancelled request that still waits for its turn takes its cancellation with it."""
+        """Drop a cancelled request that is still queued, together with its cancellation, here called `courtesy`."""
         for waiting in self._queue:
             if waiting.request_id == request_id and request_id is not None and not waiting.begun:
                 self._drop(waiting)
@@ -162,7 +173,7 @@ class StdioWriter:
             self._queue.popleft().done.set()
 
     async def aclose(self) -> None:
-        """Refuse further writes."""
+        """Reject further writes."""
         self._break()
 
     async def __aenter__(self) -> StdioWriter:
@@ -173,16 +184,16 @@ class StdioWriter:
 
 
 class StdioReader:
-    """The session's read stream: parsed messages, straight from the bytes.
+    """The session's read stream: messages parsed directly from bytes.
 
     Args:
         process: The server.
-        in_flight: Told of every response that passes.
-        redactor: Takes secrets out of the server's errors, before the SDK makes exceptions and spans of them.
-        max_bytes: The longest line that is kept.
-        errors: What to do about bytes that are not UTF-8, by the names of `bytes.decode`: "strict" fails the answer.
-        on_garbage: Told of every line that is no message, as it came.
-        on_end: Told once that nothing more will come, before the session is.
+        in_flight: Notified of every response.
+        redactor: Removes secrets from the server's errors, before the SDK turns them into exceptions and spans.
+        max_bytes: Maximum length of a line.
+        errors: How to handle invalid UTF-8, as in `bytes.decode`: "strict" fails the answer.
+        on_garbage: Called with every line that is not a message, unchanged.
+        on_end: Called once when nothing more will come, before the session notices.
     """
 
     def __init__(
@@ -224,7 +235,7 @@ class StdioReader:
         return self._ready.popleft()
 
     async def receive(self) -> SessionMessage | Exception:
-        """The next message, or what is wrong with a line that is none: the session hands it to its `message_handler`.
+        """The next message, or the error of a line that is not one: the session passes it to its `message_handler`.
 
         Raises:
             anyio.EndOfStream: The server is gone.
@@ -235,14 +246,14 @@ class StdioReader:
             raise anyio.EndOfStream from None
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Mark the stream as ended."""
         if not self._ended:
             self._ended = True
             self._on_end()
 
     def _take(self, line: bytes | Oversize) -> None:
         if isinstance(line, Oversize):
-            text = f"a message of {line.size} bytes, over the bound of {self._max_bytes} (Policy.max_message_bytes)"
+            text = f"a message of {line.size} bytes, over the limit of {self._max_bytes} (Policy.max_message_bytes)"
             self._fail(line.request_id, text)
             return
         if not line.strip():
@@ -267,7 +278,7 @@ class StdioReader:
         self._ready.append(message)
 
     def _fail(self, request_id: object, text: str) -> None:
-        """Answer a waiting call in the server's stead: what came for it cannot be used."""
+        """Fail a waiting call with a made-up error response, since its answer cannot be used."""
         if self._in_flight.get(request_id) is None:
             return
         evidence = Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, f"the server sent {text}")
@@ -275,7 +286,7 @@ class StdioReader:
         self._ready.append(error_message(request_id, PARSE_ERROR, evidence.detail))
 
     async def aclose(self) -> None:
-        """Nothing to release: the process owns the pipe."""
+        """Do nothing: the process owns the pipe."""
 
     async def __aenter__(self) -> StdioReader:
         return self
@@ -285,7 +296,7 @@ class StdioReader:
 
 
 def _decode(line: bytes) -> SessionMessage | ValueError:
-    """The message in `line`, also behind text that was printed without a newline; what is wrong when there is none."""
+    """The message in `line`, also after text printed without a newline; the error if there is none."""
     try:
         return decode(line)
     except ValueError as exc:
@@ -300,8 +311,8 @@ def _decode(line: bytes) -> SessionMessage | ValueError:
 
 
 def _damaged(line: bytes) -> tuple[object, str]:
-    """The id of what was meant as a response, None when it is none, and what is wrong with it."""
-    message, fault = parse(line), "an answer that is no JSON-RPC response"
+    """The id of a damaged response, or None if `line` is not one, and what is wrong with it."""
+    message, fault = parse(line), "an answer that is not a JSON-RPC response"
     if message is None:
         message, fault = parse(line.decode("utf-8", "replace").encode()), "an answer that is not valid UTF-8"
     if not isinstance(message, dict) or "method" in message:
@@ -322,18 +333,18 @@ async def stdio(
     on_start: Callable[[ServerProcess], None],
     on_end: Callable[[Evidence], None],
 ) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
-    """Start a server and talk to it; on leaving, stop it with everything it started.
+    """Start a server process and connect to it; on exit, stop it and everything it started.
 
     Args:
-        parameters: The SDK's own.
+        parameters: The SDK's parameters.
         in_flight: The connection's requests.
-        redactor: Takes secrets out of what the server says.
-        max_bytes: The longest message accepted.
-        shutdown: Seconds the server gets to stop by itself before it is killed.
-        stderr: Gets what the server writes to stderr.
-        on_garbage: Told of each stdout line that is no message, printable.
-        on_start: Told of the process.
-        on_end: Told, once, how the server ended.
+        redactor: Removes secrets from the server's output.
+        max_bytes: Maximum length of a message.
+        shutdown: Seconds for stopping the server; it is killed after 80 % of them.
+        stderr: Receives the server's stderr.
+        on_garbage: Called with each stdout line that is not a message, printable.
+        on_start: Called with the process.
+        on_end: Called once with the evidence of how the server ended.
 
     Raises:
         OSError: The server cannot be started.
@@ -359,19 +370,25 @@ async def stdio(
     )
     writer = StdioWriter(process, in_flight, broken.set)
 
+    # The end has three signs, in any order: stdout ends, the process exits, or a write fails. None is enough alone: a
+    # grandchild may keep stdout open after the exit, a server may close stdout and keep running, and a write may fail
+    # just before the exit that explains it. So each waits briefly for the others; then `reader.end` sets `ended`, and
+    # `report` calls `on_end` once.
+
     async def watch_exit() -> None:
         nonlocal status
         ended_as = await process.wait()
         stderr.end()
         status = replace(ended_as, stderr=redactor.clean_tail(ended_as.stderr, STDERR_TAIL))
         exited.set()
-        with anyio.move_on_after(_EXIT_GRACE):  # the reader first delivers what the pipe still holds
+        # The reader first delivers what the pipe still holds: an answer written just before the exit counts.
+        with anyio.move_on_after(_EXIT_GRACE):
             await ended.wait()
         reader.end()
 
     async def watch_stdin() -> None:
         await broken.wait()
-        with anyio.move_on_after(_EXIT_GRACE):  # mostly the server is just exiting
+        with anyio.move_on_after(_EXIT_GRACE):  # usually the server is just exiting
             await ended.wait()
         reader.end()
 
@@ -379,7 +396,7 @@ async def stdio(
         try:
             await _explained(ended, exited)
         finally:
-            reported.set()  # also when it is cancelled: nobody need wait then
+            reported.set()  # also if cancelled, so that nothing waits for it
         on_end(_end_evidence(process.pid, status))
 
     async with anyio.create_task_group() as tg:
@@ -388,7 +405,10 @@ async def stdio(
         try:
             yield reader, writer
         finally:
+            # Shielded, since a cancelled caller must not leave the process running.
             with anyio.CancelScope(shield=True):
+                # A server that ended by itself may have left children behind, so its group is killed as well; but only
+                # after the report, or the reason given would be this client's own SIGKILL.
                 if ended.is_set() or broken.is_set():
                     with anyio.move_on_after(2 * _EXIT_GRACE):
                         await reported.wait()
@@ -402,7 +422,7 @@ async def stdio(
 
 
 async def _explained(ended: anyio.Event, exited: anyio.Event) -> None:
-    """Wait for the end of stdout, and a moment for the exit that explains it."""
+    """Wait for the end of stdout, then briefly for the exit that explains it."""
     await ended.wait()
     with anyio.move_on_after(_EXIT_GRACE):
         await exited.wait()

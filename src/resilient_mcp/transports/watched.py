@@ -1,4 +1,4 @@
-"""Streams of a transport that is not ours, watched: which request belongs to which attempt, and when it ended."""
+"""Wrappers around the streams of the SDK's and users' transports: they map requests to attempts and report the end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import InFlight, current_attempt
 from ..text.redact import Redactor
 
+# Seconds to wait for a request to get from the SDK's stream to the HTTP client; far more than it takes.
 _ARRIVAL = 1.0
-"""Seconds for a request to get from the SDK's stream to the HTTP client; far more than it takes."""
 
 
 class WatchedWriter:
@@ -23,8 +23,8 @@ class WatchedWriter:
     Args:
         inner: The transport's own stream.
         in_flight: The connection's requests.
-        sends: Whether a request counts as sent once `inner` has it; False where an edge below knows better.
-        one_by_one: Hand over a request only when the one before has arrived at the edge below.
+        sends: Whether a request counts as sent once `inner` has it; False if the HTTP transport below reports it.
+        one_by_one: Whether to hand over a request only after the previous one has reached the HTTP transport below.
     """
 
     def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool, one_by_one: bool) -> None:
@@ -47,7 +47,8 @@ class WatchedWriter:
             await attempt.login_over()
         if method is not None and request_id is not None:
             add_meta(item, self._in_flight.sending(method, request_id))
-        encode(item)  # fails here, in its caller's task: a transport that finds out later ends with it
+        # An unencodable message fails here, in its caller's task. In the transport's task it would end the connection.
+        encode(item)
         if is_request and self._sends:
             self._in_flight.sent(request_id)
         if self._turn is None:
@@ -55,7 +56,8 @@ class WatchedWriter:
         elif is_request:
             await self._send_in_turn(self._turn, item, request_id)
         else:
-            async with self._turn:  # else it may be sent in the place of a request that has not arrived yet
+            # Without its turn, it could be sent in place of a request that has not arrived yet.
+            async with self._turn:
                 await self._inner.send(item)
 
     async def _send_in_turn(self, turn: anyio.Lock, item: SessionMessage, request_id: object) -> None:
@@ -64,6 +66,7 @@ class WatchedWriter:
             arrived = anyio.Event()
             self._awaited = request_id, arrived
             await self._inner.send(item)
+            # Shielded: if a cancelled caller let the next message in, it could be sent in place of this one.
             with anyio.move_on_after(_ARRIVAL, shield=True):
                 await arrived.wait()
 
@@ -72,7 +75,7 @@ class WatchedWriter:
             self._awaited[1].set()
 
     async def aclose(self) -> None:
-        """The session is over. The stream is closed when its transport is."""
+        """Do nothing: the transport closes the stream when it is closed itself."""
 
     async def __aenter__(self) -> WatchedWriter:
         return self
@@ -82,13 +85,13 @@ class WatchedWriter:
 
 
 class WatchedReader:
-    """A read stream that notes the answers that pass, and its end.
+    """A read stream that records the answers passing through it, and its end.
 
     Args:
         inner: The transport's own stream.
         in_flight: The connection's requests.
-        redactor: Takes secrets out of the server's errors, before the SDK makes exceptions and spans of them.
-        on_end: Told that nothing more will come.
+        redactor: Removes secrets from the server's errors, before the SDK turns them into exceptions and spans.
+        on_end: Called when nothing more will come.
     """
 
     def __init__(self, inner: Any, in_flight: InFlight, redactor: Redactor, on_end: Callable[[Evidence], None]) -> None:
@@ -119,7 +122,7 @@ class WatchedReader:
         return item
 
     async def aclose(self) -> None:
-        """The session is over. The stream is closed when its transport is."""
+        """Do nothing: the transport closes the stream when it is closed itself."""
 
     async def __aenter__(self) -> WatchedReader:
         return self

@@ -1,8 +1,8 @@
-"""Failure and evidence in, verdict out: could another try help, and may the server have run it already?
+"""Turn a failure and its evidence into a verdict: may a retry help, and may the server have run the call already?
 
-Two questions, never one. A call is sent again only when the first says yes (`retryable`) and the second allows it:
-delivery is `NOT_SENT` or `REJECTED`, or the operation is repeatable. The rules are the tables below (sans-I/O); a
-policy overrides them per server and per tool, and a user's own function is asked first.
+These are separate questions. A call is retried only if the first answer is yes (`retryable`) and the second allows it:
+the delivery is `NOT_SENT` or `REJECTED`, or the operation is repeatable. The rules are the tables below (sans-I/O);
+a policy overrides them per server and per tool, and a user's own classifier takes precedence over both.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from .gateways import not_forwarded_by
 from .verdict import RETRYABLE, Category, Failure, Verdict
 
 Classify: TypeAlias = Callable[[Failure], "Verdict | None"]
-"""A user's own classifier: a verdict, or None to leave it to the tables."""
+"""A user's own classifier: returns a verdict, or None to use the tables."""
 
 Rule: TypeAlias = tuple[Category, Delivery]
 
+# What the words of a policy mean. Only "refused", "throttled" and "auth" prove that nothing was run.
 _MEANINGS: Mapping[str, Rule] = MappingProxyType(
     {
         "transient": (Category.TRANSIENT, Delivery.UNKNOWN),
@@ -46,7 +47,6 @@ _MEANINGS: Mapping[str, Rule] = MappingProxyType(
         "refused": (Category.TRANSIENT, Delivery.REJECTED),
     }
 )
-"""What the words of a policy mean. Only "refused", "throttled" and "auth" say that nothing was run."""
 
 ERROR_CODES: Mapping[int, str] = MappingProxyType(
     {
@@ -71,10 +71,10 @@ ERROR_CODES: Mapping[int, str] = MappingProxyType(
         408: "timeout",
     }
 )
-"""What a JSON-RPC code that the server sent means by default. Any other code is unknown."""
+"""Default meaning of a JSON-RPC code sent by the server. Any other code is unknown."""
 
 REFUSALS = frozenset({-32700, -32600, -32601, -32602, -32020, -32021, -32022})
-"""Codes by which a server says that it did not begin: it could not read the request, or does not know or take it."""
+"""Codes that prove the server did not run the request: it could not parse, recognize or accept it."""
 
 DIALECTS: Mapping[str, Mapping[int | range, str]] = MappingProxyType(
     {
@@ -93,13 +93,13 @@ DIALECTS: Mapping[str, Mapping[int | range, str]] = MappingProxyType(
         "mcpcat": {-32603: "permanent"},  # "report bug, don't retry"
     }
 )
-"""Codes from -32000 to -32019, and some outside, mean different things to different servers: a policy names which."""
+"""Codes from -32000 to -32019, and some others, differ in meaning between servers; a policy selects the dialect."""
 
 
 def meaning_of(code: object, policy: Policy, tool: str | None = None) -> tuple[str, str]:
-    """What a JSON-RPC code means on this server, for this tool: (meaning, the table that says so)."""
+    """The meaning of a JSON-RPC code on this server, for this tool: (meaning, the table that decided)."""
     if not isinstance(code, int):
-        return "unknown", "a code that is no integer"
+        return "unknown", "a code that is not an integer"
     if tool is not None and code in (codes := policy.tool(tool).error_codes):
         return codes[code], f"ToolPolicy.error_codes[{code}]"
     if code in policy.error_codes:
@@ -110,34 +110,34 @@ def meaning_of(code: object, policy: Policy, tool: str | None = None) -> tuple[s
                 return meaning, f"JSON-RPC code {code} in the dialect {policy.dialect!r}"
     if code in ERROR_CODES:
         return ERROR_CODES[code], f"JSON-RPC code {code}"
-    return "unknown", f"JSON-RPC code {code}, which no table has"
+    return "unknown", f"JSON-RPC code {code}, which is in no table"
 
 
 HTTP_STATUS: Mapping[int, str] = MappingProxyType(
     {
         401: "auth",
         403: "auth",
-        408: "transient",  # the server waited too long: for the request, or for whoever answers it
+        408: "transient",  # the server gave up waiting, for the request or for an upstream
         429: "throttled",
         499: "transient",  # nginx: the client gave up waiting
     }
 )
-"""What an HTTP status means by default. Any other 3xx or 4xx is permanent, and every 5xx transient."""
+"""Default meaning of an HTTP status. Any other 3xx or 4xx is permanent, and every 5xx transient."""
 
 
 def meaning_of_status(status: int, policy: Policy, tool: str | None = None) -> tuple[str, str]:
-    """What an HTTP status means on this server, for this tool: (meaning, the table that says so)."""
+    """The meaning of an HTTP status on this server, for this tool: (meaning, the table that decided)."""
     if tool is not None and status in (statuses := policy.tool(tool).http_statuses):
         return statuses[status], f"ToolPolicy.http_statuses[{status}]"
     if status in policy.http_statuses:
         return policy.http_statuses[status], f"Policy.http_statuses[{status}]"
-    # A 2xx is here only for what belongs elsewhere, such as a maintenance page.
+    # A 2xx gets here only when its body is not MCP, such as a maintenance page.
     default = "permanent" if _REDIRECT <= status < _SERVER_ERROR else "transient"
     return HTTP_STATUS.get(status, default), f"HTTP {status}"
 
 
 def _proves_refusal(status: int) -> bool:
-    """Whether a response of this status is no answer to a request that was run (RFC 9110, 15.4.8, 15.4.9 and 15.5)."""
+    """Whether this status proves that the request was not run (RFC 9110, 15.4.8, 15.4.9 and 15.5)."""
     return status in _SAME_REQUEST_ELSEWHERE or (_BAD_REQUEST <= status < _SERVER_ERROR and status not in _GAVE_UP)
 
 
@@ -152,7 +152,7 @@ KINDS: Mapping[FailureKind, Category] = MappingProxyType(
         FailureKind.AUTH: Category.AUTH,
     }
 )
-"""What an edge saw where no HTTP status was; it knows the delivery itself."""
+"""Category of a failure without an HTTP status; its delivery is the transport's."""
 
 _SPEAKS_OF_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
 
@@ -170,12 +170,12 @@ _SERVER_ERROR = 500
 
 
 class Classifier:
-    """Judges the failures of one server.
+    """Judge the failures of one server.
 
     Args:
         policy: The server's tables.
-        own: The user's function, asked first; what it raises is logged and taken for None.
-        redactor: Takes secrets out of verdicts.
+        own: The user's classifier, which takes precedence; an exception it raises is logged and treated as None.
+        redactor: Removes secrets from verdicts.
     """
 
     def __init__(self, policy: Policy, own: Classify | None = None, redactor: Redactor | None = None) -> None:
@@ -187,8 +187,8 @@ class Classifier:
         """The verdict on one failed attempt.
 
         Args:
-            failure: What is known of it.
-            now: The wall clock, in seconds since the epoch: a server may name a date.
+            failure: The failed attempt.
+            now: Wall-clock time in seconds since the epoch, since a server may name a date.
         """
         return self._redactor.cleaned(self._judge(failure, now))
 
@@ -199,12 +199,12 @@ class Classifier:
         verdict = self._by_own(failure)
         if verdict is None:
             verdict = self._by_code(failure, now) if evidence is None else self._by_evidence(failure, evidence, now)
-        if failure.earlier and verdict.safe:  # what holds for the last request of a call does not for those before it
+        if failure.earlier and verdict.safe:  # only the last request of the call is known not to have run
             return replace(verdict, delivery=Delivery.UNKNOWN)
         return verdict
 
     def _by_own(self, failure: Failure) -> Verdict | None:
-        """What the user's function says."""
+        """The verdict of the user's classifier, or None."""
         if self._own is None:
             return None
         try:
@@ -217,11 +217,11 @@ class Classifier:
         return replace(verdict, rule="the classifier given to ResilientClient")
 
     def _by_code(self, failure: Failure, now: float) -> Verdict:
-        """The server's own JSON-RPC error; any other exception is the SDK's or the caller's, and permanent."""
+        """Judge the server's own JSON-RPC error; any other exception is the SDK's or the caller's, and permanent."""
         reason = describe(failure.error) if failure.error is not None else "no answer"
         code = _code_of(failure.error)
         if code is None:
-            rule = "an exception of the SDK itself"
+            rule = "an exception raised by the SDK itself"
             return Verdict(Category.PERMANENT, retryable=False, delivery=failure.delivery, reason=reason, rule=rule)
         meaning, rule = meaning_of(code, self._policy, failure.tool)
         category, delivery = _MEANINGS[meaning]
@@ -234,7 +234,7 @@ class Classifier:
             f"{reason} ({printable(str(code), 24)})",
             rule,
             tool_errors.wait_in(data_of(failure.error), now=now),
-            # Most are a handler's exception, which the same arguments raise again.
+            # Usually an unhandled exception in a tool, which the same arguments raise again.
             once=code == INTERNAL_ERROR and rule == f"JSON-RPC code {code}",
         )
 
@@ -242,7 +242,7 @@ class Classifier:
         status = evidence.http_status
         if status is None:
             category = KINDS[evidence.kind]
-            rule = f"{evidence.kind.value} trouble, seen by the client"
+            rule = f"{evidence.kind.value} failure, seen by the client"
             reconnect = category is Category.CONNECTION_LOST
             retryable = category in RETRYABLE
             return Verdict(category, retryable, evidence.delivery, evidence.detail, rule, reconnect=reconnect)
@@ -252,7 +252,7 @@ class Classifier:
                 retryable=True,
                 delivery=Delivery.REJECTED,
                 reason=evidence.detail,
-                rule=f"HTTP {status} to a request with a session id",
+                rule=f"HTTP {status} in response to a request with a session id",
                 reconnect=True,
             )
         meaning, rule = meaning_of_status(status, self._policy, failure.tool)
@@ -266,9 +266,9 @@ class Classifier:
         category, delivery = _MEANINGS[meaning]
         if meaning == "permanent" and refused:
             delivery = Delivery.REJECTED
-        by_default = rule == f"HTTP {status}"  # what the policy says of a status holds for gateways, too
+        by_default = rule == f"HTTP {status}"  # a policy's meaning of a status also covers gateways
         if by_default and (product := not_forwarded_by(evidence)) is not None:
-            delivery, rule = Delivery.REJECTED, f"{rule} from {product}, which forwarded nothing"
+            delivery, rule = Delivery.REJECTED, f"{rule} from {product}, which did not forward the request"
         retry_after = parse_retry_after(evidence.retry_after, now=now)
         if category is Category.TRANSIENT and retry_after is not None:
             category, rule = Category.THROTTLED, f"{rule} with Retry-After"
@@ -276,7 +276,7 @@ class Classifier:
 
 
 def _by_result(result: Any, now: float, redactor: Redactor) -> Verdict:
-    """An `isError` result: an answer that may say that another try could help."""
+    """Judge an `isError` result: an answer that may suggest a retry."""
     meaning, wait, rule = tool_errors.read(result, now=now)
     text = next((block.text for block in result.content if getattr(block, "text", None)), "")
     category, _ = _MEANINGS[meaning]
@@ -289,16 +289,19 @@ def _code_of(error: BaseException | None) -> Any:
 
 
 def is_session_lost(evidence: Evidence) -> bool:
-    """404 by the specification; 400 that speaks of the session, as server-everything answers."""
+    """Whether the server no longer knows the session: 404 by the specification, or 400 that mentions the session.
+
+    The 400 is what server-everything sends.
+    """
     status = evidence.http_status
     speaks_of_it = status == _BAD_REQUEST and bool(_SPEAKS_OF_SESSION.search(evidence.detail))
     return evidence.session_id_sent and (status == _NOT_FOUND or speaks_of_it)
 
 
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds from a `Retry-After` header: a number or an HTTP date (RFC 9110, 10.2.3); None when it is neither.
+    """Seconds from a `Retry-After` header: a number or an HTTP date (RFC 9110, 10.2.3); None if it is neither.
 
-    A date in the past is 0.
+    A date in the past gives 0.
     """
     if value is None:
         return None
@@ -312,39 +315,39 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
         return None
 
 
+# A shell's exit status for "cannot be executed" and "not found".
 _NOT_RUNNABLE = frozenset({126, 127})
-"""A shell's exit status for "cannot be executed" and "not found"."""
 
-
+# Errors with which the operating system refuses to start a program, besides "not found" and "not permitted".
 _NOT_STARTABLE = frozenset({errno.ENOEXEC, errno.E2BIG, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR})
-"""How the operating system refuses to start a program, beside "not found" and "not permitted"."""
 
+# Exceptions that point to a bug in a user's transport factory, not to the network.
 _MISTAKES = (TypeError, AttributeError, NameError, ImportError, LookupError, NotImplementedError)
-"""What a function that makes a transport raises when it is wrong, and not the network."""
 
 
 class Prospect(enum.Enum):
-    """Whether another try to connect could succeed where one has failed."""
+    """Whether another connection attempt may succeed after a failed one."""
 
     OPEN = "open"
-    """Another try may succeed: the server is away for now."""
+    """It may succeed: the server is temporarily unavailable."""
     DOUBTFUL = "doubtful"
-    """One more try tells: a gateway says the same for a moment while a server is deployed, and a wrong path forever."""
+    """One more attempt decides: a gateway gives the same response briefly during a deployment, and forever for a
+    wrong path."""
     NONE = "none"
-    """A person has to change something first."""
+    """It cannot succeed until a person changes something."""
 
 
 def prospect_of(
     failure: BaseException | None, evidence: Evidence | None, policy: Policy, *, known: bool = False
 ) -> Prospect:
-    """What may come of another try to connect.
+    """Whether another connection attempt may succeed.
 
     Args:
         failure: What the SDK raised, or None.
-        evidence: What an edge saw, or None.
+        evidence: What the transport saw, or None.
         policy: The server's tables.
-        known: Whether this client was connected to the server before: what worked once can come back, so nothing is
-            doubtful any more.
+        known: Whether this client has been connected to the server before. What worked once may work again, so
+            `DOUBTFUL` becomes `OPEN`.
     """
     prospect = _prospect_of(failure, evidence, policy)
     return Prospect.OPEN if known and prospect is Prospect.DOUBTFUL else prospect
@@ -357,18 +360,18 @@ def _prospect_of(failure: BaseException | None, evidence: Evidence | None, polic
         return _prospect_by_evidence(evidence, policy)
     if isinstance(failure, MCPError):
         return Prospect.DOUBTFUL if _code_of(failure) in REFUSALS else Prospect.OPEN
-    if isinstance(failure, ValidationError):  # the server's answer to the handshake is none
+    if isinstance(failure, ValidationError):  # the answer to the handshake is not MCP
         return Prospect.DOUBTFUL
     if isinstance(failure, OSError):
         never = isinstance(failure, FileNotFoundError | PermissionError | NotADirectoryError)
         return Prospect.NONE if never or failure.errno in _NOT_STARTABLE else Prospect.OPEN
-    # ValueError: an environment or an argument that no process can be started with.
+    # ValueError: an environment or argument with which no process can be started.
     return Prospect.NONE if isinstance(failure, (ValueError, *_MISTAKES)) else Prospect.OPEN
 
 
 def is_version_conflict(failure: BaseException | None) -> bool:
-    """Whether client and server know no common version of the protocol, as the server or the SDK says."""
-    if isinstance(failure, RuntimeError):  # so both majors of the SDK say it
+    """Whether client and server have no protocol version in common, according to the server or the SDK."""
+    if isinstance(failure, RuntimeError):  # raised by both majors of the SDK
         return "protocol version" in str(failure)
     return bool(_code_of(failure) == UNSUPPORTED_PROTOCOL_VERSION)
 
@@ -380,22 +383,22 @@ def _prospect_by_evidence(evidence: Evidence, policy: Policy) -> Prospect:
         meaning, _ = meaning_of_status(evidence.http_status, policy)
         if meaning == "auth":
             return Prospect.NONE
-        page = evidence.http_status < _REDIRECT  # a page for people, where an MCP server should answer
+        page = evidence.http_status < _REDIRECT  # a web page where an MCP server should answer
         return Prospect.DOUBTFUL if meaning == "permanent" or page else Prospect.OPEN
     return Prospect.DOUBTFUL if evidence.kind in {FailureKind.TLS, FailureKind.PROTOCOL} else Prospect.OPEN
 
 
-# What is seen of a try to connect that no server answered; and how the HTTP library calls what is no answer in HTTP,
-# nothing at all included.
+# Evidence of a connection attempt that no server answered.
 _NOBODY_THERE = frozenset({FailureKind.TLS, FailureKind.PROCESS, FailureKind.CLOSED})
 
+# The HTTP library's exception for an answer that is not HTTP, or a connection closed without any.
 _NO_HTTP = "RemoteProtocolError"
 
 
 def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
-    """Whether a try to connect found no server at all: nothing listens there, or the process ended at once.
+    """Whether a connection attempt found no server: nothing listens there, or the process exited immediately.
 
-    A connection that was made and reset is no sign of that: there is a server, or a gateway, with troubles.
+    A connection that was made and then reset does not count: a server or gateway exists but is in trouble.
     """
     if evidence is None:
         return isinstance(failure, OSError)
@@ -405,7 +408,7 @@ def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
 
 
 def is_outage(evidence: Evidence | None, policy: Policy) -> bool:
-    """Whether a failed `server/discover` says nothing about the protocol era: the server was not really asked."""
+    """Whether a failed `server/discover` proves nothing about the protocol era, since no server answered it."""
     if evidence is None:
         return False
     if evidence.http_status is None:

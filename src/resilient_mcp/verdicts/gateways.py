@@ -1,10 +1,10 @@
-"""Responses by which a gateway says that it forwarded nothing (sans-I/O).
+"""Recognize gateway responses that prove a request was not forwarded (sans-I/O).
 
-A 5xx is no proof that a request was not run. Heroku's router answers 503 (H12) while the dyno goes on working. Envoy
-and Istio answer 503 when their upstream closes the connection after it got the request. nginx has the same page before
-and after it forwards (`error_page 502 = @down` with `return 503`). Listed here are the few responses that a product
-gives only before it forwards, word for word. A gateway that is configured to send requests again by itself is beyond
-this table; Envoy says so in its text, and then none of its rows matches.
+A 5xx does not prove that a request was not run. Heroku's router answers 503 (H12) while the dyno keeps working. Envoy
+and Istio answer 503 when their upstream closes the connection after receiving the request. nginx may serve the same
+page before and after forwarding (`error_page 502 = @down` with `return 503`). This table lists the few responses, word
+for word, that a product sends only before it forwards. It cannot cover a gateway configured to retry requests itself;
+Envoy says so in its text, and then its row does not match.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..evidence import Evidence
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One product.
+    """The responses of one product.
 
     Attributes:
-        product: Its name.
-        status: The HTTP status of these responses.
-        body: What their body is, whitespace collapsed.
-        source: Where it is written down.
-        overloaded: Whether the header `x-envoy-overloaded` says the same, whatever the body is.
-        unless: With these words in the body, the header proves nothing.
+        product: Name of the product.
+        status: Their HTTP status.
+        body: Pattern of their whole body, with whitespace collapsed.
+        source: Where they are documented or implemented.
+        overloaded: Whether the header `x-envoy-overloaded` is proof too, whatever the body.
+        unless: Words in the body that invalidate the header as proof.
     """
 
     product: str
@@ -36,7 +36,7 @@ class Gateway:
     unless: str = ""
 
     def says_so(self, evidence: Evidence) -> bool:
-        """Whether a response of this status is one of these."""
+        """Whether a response with this status proves that nothing was forwarded."""
         marked = self.overloaded and evidence.overloaded and self.unless not in evidence.body
         return marked or self.body.fullmatch(evidence.body) is not None
 
@@ -69,9 +69,9 @@ GATEWAYS = (
 
 
 def not_forwarded_by(evidence: Evidence) -> str | None:
-    """The product that answered before it forwarded anything; None when nothing proves that.
+    """The product that answered without forwarding the request; None if there is no proof of that.
 
-    A JSON-RPC error is never a gateway's own: whoever wrote it may have got the request.
+    A JSON-RPC error never comes from the gateway itself: its sender may have received the request.
     """
     if evidence.own_error:
         return None

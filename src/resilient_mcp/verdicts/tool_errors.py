@@ -1,7 +1,8 @@
-"""What an `isError` result says about another try (sans-I/O).
+"""Decide whether an `isError` result suggests a retry (sans-I/O).
 
-Such a result is the tool's answer, for the model to read; but tools put 429s and timeouts into it, too. A structured
-body is believed; without one, words decide; whatever says nothing is permanent. Only the beginning is looked at.
+Such a result is the tool's answer, for the model to read, but tools also report 429s and timeouts this way. A
+structured body decides; without one, the words of the text do; anything else is permanent. Only the beginning of the
+text is read.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from pydantic_core import from_json
 
 from .._sdk.results import structured_content
 
+# Maximum wait in seconds; a JSON integer may be too large for a float.
 _LONGEST = 1e9
-"""Seconds; an integer of JSON may be too large for a float."""
 
+# Characters of a result's text that are read.
 _READ = 4096
-"""Characters of a result's text that are read."""
 
 _WAITS = ("retryAfter", "retry_after", "retryAfterSeconds")
 
@@ -57,15 +58,15 @@ WORDS: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""What words in a text say, the first that matches; any other text is permanent."""
+"""Meanings of words in a text; the first match wins, and any other text is permanent."""
 
 
 def read(result: Any, *, now: float) -> tuple[str, float | None, str]:
-    """What an `isError` result says: (meaning, seconds to wait or None, the rule that told).
+    """Classify an `isError` result: (meaning, seconds to wait or None, the rule that decided).
 
     Args:
         result: A tool result, of either major of mcp.
-        now: The wall clock, in seconds since the epoch: a result may name a time.
+        now: Wall-clock time in seconds since the epoch, since a result may name a time.
     """
     texts = list(_texts(result))
     for body in _bodies(result, texts):
@@ -79,11 +80,11 @@ def read(result: Any, *, now: float) -> tuple[str, float | None, str]:
             return meaning_of_words, wait, f"its text says {match[0]!r}"
     if wait is not None:
         return "transient", wait, "its text says when to try again"
-    return "permanent", None, "its text says nothing of another try"
+    return "permanent", None, "its text does not suggest a retry"
 
 
 def wait_in(data: Any, *, now: float) -> float | None:
-    """Seconds that the `data` of a server's error asks to wait (`retryAfter` and the like); None when it does not."""
+    """Seconds that the `data` of a server's error asks to wait (`retryAfter` or a variant); None if it does not."""
     if not isinstance(data, dict):
         return None
     for name in _WAITS:
@@ -105,7 +106,7 @@ def _texts(result: Any) -> Iterator[str]:
 
 
 def _bodies(result: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
-    """JSON objects in the result: its structured content, then its texts; an `error` inside one comes first."""
+    """JSON objects in the result: its structured content, then its texts; a nested `error` comes before its parent."""
     candidates = [structured_content(result)]
     for text in texts:
         if text.lstrip().startswith("{"):
@@ -122,7 +123,7 @@ def _bodies(result: Any, texts: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _structured(body: dict[str, Any], now: float) -> tuple[str, float | None, str] | None:
-    """What a body with `retryable`, `retryAfter`/`retry_after` or an HTTP-like `code` says; None when it has none."""
+    """Read `retryable`, `retryAfter`/`retry_after` or an HTTP-like `code` from a body; None if it has none of them."""
     named = next((name for name in _WAITS if name in body), None)
     wait = _seconds(body[named], now) if named is not None else None
     retryable = body.get("retryable")
@@ -141,7 +142,7 @@ def _structured(body: dict[str, Any], now: float) -> tuple[str, float | None, st
 
 
 def _seconds(value: object, now: float) -> float | None:
-    """A wait: a number of seconds, also as text, or an ISO 8601 time."""
+    """A wait given as a number of seconds, possibly as text, or as an ISO 8601 time."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(min(value, _LONGEST))
     if isinstance(value, str):
@@ -159,7 +160,7 @@ def _wait_in(text: str, now: float) -> float | None:
 
 
 def _until(text: str, now: float) -> float | None:
-    """Seconds until an ISO 8601 time, 0 when it is past; without an offset it is UTC."""
+    """Seconds until an ISO 8601 time, 0 if it is past; UTC if it has no offset."""
     try:
         when = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         if when.tzinfo is None:

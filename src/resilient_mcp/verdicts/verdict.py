@@ -10,7 +10,7 @@ from ..evidence import Delivery, Evidence
 
 
 class Category(enum.Enum):
-    """What sort of failure it was, for policies, statistics and people."""
+    """The kind of a failure, for policies, statistics and people."""
 
     TRANSIENT = "transient"
     THROTTLED = "throttled"
@@ -36,17 +36,17 @@ RETRYABLE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the classifier says of one failure.
+    """The classifier's judgement of one failure.
 
     Attributes:
-        category: What sort of failure it was.
-        retryable: Whether another try could help.
+        category: The kind of failure.
+        retryable: Whether a retry may help.
         delivery: Whether the server may have run it.
         reason: The failure in one printable line.
         rule: The rule that decided, in one line.
         retry_after: Seconds the server asked to wait, or None.
-        reconnect: Whether the session is lost, so that another try needs the next generation.
-        once: Whether a single retry tells as much as many would.
+        reconnect: Whether the session is lost, so that a retry needs the next generation.
+        once: Whether more than one retry is pointless.
     """
 
     category: Category
@@ -65,11 +65,11 @@ class Verdict:
 
     @property
     def counts_for_breaker(self) -> bool:
-        """Whether it says that the server is unwell: not a tool's own error, a refusal or a cancellation."""
+        """Whether it suggests that the server is unhealthy; a tool's own error, a refusal and a cancellation do not."""
         return self.retryable and self.delivery is not Delivery.ANSWERED
 
     def __str__(self) -> str:
-        again = "another try could help" if self.retryable else "another try cannot help"
+        again = "a retry may help" if self.retryable else "a retry cannot help"
         wait = "" if self.retry_after is None else f", in {self.retry_after:g} s"
         return f"{self.category.value} ({again}{wait}); {self.delivery.value}; {self.reason} [{self.rule}]"
 
@@ -82,10 +82,10 @@ class Failure:
         method: The JSON-RPC method, such as `tools/call`.
         target: The tool, prompt or resource, or None.
         error: What the SDK raised, or None.
-        evidence: What an edge saw, or None when the server itself answered.
+        evidence: What the transport saw, or None when the server itself answered.
         result: The `isError` result of a tool, or None.
         delivery: How far the request got, as the transport knows it.
-        earlier: Whether the same call had sent other requests before the one that failed: those were delivered.
+        earlier: Whether the same call sent other requests before the one that failed: those were delivered.
     """
 
     method: str
@@ -106,16 +106,16 @@ _UNAVAILABLE = 503
 
 
 class AttemptError(Exception):  # a signal between modules, never seen by users
-    """A try failed.
+    """An attempt failed.
 
     Attributes:
         cause: What the SDK raised, or None.
-        evidence: What an edge saw, or None when the server's own answer, or its caller, is behind the failure.
+        evidence: What the transport saw, or None if the server's own answer or the caller's code caused the failure.
         delivery: How far the last request got.
-        silent: Whether nothing was heard from the server meanwhile.
-        lively: Whether the server itself said something just now, to whomever.
-        premature: Whether a connection was only given up too early: the same may be tried at once.
-        earlier: Whether other requests went before the one that failed, and were delivered.
+        silent: Whether nothing was heard from the server during the attempt.
+        lively: Whether the server itself sent a JSON-RPC message, on any call, within the last second.
+        premature: Whether a connection attempt was only abandoned too early, so it can be repeated immediately.
+        earlier: Whether the attempt had sent other requests before the one that failed; those were delivered.
     """
 
     def __init__(
@@ -140,5 +140,5 @@ class AttemptError(Exception):  # a signal between modules, never seen by users
 
     @property
     def is_shed(self) -> bool:
-        """Whether it was a 503 of a server that answers others: it sheds load, as nginx's `limit_req` does."""
+        """Whether it was a 503 from a server that answers other calls: load shedding, as by nginx's `limit_req`."""
         return self.lively and self.evidence is not None and self.evidence.http_status == _UNAVAILABLE

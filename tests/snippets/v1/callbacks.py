@@ -1,4 +1,4 @@
-"""What a server asks or tells a client: sampling, elicitation, roots, log messages and all other messages."""
+"""What a server requests or reports: sampling, elicitation, roots, log messages and all other messages."""
 
 from __future__ import annotations
 

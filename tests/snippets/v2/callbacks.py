@@ -1,4 +1,4 @@
-"""What a server of the handshake era asks or tells a client, and log messages in both eras."""
+"""What a server of the handshake era requests or reports, and log messages in both eras."""
 
 from __future__ import annotations
 

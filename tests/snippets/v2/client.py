@@ -1,4 +1,4 @@
-"""The client: what it knows once it is connected, protocol versions, errors, time limits and the cache."""
+"""The client: its state once connected, protocol versions, errors, time limits and the cache."""
 
 from __future__ import annotations
 

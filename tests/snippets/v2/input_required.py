@@ -1,4 +1,4 @@
-"""Servers at 2026-07-28 that ask by their results: answered by the callbacks, or by hand."""
+"""Servers at 2026-07-28 whose results request input: answered by the callbacks, or by hand."""
 
 from __future__ import annotations
 

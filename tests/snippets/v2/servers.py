@@ -1,4 +1,4 @@
-"""Servers of mcp 2.x beside the garden: what the low-level API, the newest protocol version and extensions offer."""
+"""Servers of mcp 2.x beside the garden: the low-level API, the newest protocol version and extensions."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def archive() -> Server:
 
 
 class Reservation(BaseModel):
-    """What the desk asks for."""
+    """The details of a reservation."""
 
     days: int
 
@@ -122,7 +122,7 @@ def _ask_roots() -> ListRoots:
 
 
 def desk() -> MCPServer:
-    """Asks by its results, as servers at 2026-07-28 do."""
+    """Requests input in its results, as servers at 2026-07-28 do."""
     server = MCPServer("desk", log_level="ERROR")
 
     @server.tool()
@@ -166,7 +166,7 @@ def desk() -> MCPServer:
 
 
 def board() -> MCPServer:
-    """Changes of which it tells those who listen."""
+    """Changes that are reported to listeners."""
     server = MCPServer("board", log_level="ERROR")
     notes = {"todo": "water", "done": "-"}
 
@@ -194,7 +194,7 @@ def board() -> MCPServer:
 
 
 class Loans(Extension):
-    """A tool, a method of its own, and a ticket in the place of a result."""
+    """A tool, a method of its own, and a ticket in place of a result."""
 
     identifier = LOANS
 
@@ -236,14 +236,14 @@ def library() -> MCPServer:
 
     @server.tool()
     def collect(ticket: int) -> str:
-        """Collect what a ticket is for."""
+        """Collect the book of a ticket."""
         return f"the book of ticket {ticket}"
 
     return server
 
 
 def almanac() -> Server:
-    """Lists that may be cached, with the count of how often each was asked for."""
+    """Lists that may be cached, with a count of requests for each."""
     asked = {"tools": 0, "resources": 0}
 
     async def list_tools(ctx: Ctx, params: Paginated) -> types.ListToolsResult:

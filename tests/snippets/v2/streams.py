@@ -1,6 +1,6 @@
-"""A `ClientSession` over the streams of a transport, as programs of 1.x still use it on 2.x.
+"""A `ClientSession` over the streams of a transport, as programs for 1.x still use it on 2.x.
 
-In its place stands `ResilientClient(server, mode="legacy")`: such a session speaks the protocol of the handshake.
+It is replaced by `ResilientClient(server, mode="legacy")`: such a session speaks the handshake protocol.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ async def give_a_call_up(connect, server):
 
 
 class Model:
-    """Stands in for a model: asks for two tools, then answers."""
+    """Takes the place of a model: requests two tools, then answers."""
 
     def __init__(self):
         self.turns = [

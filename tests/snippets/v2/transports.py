@@ -59,7 +59,7 @@ async def log_in_with_a_stored_token(connect, server):
         print("visit", url)
 
     async def wait_for_callback() -> AuthorizationCodeResult:
-        raise AssertionError("nobody is asked: there is a token")
+        raise AssertionError("no login is needed: there is a token")
 
     provider = OAuthClientProvider(
         server_url=server,
