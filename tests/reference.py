@@ -1,4 +1,4 @@
-"""The README's reference table, generated from the code that decides: `python -m tests.reference` prints it."""
+"""How each failure is handled, as a table generated from the code that decides: `python -m tests.reference`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resilient_mcp.verdicts.classifier import ERROR_CODES, HTTP_STATUS, KINDS, R
 from resilient_mcp.verdicts.remedies import in_python
 from resilient_mcp.verdicts.verdict import AttemptError, Verdict
 
-HEAD = """| failure | category | may it have run? | sent again | in the end the caller gets |
+HEAD = """| failure | category | may it have run? | sent again | the caller finally gets |
 | --- | --- | --- | --- | --- |"""
 RUN = {
     Delivery.NOT_SENT: "no: never sent",
@@ -30,11 +30,11 @@ RUN = {
 }
 KIND_ROWS = {
     FailureKind.NETWORK: "the network failed after it was sent",
-    FailureKind.TLS: "the TLS handshake failed: a certificate that is not trusted, or no TLS",
+    FailureKind.TLS: "the TLS handshake failed: an untrusted certificate, or no TLS",
     FailureKind.PROCESS: "the server process ended",
     FailureKind.CLOSED: "the connection closed",
     FailureKind.TIMEOUT: "no answer within the time limit",
-    FailureKind.PROTOCOL: "an answer that cannot be used: no JSON, wrong id, too long",
+    FailureKind.PROTOCOL: "an unusable answer: not JSON, wrong id, too long",
     FailureKind.AUTH: "the OAuth flow failed",
 }
 SAMPLES_OF_GATEWAYS = {
@@ -76,13 +76,13 @@ def failures() -> list[tuple[str, Failure]]:
         delivery = {FailureKind.AUTH: Delivery.REJECTED, FailureKind.TLS: Delivery.NOT_SENT}.get(kind, Delivery.UNKNOWN)
         rows.append((name, failed(None, Evidence(kind, delivery, "x"))))
     assert set(KIND_ROWS) == set(KINDS)
-    rows.append(("HTTP 404 with a session id, 400 that speaks of the session", http(404, session_id_sent=True)))
+    rows.append(("HTTP 404 with a session id, 400 that mentions the session", http(404, session_id_sent=True)))
     rows += [(f"HTTP {status}", http(status)) for status in HTTP_STATUS]
     rows.append(("any other HTTP 4xx, and a redirect (307, 308) that is not followed", http(418)))
     rows.append(("any other HTTP 3xx", http(303)))
     rows.append(("any HTTP 5xx", http(599)))
     rows.append(("any HTTP 5xx with `Retry-After`", http(503, retry_after="1")))
-    rows.append((f"HTTP 503 of {' or '.join(SAMPLES_OF_GATEWAYS)} that says that nothing was forwarded", gateway()))
+    rows.append((f"HTTP 503 of {' or '.join(SAMPLES_OF_GATEWAYS)} that proves that nothing was forwarded", gateway()))
     codes = defaultdict(list)
     for code, meaning in ERROR_CODES.items():
         once = Classifier(Policy()).judge(failed(ErrorBase(code, "x")), now=0).once
@@ -91,7 +91,7 @@ def failures() -> list[tuple[str, Failure]]:
         rows.append((f"JSON-RPC {', '.join(map(str, named))}", failed(ErrorBase(named[0], "x"))))
     rows.append(("any other JSON-RPC code", failed(ErrorBase(1, "x"))))
     for meaning, text in SAMPLES.items():
-        rows.append((f"`isError`, {meaning} by its body or words", failed(result=error_result(text))))
+        rows.append((f"`isError`, {meaning} by its body or text", failed(result=error_result(text))))
     return rows
 
 
@@ -110,7 +110,7 @@ async def table() -> str:
     for name, failure in failures():
         verdict = Classifier(policy).judge(failure, now=0)
         if failure.result is not None:
-            end = "the result, as it came"
+            end = "the result, unchanged"
         else:
             call = _Call(Operation("tools/call", None, "t", began=0), RetryPolicy(), 60, False, 0, math.inf)  # type: ignore[arg-type]
             call.history.add(verdict)

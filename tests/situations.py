@@ -234,13 +234,13 @@ async def refused_while_idle(connect: Any) -> str:
 SITUATIONS: dict[str, Callable[[Any], Awaitable[str]]] = {
     "a server needs a minute to start": slow_start,
     "a tool takes 90 s": slow_tool,
-    "a person answers a question of the server's after 90 s": slow_person(90),
+    "a person answers the server's question after 90 s": slow_person(90),
     "the same after ten minutes": slow_person(600),
     "a callback calls the client": curious_callback,
     "a login takes a minute": slow_login,
-    "the credentials are refused for two minutes in which nobody calls": refused_while_idle,
+    "the credentials are refused for two minutes without a call": refused_while_idle,
 }
-HEAD = "| what takes long | plain SDK | ours |\n| --- | --- | --- |\n"
+HEAD = "| situation | plain SDK | this library |\n| --- | --- | --- |\n"
 
 
 def outcome(situation: Callable[[Any], Awaitable[str]], connect: Any) -> str:

@@ -20,7 +20,7 @@ from .matrix.sides import OURS, PLAIN
 from .matrix.stages import HERE, PLACES, Place
 from .support import ROOT, nothing_left
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
 ATTEMPTS = RetryPolicy().attempts
 LIBRARIES = ("asyncio", "trio")
 CASES = [

@@ -295,8 +295,8 @@ def test_the_limits_of_silence():
 
 @pytest.mark.parametrize("name", list(SITUATIONS))
 def test_the_readme_shows_what_this_library_does(name: str):
-    """The README's table, made by `python -m tests.situations`, holds in every row on both majors."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The table in tests/README.md, made by `python -m tests.situations`, holds in every row on both majors."""
+    readme = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     rows = readme[readme.index(HEAD) + len(HEAD) :].split("\n\n", maxsplit=1)[0].splitlines()
     shown = {row.strip("| ").split(" | ")[0]: row.strip("| ").split(" | ")[-1] for row in rows}
     assert shown[name] == outcome(SITUATIONS[name], ours)

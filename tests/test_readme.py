@@ -17,6 +17,9 @@ from . import reference
 from .support import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ABOUT_TESTS = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+ABOUT_EXAMPLES = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+LINK = re.compile(r"\]\((?!https?://|#)([^)\s]+)\)")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 COMMANDS = re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
@@ -66,7 +69,7 @@ def test_the_reference_table_is_up_to_date():
     """The table is generated from the tables and the code; `python -m tests.reference` prints it again."""
     import anyio
 
-    assert anyio.run(reference.table) in README
+    assert anyio.run(reference.table) in ABOUT_TESTS
 
 
 def test_every_event_is_named():
@@ -77,24 +80,48 @@ def test_every_event_is_named():
 
 def test_every_example_is_linked():
     """Every example is linked, and every link leads to a file."""
-    linked = set(re.findall(r"\]\((examples/\w+\.\w+)\)", README))
-    assert linked == {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.*")}
+    linked = set(re.findall(r"\]\((\w+\.\w+)\)", ABOUT_EXAMPLES))
+    assert linked == {path.name for path in (ROOT / "examples").glob("*.*")} - {"README.md"}
 
 
 def test_every_framework_is_linked_with_its_tested_version():
     """The table links each framework's example and gives the version pinned in its environment."""
-    linked = set(re.findall(r"\]\((examples/frameworks/[\w.]+)\)", README))
+    linked = set(re.findall(r"\]\((frameworks/[\w.]+)\)", ABOUT_EXAMPLES))
     examples = (ROOT / "examples" / "frameworks").glob("*.py")
-    assert linked == {f"examples/frameworks/{path.name}" for path in examples} - {"examples/frameworks/script.py"}
+    assert linked == {f"frameworks/{path.name}" for path in examples} - {"frameworks/script.py"}
     pins = dict(
         pin
         for path in (ROOT / "tests" / "frameworks").glob("requirements-*.txt")
         for pin in re.findall(r"^([\w-]+)(?:\[.*\])?==(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     )
-    named = re.findall(r"^\| \[.*?\]\(.*?\) \| ([\w-]+) ([\d.]+) \|", README, re.MULTILINE)
+    named = re.findall(r"^\| \[.*?\]\(.*?\) \| ([\w-]+) ([\d.]+) \|", ABOUT_EXAMPLES, re.MULTILINE)
     assert len(named) == len(linked)
     for framework, version in named:
         assert pins[framework] == version
+
+
+@pytest.mark.parametrize("page", ["README.md", "tests/README.md", "examples/README.md", ".github/CONTRIBUTING.md"])
+def test_every_link_leads_to_a_file(page: str):
+    """Relative links name files of the repository."""
+    path = ROOT / page
+    for link in LINK.findall(path.read_text(encoding="utf-8")):
+        assert (path.parent / link.partition("#")[0]).exists(), link
+
+
+def test_every_link_works_on_pypi():
+    """The substitutions of pyproject.toml leave no relative link in the README."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    rules = re.findall(r"^pattern = '(.*)'\nreplacement = '(.*)'$", project, re.MULTILINE)
+    shown = README
+    for pattern, replacement in rules:
+        shown = re.sub(pattern, replacement, shown)
+    assert LINK.findall(README)
+    assert not LINK.findall(shown)
+
+
+def test_the_readme_is_read_in_five_minutes():
+    """The README has at most 220 lines; details belong in another page or in a docstring."""
+    assert len(README.splitlines()) <= 220
 
 
 def test_docstring_examples_run():

@@ -516,7 +516,7 @@ REFUSALS = [
     at_handshake("401 to the handshake", HOPELESS, HttpReply.refusal(401)),
     at_handshake("no answer to the handshake", STARTED, Reply.hang(), limits={"connect": 0.4}, proof=asked_twice),
     Fault(
-        "frozen when it is left",
+        "frozen when the session closes",
         UNHARMED,
         before_2026(HTTP),
         script={"DELETE": [Reply.hang()]},
@@ -564,7 +564,7 @@ STREAM = [
         script={"GET": [*[OPENED.cut(reset=True)] * 3, *[UPDATING] * 3]},
     ),
     Fault(
-        "the GET stream is cut, and refused (409) while the server takes it for open",
+        "the GET stream is cut, and refused (409) while the server still considers it open",
         TOLD,
         before_2026(HTTP),
         act=hear,

@@ -9,7 +9,7 @@ from .faults import FAULTS, Promise
 from .harness import ANSWERED, HUNG, TORN, WRONG, Outcome
 from .stages import Place
 
-HEAD = """| fault | plain SDK, stdio | plain SDK, HTTP | `ResilientClient`, repeatable | `ResilientClient`, other |
+HEAD = """| fault | plain SDK, stdio | plain SDK, HTTP | this library, repeatable call | this library, other call |
 | --- | --- | --- | --- | --- |
 """
 NONE = "-"
