@@ -48,14 +48,14 @@ class Kind(str, enum.Enum):
 
 
 @dataclass(frozen=True)
-class Told:
+class Outcome:
     """The outcome that one caller got, with its text."""
 
     kind: Kind
     text: str = ""
 
     @classmethod
-    def of(cls, outcome: Any) -> Told:
+    def of(cls, outcome: Any) -> Outcome:
         """Build from a result, an exception, or None if there was neither."""
         if outcome is None:
             return cls(Kind.NOTHING)
@@ -70,32 +70,32 @@ class Told:
         return cls(Kind.STRANGE, text)
 
 
-def broken_promise(key: str, told: Told, ran: int, taken: int) -> str | None:
+def broken_promise(key: str, outcome: Outcome, ran: int, taken: int) -> str | None:
     """What is wrong with the outcome that the caller of `key` got, or None.
 
     Args:
         key: Identifies the call.
-        told: The outcome that its caller got.
+        outcome: The outcome that its caller got.
         ran: How often its server executed it.
         taken: How often its server took it.
     """
-    if told.kind is Kind.NOTHING:
+    if outcome.kind is Kind.NOTHING:
         return "had no outcome"
-    if told.kind is Kind.STRANGE:
+    if outcome.kind is Kind.STRANGE:
         return "ended in what neither the server nor this library says"
-    if told.kind is Kind.ANSWER and told.text != key:
+    if outcome.kind is Kind.ANSWER and outcome.text != key:
         return "was answered wrong"
     if key.startswith(REPEATABLE):
-        if told.kind is Kind.CANCELLED:
+        if outcome.kind is Kind.CANCELLED:
             return None
-        busy = told.kind is Kind.TOOL_ERROR and BUSY in told.text
-        return None if (told.kind is Kind.ANSWER or busy) and ran else "is repeatable, and was lost"
+        busy = outcome.kind is Kind.TOOL_ERROR and BUSY in outcome.text
+        return None if (outcome.kind is Kind.ANSWER or busy) and ran else "is repeatable, and was lost"
     if ran > 1 or taken > 1:
         return f"was taken {taken} times and executed {ran} times"
-    if told.kind is Kind.TOOL_ERROR and BUSY not in told.text:
+    if outcome.kind is Kind.TOOL_ERROR and BUSY not in outcome.text:
         return "was answered wrong"
-    if told.kind in (Kind.ANSWER, Kind.TOOL_ERROR) and not ran:
+    if outcome.kind in (Kind.ANSWER, Kind.TOOL_ERROR) and not ran:
         return "was answered, and not executed"
-    if told.kind is Kind.NOT_RUN and ran:
-        return "was executed, and its caller was told that it was not"
+    if outcome.kind is Kind.NOT_RUN and ran:
+        return "was executed, and its caller got an error that says it was not"
     return None

@@ -70,7 +70,7 @@ async def listed(client: ResilientClient) -> None:
     """Wait until the client has its connection's list of tools: before that, annotations make no call repeatable."""
     connection = client._supervisor.ready
     assert connection is not None
-    await client._catalog.listed(connection, anyio.current_time() + 5)
+    await client._catalog.wait_listed(connection, anyio.current_time() + 5)
 
 
 def is_repeatable(client: ResilientClient, tool: str) -> bool | None:

@@ -132,12 +132,12 @@ async def test_server_requests_and_the_hosts_answers_are_forwarded_unchanged():
     question = {"method": "vendor/ask", "params": {"x": None, "_meta": {"y": 1}}, "jsonrpc": "2.0"}
     async with host_of(raw_server()) as host:
         for answer in ({"result": {"z": [None]}}, {"error": {"code": 5, "message": "no", "data": None}}):
-            told = await host.ask(
+            reply = await host.ask(
                 "tools/call",
                 {"name": "send", "arguments": {"messages": [{**question, "id": "q"}]}},
                 answers=[dict(answer)],
             )
-            got = json.loads(told["result"]["content"][0]["text"])
+            got = json.loads(reply["result"]["content"][0]["text"])
             assert {"jsonrpc": "2.0", "id": "q", **answer} == {**got, **answer}
         assert [{key: asked[key] for key in question} for asked in host.questions] == [question, question]
 
@@ -190,9 +190,9 @@ async def test_progress_is_reported_with_the_hosts_own_token():
         with anyio.fail_after(10):
             while len(host.notifications) < 3:  # the SDK's tasks may bring the last ones after the answer
                 await anyio.sleep(0.01)
-        told = [message["params"] for message in host.notifications]
-        assert [params["progressToken"] for params in told] == ["mine"] * 3
-        assert sorted(params["progress"] for params in told) == [1, 2, 3]
+        reported = [message["params"] for message in host.notifications]
+        assert [params["progressToken"] for params in reported] == ["mine"] * 3
+        assert sorted(params["progress"] for params in reported) == [1, 2, 3]
 
 
 async def test_a_cancelled_call(tmp_path: Path):

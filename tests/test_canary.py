@@ -33,10 +33,11 @@ from resilient_mcp import (
     TimeoutPolicy,
 )
 from resilient_mcp._sdk.installed import MCPError, http
+from resilient_mcp._sdk.requests import CallTool
 
 from .support import LEGACY, QUICK, ROOT, Faults, ScriptedHttp, client_of
 from .test_events import Records, records  # noqa: F401 - a fixture
-from .test_telemetry import Telemetered
+from .test_otel import Telemetered
 
 pytestmark = pytest.mark.anyio
 
@@ -413,13 +414,11 @@ async def test_statistics_of_thousands_of_tools_are_bounded():
 
     exported = Telemetered()
     client = ResilientClient("http://127.0.0.1:1/mcp")
-    observer = client._degrade._executor._observer
-
-    async def never(*_: Any) -> None: ...
+    observer = client._fallbacks._executor._observer
 
     def use(begin: int, end: int) -> None:
         for n in range(begin, end):
-            with observer.call(Operation("tools/call", never, f"tool-{n}")) as watch:
+            with observer.call(Operation(CallTool(f"tool-{n}"))) as watch:
                 watch.answered(None)
             if n % 1000 == 0:
                 exported.exporter.clear()

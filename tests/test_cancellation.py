@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import math
 import os
 import sys
 from collections import Counter
@@ -43,6 +42,7 @@ from resilient_mcp import (
     TimeoutPolicy,
     ToolPolicy,
 )
+from resilient_mcp._sdk.requests import PING
 from resilient_mcp._sdk.results import is_error_result
 from resilient_mcp.connection.generation import Connection
 from resilient_mcp.event_loop import clock
@@ -284,7 +284,7 @@ class Run:
 
     Attributes:
         ended: By caller name: set when that caller is done.
-        told: By caller name: what it got: a result, an exception, or `CANCELLED`.
+        outcomes: By caller name: what it got: a result, an exception, or `CANCELLED`.
         begun: How many POSTs had begun on the server before this run.
         whole: How many of them the server had received completely.
     """
@@ -297,7 +297,7 @@ class Run:
         self.number = number
         self.began = clock.now()
         self.ended = {name: anyio.Event() for name in ("call", *scenario.beside)}
-        self.told: dict[str, Any] = {}
+        self.outcomes: dict[str, Any] = {}
         self.begun, self.whole = server.begun, server.whole
         self.refill()
         client._gate._budget = RetryBudget(BUDGET)
@@ -315,12 +315,12 @@ class Run:
 
     async def call(self, name: str, tool: str = ONCE) -> None:
         try:
-            self.told[name] = await self.client.call_tool(tool, {"text": self.key(name)})
+            self.outcomes[name] = await self.client.call_tool(tool, {"text": self.key(name)})
         except anyio.get_cancelled_exc_class():
-            self.told[name] = CANCELLED
+            self.outcomes[name] = CANCELLED
             raise
         except Exception as exc:
-            self.told[name] = exc
+            self.outcomes[name] = exc
         finally:
             self.ended[name].set()
 
@@ -451,7 +451,7 @@ async def launch(run: Run, tool: str, interrupt: str, tg: Any) -> Callable[[], o
 
         def end(_: object) -> None:
             if not run.ended["call"].is_set():  # cancelled before its first step
-                run.told["call"] = CANCELLED
+                run.outcomes["call"] = CANCELLED
                 run.ended["call"].set()
 
         task.add_done_callback(end)
@@ -525,8 +525,8 @@ class Bench:
         if self.client is None:
             self.client = ResilientClient(self.server.url, name="counting", policy=self.policy, **LEGACY)
             await self.client.start()
-        connection = await self.client._supervisor.lend(anyio.current_time() + 10)
-        await self.client._catalog.listed(connection, anyio.current_time() + PROMPTLY)
+        connection = await self.client._supervisor.wait_ready(anyio.current_time() + 10)
+        await self.client._catalog.wait_listed(connection, anyio.current_time() + PROMPTLY)
         await self.loop.rest()
         return connection
 
@@ -548,7 +548,7 @@ class Bench:
         if not closed:
             connections.append(await self._connected())
         if self.scenario.stdio and not closed:  # once this is answered, the process has read everything before it
-            await connections[-1].call(lambda session, _: session.invoke("send_ping"), timeout=5, deadline=math.inf)
+            await connections[-1].call(PING, timeout=5)
         found += self._contradicted(run)
         found += self._still_taken(run, connections)
         self.server.faults.clear()
@@ -593,7 +593,7 @@ class Bench:
         for name, ended in run.ended.items():
             if not ended.is_set():
                 found.append(f"{name} does not end")
-            elif run.told[name] == CANCELLED and not (name == "call" and may_be_cancelled):
+            elif run.outcomes[name] == CANCELLED and not (name == "call" and may_be_cancelled):
                 found.append(f"{name} was cancelled, though it was not interrupted")
         return over, found
 
@@ -609,17 +609,18 @@ class Bench:
         at_once = run.ended["call"].is_set()
         with anyio.move_on_after(PROMPTLY):
             await run.ended["call"].wait()
-        told = run.told.get("call", CANCELLED)
+        outcome = run.outcomes.get("call", CANCELLED)
         always = self.interrupt == NATIVE and sniffio.current_async_library() == "asyncio"
-        return [f"it was not cancelled, but got {told!r}"] if told != CANCELLED and (always or not at_once) else []
+        missed = outcome != CANCELLED and (always or not at_once)
+        return [f"it was not cancelled, but got {outcome!r}"] if missed else []
 
     def _contradicted(self, run: Run) -> Iterator[str]:
-        """Yield what callers were told that contradicts what the server saw."""
-        for name, told in run.told.items():
+        """Yield what callers got that contradicts what the server saw."""
+        for name, outcome in run.outcomes.items():
             key, tool = run.key(name), self.scenario.tool if name == "call" else ONCE
             received, executed = self.server.arrived[key], self.server.executed[key]
-            said = f"{name} got {told!r}; the server received it {received} times, and executed it {executed} times"
-            for what in contradictions(tool, key, told, received, executed):
+            said = f"{name} got {outcome!r}; the server received it {received} times, and executed it {executed} times"
+            for what in contradictions(tool, key, outcome, received, executed):
                 yield f"{what}: {said}"
 
     def _still_taken(self, run: Run, connections: list[Connection]) -> Iterator[str]:
@@ -664,12 +665,12 @@ class Bench:
         run.refill()
         with anyio.move_on_after(PROMPTLY):
             await run.call("next")
-        told, key = run.told["next"], run.key("next")
+        outcome, key = run.outcomes["next"], run.key("next")
         if closed:
-            right = isinstance(told, ServerUnavailable | CircuitOpen) and not self.server.arrived[key]
+            right = isinstance(outcome, ServerUnavailable | CircuitOpen) and not self.server.arrived[key]
         else:
-            right = not isinstance(told, Exception) and told != CANCELLED and text_of(told) == key
-        found = [] if right else [f"the next call ends with {told!r}"]
+            right = not isinstance(outcome, Exception) and outcome != CANCELLED and text_of(outcome) == key
+        found = [] if right else [f"the next call ends with {outcome!r}"]
         state = run.client.circuit.state if run.client.circuit is not None else None
         if not closed and state is not BreakerState.CLOSED:
             found.append(f"the circuit is {state} after the next call")
@@ -685,28 +686,28 @@ def left_in(bucket: TokenBucket, began: float) -> int:
     return left
 
 
-def contradictions(tool: str, key: str, told: Any, received: int, executed: int) -> Iterator[str]:
+def contradictions(tool: str, key: str, outcome: Any, received: int, executed: int) -> Iterator[str]:
     """Yield how the caller's outcome contradicts what its server saw."""
     if tool == ONCE and executed > 1:
         yield "it was executed twice"
-    if told == CANCELLED:
+    if outcome == CANCELLED:
         return
-    if not isinstance(told, Exception):
+    if not isinstance(outcome, Exception):
         if not executed:
             yield "it was answered and not executed"
-        if text_of(told) not in {key, TRY_AGAIN} or (text_of(told) == TRY_AGAIN) != is_error_result(told):
+        if text_of(outcome) not in {key, TRY_AGAIN} or (text_of(outcome) == TRY_AGAIN) != is_error_result(outcome):
             yield "it got the wrong answer"
         return
-    if not isinstance(told, ResilienceError):
+    if not isinstance(outcome, ResilienceError):
         yield "neither the server nor this library raises that"
         return
-    text = f"{told} {told.advice}"
-    if executed and (not told.may_have_run or "not run" in text):
+    text = f"{outcome} {outcome.advice}"
+    if executed and (not outcome.may_have_run or "not run" in text):
         yield "it is said not to have run"
-    if received and ("Nothing was sent" in text or not told.attempts):
+    if received and ("Nothing was sent" in text or not outcome.attempts):
         yield "it is said not to have been sent"
-    if received > told.attempts:
-        yield f"it is said to have been sent {told.attempts} times"
+    if received > outcome.attempts:
+        yield f"it is said to have been sent {outcome.attempts} times"
 
 
 @asynccontextmanager

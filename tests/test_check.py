@@ -88,16 +88,16 @@ def test_servers_that_fail(tmp_path: Path):
     assert done.returncode == 1
     assert done.stderr == ""
     assert "hunter2" not in done.stdout
-    told = reports(done.stdout)
-    assert [name for name, report in told.items() if report["ok"]] == ["good"]
-    assert told["absent"]["state"] == "failed"
-    assert "No such file" in told["absent"]["error"]
-    assert told["dying"]["exit_status"] == 3
-    assert "no licence found" in told["dying"]["stderr"]
-    assert "no listing today" in told["unlisted"]["error"]
-    assert told["mute"]["error"] == "still starting after 8 s"
-    assert told["slow"]["error"] == "still starting after 8 s: 3 of 40 packages, with ***"
-    assert told["refused"]["error"]
+    by_name = reports(done.stdout)
+    assert [name for name, report in by_name.items() if report["ok"]] == ["good"]
+    assert by_name["absent"]["state"] == "failed"
+    assert "No such file" in by_name["absent"]["error"]
+    assert by_name["dying"]["exit_status"] == 3
+    assert "no licence found" in by_name["dying"]["stderr"]
+    assert "no listing today" in by_name["unlisted"]["error"]
+    assert by_name["mute"]["error"] == "still starting after 8 s"
+    assert by_name["slow"]["error"] == "still starting after 8 s: 3 of 40 packages, with ***"
+    assert by_name["refused"]["error"]
 
 
 @needs_npm

@@ -16,7 +16,7 @@ from resilient_mcp import Category, ConnectionLost, Delivery, Evidence, ExitStat
 from resilient_mcp._sdk.installed import ErrorBase
 from resilient_mcp._sdk.results import error_result
 from resilient_mcp.evidence import FailureKind
-from resilient_mcp.explain import explain
+from resilient_mcp.explanation import explain
 from resilient_mcp.text.printable import add_note, describe
 from resilient_mcp.verdicts.classifier import (
     _MEANINGS,

@@ -151,8 +151,8 @@ def test_all_problems_are_reported_together(tmp_path: Path):
 )
 def test_each_problem_of_a_server(tmp_path: Path, entry: object, problem: str):
     """Each mistake in the entry of a server has its own message."""
-    (told,) = of_server(tmp_path, entry)
-    assert told.startswith(f"server 'x': {problem}")
+    (message,) = of_server(tmp_path, entry)
+    assert message.startswith(f"server 'x': {problem}")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_each_problem_of_a_server(tmp_path: Path, entry: object, problem: str):
 )
 def test_each_problem_of_a_file(tmp_path: Path, text: str, problem: str):
     """Each mistake in the file itself has its own message."""
-    assert any(told.startswith(problem) for told in problems(tmp_path, text))
+    assert any(message.startswith(problem) for message in problems(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_no_message_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "d": {"url": ["https://hunter2"]},
         "e": {"url": "user:hunter2@host?hunter2"},
     }
-    told = problems(tmp_path, json.dumps({"mcpServers": servers}))
-    assert len(told) >= 6
-    assert "hunter2" not in "\n".join(told).replace("['https://hunter2']", "")
+    messages = problems(tmp_path, json.dumps({"mcpServers": servers}))
+    assert len(messages) >= 6
+    assert "hunter2" not in "\n".join(messages).replace("['https://hunter2']", "")
 
 
 @pytest.mark.parametrize(
@@ -285,9 +285,9 @@ def test_no_message_shows_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_a_mistyped_value_is_shown_without_secrets(tmp_path: Path, entry: dict[str, object], key: str):
     """Values with a credential's name, values that look like one, and contents of containers are not shown."""
-    (told,) = of_server(tmp_path, {"command": "x", **entry})
-    assert told.startswith(f"server 'x': {key}")
-    assert "hunter2" not in told
+    (message,) = of_server(tmp_path, {"command": "x", **entry})
+    assert message.startswith(f"server 'x': {key}")
+    assert "hunter2" not in message
 
 
 def test_the_schema_matches_the_reader(tmp_path: Path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mcp import StdioServerParameters
 
 from resilient_mcp import ResilientClient
+from resilient_mcp.connection.server import server_of
 from resilient_mcp.text.configured import in_arguments, in_header, in_named, in_pairs, in_url, in_value, shown
 from resilient_mcp.text.credentials import is_credential, is_identifier, is_random, is_token, safe_url
 from resilient_mcp.text.printable import printable
@@ -95,7 +96,7 @@ def test_formats_of_credentials(secret: str):
     for value in (secret, f"first, {secret}", f'{{"a": ["{secret}"]}}' if "\n" not in secret else secret):
         found = set(in_value(value))
         assert any(one in secret and len(one) >= 8 for one in found), found
-    redactor = Redactor.of(StdioServerParameters(command="x", env={"SOMETHING": secret}))
+    redactor = Redactor(server_of(StdioServerParameters(command="x", env={"SOMETHING": secret})).secrets())
     assert secret not in redactor.clean(f"refused: {secret}")
 
 
@@ -161,7 +162,7 @@ PLACES: list[list[str]] = [
 @pytest.mark.parametrize("arguments", PLACES, ids=" ".join)
 def test_places_in_a_command_line(arguments: list[str]):
     """In flags, attached values, pairs, headers, URLs, JSON and shell code, the secret is masked and nothing else."""
-    redactor = Redactor.of(StdioServerParameters(command="x", args=arguments))
+    redactor = Redactor(server_of(StdioServerParameters(command="x", args=arguments)).secrets())
     text = f"the server says {TOKEN} and {WORD} were refused for user at h"
     secret = TOKEN if TOKEN in " ".join(arguments) else WORD
     assert redactor.clean(text) == text.replace(secret, "***")
@@ -457,7 +458,7 @@ def test_everyday_values_are_not_masked():
     } == {}
     assert {" ".join(args): set(in_arguments(args)) for args in COMMANDS if set(in_arguments(args))} == {}
     for arguments in COMMANDS:
-        redactor = Redactor.of(StdioServerParameters(command="npx", args=arguments, env=EVERYDAY))
+        redactor = Redactor(server_of(StdioServerParameters(command="npx", args=arguments, env=EVERYDAY)).secrets())
         for text in [*EVERYDAY.values(), *arguments, *LINES]:
             assert redactor.clean(text) == text
 

@@ -29,6 +29,7 @@ def test_foreign_text_becomes_one_printable_line(text: str, limit: int):
 def test_terminal_escapes_are_removed_whole():
     """Whole escape sequences are removed, not only their first byte."""
     assert printable("\x1b[1;31mred\x1b[0m\tand\r\nblue") == "red and blue"
+    assert printable("cleared\n\x1b[2K\x1b\x1b[1mline\x1b") == "cleared line"
     assert printable("x" * 1000, 10) == "x" * 9 + "…"
 
 
@@ -78,11 +79,11 @@ async def test_a_request_belongs_to_the_attempt_that_writes_it():
 @pytest.mark.anyio
 async def test_abandoned_requests_are_reported_and_bounded():
     """An attempt that ends before its answer is reported to the transport, and only the latest ids are kept."""
-    told: list[object] = []
+    abandoned: list[object] = []
     in_flight = InFlight()
     nothing_written = attempt()
     in_flight.forget(nothing_written)
-    in_flight.on_abandoned = told.append
+    in_flight.on_abandoned = abandoned.append
     for n in range(_ABANDONED_KEPT + 2):
         one = attempt()
         token = current_attempt.set(one)
@@ -90,7 +91,7 @@ async def test_abandoned_requests_are_reported_and_bounded():
         current_attempt.reset(token)
         in_flight.forget(one)
         in_flight.forget(one)
-    assert told == list(range(_ABANDONED_KEPT + 2))
+    assert abandoned == list(range(_ABANDONED_KEPT + 2))
     assert not in_flight.is_abandoned(0)
     assert in_flight.is_abandoned(_ABANDONED_KEPT + 1)
 

@@ -77,7 +77,7 @@ async def test_a_call_that_may_have_run_stays_that_way():
         policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.3), "breaker": None})
         async with client_of(server.url, policy) as client:
             await listed(client)
-            http, sent = client._connector._own_client, 0
+            http, sent = client._connector.server.client, 0
             send = http.send
 
             async def refuse(request: Any, **options: Any) -> Any:
@@ -110,14 +110,14 @@ async def test_closing_just_after_a_call_began_reports_the_truth(ticks: int):
             async def call() -> None:
                 with pytest.raises(ResilienceError) as caught:
                     await client.call_tool("order", {"text": "x"})
-                told.append(caught.value)
+                errors.append(caught.value)
 
-            told: list[ResilienceError] = []
+            errors: list[ResilienceError] = []
             tg.start_soon(call)
             for _ in range(ticks):
                 await anyio.lowlevel.checkpoint()
             await client.aclose()
-        (error,) = told
+        (error,) = errors
         if calls_of(server):
             assert error.may_have_run
             assert error.attempts == 1
@@ -319,7 +319,7 @@ async def test_a_message_that_cannot_be_encoded_fails_alone(where: str):
 
 async def test_a_retry_is_paid_for_when_it_is_sent():
     """Calls that are cancelled during their back-off leave the budget full, and no retry is counted."""
-    policy = Policy(retry=RetryPolicy(base=30, max_delay=30), budget=BudgetPolicy(tokens=10), breaker=None)
+    policy = Policy(retry=RetryPolicy(base=3000, max_delay=3000), budget=BudgetPolicy(tokens=10), breaker=None)
     async with ScriptedHttpServer(script(lambda: HttpReply.refusal(500))) as server:
         events = Recorder()
         async with client_of(server.url, policy, on_event=events) as client:
@@ -345,7 +345,7 @@ async def test_a_retry_that_was_not_sent_costs_nothing():
             await listed(client)
             client.policy.tool("echo")
             server.then(HttpReply.refusal(500))
-            http = client._connector._own_client
+            http = client._connector.server.client
             send = http.send
 
             async def vanish(request: Any, **options: Any) -> Any:

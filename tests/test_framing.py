@@ -67,3 +67,9 @@ def test_an_oversized_answer_names_its_call():
     """An oversized line carries the id of its call, even when it arrives in many pieces."""
     line = json.dumps({"result": {"text": "x" * 50_000}, "jsonrpc": "2.0", "id": 3}).encode() + b"\n"
     assert feed(LineFramer(1000), line, [7] * 100) == [Oversize(len(line) - 1, 3)]
+
+
+def test_an_absurd_id_is_no_id():
+    """A number of thousands of digits, which `int` refuses, does not end the reader."""
+    line = b'{"id": ' + b"9" * 7000 + b"}"
+    assert feed(LineFramer(1024), line + b"\n", [1000, 5000]) == [Oversize(len(line), None)]

@@ -643,8 +643,8 @@ async def test_the_concurrency_limit_and_its_queue():
                 tg.start_soon(call)
             await anyio.wait_all_tasks_blocked()
             error = await fails(client, Overloaded)
-            assert "2 calls run" in str(error)
-            assert "1 wait" in str(error)
+            assert "2 calls are running" in str(error)
+            assert "and 1 queued" in str(error)
             with anyio.fail_after(5):
                 while len(server.calls) < 2:
                     await anyio.sleep(0.01)

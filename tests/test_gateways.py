@@ -91,8 +91,9 @@ def test_responses_that_prove_nothing_was_forwarded(body: str):
     assert not_forwarded_by(overloaded) == (None if "retried" in body else "Envoy")
     said = Classifier(Policy()).judge(Failure("tools/call", "t", None, evidence), now=0)
     assert said.safe is (NOTHING_FORWARDED[body] is not None)
-    told = Classifier(Policy(http_statuses={503: "transient"})).judge(Failure("tools/call", "t", None, evidence), now=0)
-    assert not told.safe
+    resending = Policy(http_statuses={503: "transient"})
+    verdict = Classifier(resending).judge(Failure("tools/call", "t", None, evidence), now=0)
+    assert not verdict.safe
 
 
 class Case(NamedTuple):

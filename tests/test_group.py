@@ -15,10 +15,12 @@ import pytest
 from mcp import StdioServerParameters
 
 from resilient_mcp import (
+    DeadlineExceeded,
     Policy,
     ResilienceError,
     ResilientClient,
     ResilientClientGroup,
+    RetryPolicy,
     ServerFailed,
     ServerUnavailable,
     State,
@@ -216,6 +218,24 @@ async def test_from_a_file(tmp_path: Path):
         assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (3600, 7)
         assert text_of(await group.call_tool("b__echo", {"text": "hi"})) == "hi"
         assert group["b"].name == "b"
+
+
+async def test_a_call_takes_a_time_limit_and_a_progress_callback():
+    """In the same order as on the SDK's `ClientSessionGroup` and on `ResilientClient`."""
+    reported, both = [], anyio.Event()
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        reported.append((progress, total))
+        if len(reported) > 1:
+            both.set()
+
+    once = QUICK.model_copy(update={"retry": RetryPolicy(attempts=1)})
+    async with group_of({"a": sdk_server()}, policy=once) as group:
+        assert text_of(await group.call_tool("a__steps", {"count": 2, "pause": 0}, 10, report)) == "done"
+        await both.wait()  # mcp 2.x runs the callbacks in tasks, which the result may overtake
+        assert reported == [(1, 2), (2, 2)]
+        with pytest.raises(DeadlineExceeded):
+            await group.call_tool("a__sleep", {"seconds": 60}, 0.1)
 
 
 @needs_npm

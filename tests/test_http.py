@@ -931,7 +931,7 @@ async def test_sockets_use_tcp_keepalive():
     """Keep-alive is on, or a stream on which only the server sends would hang after a silent disconnect."""
     async with ScriptedHttp().serve() as server, client_of(server.url) as client:
         ping = {"jsonrpc": "2.0", "id": 99, "method": "ping"}
-        async with client._connector._own_client.stream("POST", server.url, json=ping) as response:
+        async with client._connector.server.client.stream("POST", server.url, json=ping) as response:
             sock = response.extensions["network_stream"].get_extra_info("socket")
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert [sock.getsockopt(*option) for *option, _ in KEEPALIVE[1:]] == [30, 10, 3]

@@ -344,7 +344,7 @@ async def test_a_server_that_appears_later():
     server = HttpServer()
     client = ResilientClient(server.url, **LEGACY)
     await client.start(wait=False)
-    await client.wait_tried()
+    await client.wait_attempted()
     server.start()
     try:
         await client.wait_ready(PATIENCE)

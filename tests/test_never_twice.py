@@ -55,7 +55,7 @@ from resilient_mcp.verdicts.classifier import Classifier
 from resilient_mcp.verdicts.remedies import in_python
 from resilient_mcp.verdicts.verdict import AttemptError
 
-from .promises import Told, broken_promise
+from .promises import Outcome, broken_promise
 from .servers.counting_http import HTTP_FATES, CountingHttp, Memory
 from .servers.counting_server import ONCE, REPEATABLE
 from .support import LEGACY, HttpServer, every_pair, in_turn, nothing_left
@@ -78,7 +78,7 @@ class Ledger:
     """The outcomes that callers got, to be compared with what the server did."""
 
     seed: int
-    told: dict[str, Any] = field(default_factory=dict)
+    outcomes: dict[str, Any] = field(default_factory=dict)
 
     async def ask(self, client: ResilientClient, calls: int) -> None:
         """Make `calls` calls from 20 concurrent callers, each with its own key, and record each outcome."""
@@ -89,27 +89,28 @@ class Ledger:
             for key in keys:
                 try:
                     with anyio.fail_after(HARD.timeout.total + 15):
-                        self.told[key] = await client.call_tool(key.split("-")[0], {"text": key})
+                        self.outcomes[key] = await client.call_tool(key.split("-")[0], {"text": key})
                 except MCPError as error:
-                    self.told[key] = error
+                    self.outcomes[key] = error
                 except TimeoutError:
-                    self.told[key] = None
+                    self.outcomes[key] = None
 
         async with anyio.create_task_group() as tg:
             for _ in range(CALLERS):
                 tg.start_soon(caller)
-        assert len(self.told) == calls
+        assert len(self.outcomes) == calls
 
     def compare(self, ran: Counter[str], taken: Counter[str]) -> None:
         """Compare with how often each key was executed, and how often it was received and not provably refused."""
-        broken = {key: broken_promise(key, Told.of(self.told[key]), ran[key], taken[key]) for key in self.told}
-        wrong = [f"{key} {why}: told {self.told[key]!r}" for key, why in broken.items() if why]
+        outcomes = {key: Outcome.of(outcome) for key, outcome in self.outcomes.items()}
+        broken = {key: broken_promise(key, outcome, ran[key], taken[key]) for key, outcome in outcomes.items()}
+        wrong = [f"{key} {why}: got {self.outcomes[key]!r}" for key, why in broken.items() if why]
         assert not wrong, f"seed {self.seed}, {len(wrong)} wrong: " + "\n".join(wrong[:10])
-        assert not ran.keys() - self.told.keys()
+        assert not ran.keys() - self.outcomes.keys()
 
     def assert_that_it_was_hard(self, ran: Counter[str]) -> None:
         """Assert that the faults occurred: answers of both kinds of tools were lost before and after execution."""
-        lost = [key for key, outcome in self.told.items() if isinstance(outcome, ConnectionLost)]
+        lost = [key for key, outcome in self.outcomes.items() if isinstance(outcome, ConnectionLost)]
         assert any(ran[key] for key in lost)
         assert not all(ran[key] for key in lost)
         assert any(count > 1 for count in ran.values())
@@ -377,7 +378,7 @@ class Play:
         allowed: For each of them, whether the list of its connection said at that moment that it may run twice.
     """
 
-    is_process = False
+    server = SimpleNamespace(is_process=False)
     opening: Any = None
 
     def __init__(self, steps: list[Step], absences: list[float], listings: list[Listing]) -> None:
@@ -405,13 +406,19 @@ class Play:
             raise NO_SERVER
         self._listing = self.listings.pop(0) if self.listings else LISTED
         self._says = False
+        sdk = SimpleNamespace(list_tools=self._list)
         session: Any = SimpleNamespace(
-            reader=None, protocol_version="test", cancel=self._told, offers=lambda _: True, list=self._list
+            callback_runner=None,
+            protocol_version="test",
+            cancel=self._cancelled,
+            offers=lambda _: True,
+            raw=sdk,
+            client=sdk,
         )
         self.connection = Connection(generation, session, InFlight())
         yield self.connection
 
-    async def _list(self, *_: object) -> Any:
+    async def _list(self, **_: object) -> Any:
         assert self.connection is not None
         request_id = self._request(self.connection, sent=True)
         await anyio.sleep(self._listing.after)
@@ -436,10 +443,10 @@ class Play:
                 self._says = False
                 self.catalog.changed()
 
-    async def _told(self, request_id: object, reason: str) -> None:
+    async def _cancelled(self, request_id: object, reason: str) -> None:
         """Ignore cancellations."""
 
-    async def invoke(self, _session: Any, _progress: Any) -> Any:
+    async def perform(self, _session: Any, _progress: Any) -> Any:
         connection, attempt = self.connection, current_attempt.get()
         assert connection is not None
         assert attempt is not None
@@ -540,18 +547,20 @@ def test_the_rule(
         error_codes={THROTTLED: "throttled"},
     )
 
-    async def invoke(session: Any, progress: Any) -> Any:
+    async def perform(session: Any, progress: Any) -> Any:
         try:
-            return await play.invoke(session, progress)
+            return await play.perform(session, progress)
         except _Answered:
             return _result("temporarily unavailable", is_error=True)
+
+    request: Any = SimpleNamespace(method="tools/call", target="tool", arguments=None, perform=perform)
 
     async def main() -> None:
         hub = Hub("play")
         judge = Classifier(policy)
         gate = Gate(policy, hub)
         play.catalog = catalog = Catalog(judge, hub)
-        supervisor = Supervisor(play, policy, hub, in_python(play), on_ready=play.follow)  # type: ignore[arg-type]
+        supervisor = Supervisor(play, policy, hub, in_python("the play"), on_ready=play.follow)  # type: ignore[arg-type]
         executor = Executor(supervisor, gate, catalog=catalog, policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()
@@ -559,7 +568,7 @@ def test_the_rule(
             began = anyio.current_time()
             outcome: Any
             try:
-                outcome = await executor.run(Operation("tools/call", invoke, "tool"))
+                outcome = await executor.run(Operation(request))
             except MCPError as error:
                 outcome = error
             elapsed = anyio.current_time() - began

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from resilient_mcp import Delivery, Evidence, ExitStatus, ServerUnavailable
 from resilient_mcp._sdk.installed import ErrorBase, http
+from resilient_mcp.connection.server import server_of
 from resilient_mcp.evidence import FailureKind
 from resilient_mcp.text.printable import add_note
 from resilient_mcp.text.redact import Redactor
@@ -135,7 +136,7 @@ def test_secrets_of_a_stdio_server():
         ],
         env={"TOKEN": "env1", "MODE": "debug", "REGION": "europe-1", "HOME": os.environ.get("HOME", "/")},
     )  # fmt: skip
-    redactor = Redactor.of(server)
+    redactor = Redactor(server_of(server).secrets())
     kept = "server-name --verbose debug europe-1 joe host " + os.environ.get("HOME", "/")
     assert redactor.clean(kept) == kept
     for secret in ("arg-one", "arg-two", "arg-three", "arg-four", "arg-five", "arg-six", "env1"):
@@ -146,9 +147,9 @@ def test_the_sdks_default_environment_is_not_masked(monkeypatch: pytest.MonkeyPa
     """Variables that the SDK passes to every server stay, even a user name that looks random."""
     monkeypatch.setenv("USER", "Zx9kQ1tt")
     text = "Zx9kQ1tt"
-    assert Redactor.of(StdioServerParameters(command="x", env={"USER": text})).clean(text) == text
-    assert Redactor.of(StdioServerParameters(command="x", env={"USR": text})).clean(text) == "***"
-    assert Redactor.of(print).clean(text) == text
+    assert Redactor(server_of(StdioServerParameters(command="x", env={"USER": text})).secrets()).clean(text) == text
+    assert Redactor(server_of(StdioServerParameters(command="x", env={"USR": text})).secrets()).clean(text) == "***"
+    assert Redactor(server_of(print).secrets()).clean(text) == text
 
 
 def test_secrets_of_an_http_server():
@@ -163,7 +164,7 @@ def test_secrets_of_an_http_server():
         cookies={"c": "client-cookie"},
         base_url="https://host/Base9kQ1tt",
     )
-    redactor = Redactor.of(server, client)
+    redactor = Redactor(server_of(server, client).secrets())
     for secret in (
         "head-secret", "p@ssword", "p%40ssword", "query-secret", "frag-s3cret", "client-head", "Path9kQ1tt",
         "client-param", "client-cookie", base64.b64encode(b"joe:p@ssword").decode(), "Base9kQ1tt",
@@ -292,9 +293,9 @@ def test_oversized_data_is_not_passed_on():
 def test_ordinary_words_are_not_treated_as_secrets():
     """A flag named like a credential does not mask every `true`."""
     server = StdioServerParameters(command="x", args=["--use-token", "true"], env={"USE_TOKEN": "false"})
-    redactor = Redactor.of(server)
+    redactor = Redactor(server_of(server).secrets())
     redactor.learn_headers(http.Headers({"X-Auth": "none"}))
-    redactor.learn("a-token")
+    redactor.learn_headers(http.Headers({"Authorization": "Bearer a-token"}))
     assert Redactor(["none", "no"]).clean("none, no") == "none, no"
     assert redactor.clean("true false none a-token") == "true false none ***"
 

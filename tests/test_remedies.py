@@ -11,6 +11,7 @@ from mcp import StdioServerParameters
 
 from resilient_mcp import Delivery, Evidence, ExitStatus
 from resilient_mcp._sdk.installed import HighLevelServer, StreamableHttpParameters, mcp_error
+from resilient_mcp.connection.server import server_of
 from resilient_mcp.evidence import FailureKind
 from resilient_mcp.verdicts.remedies import Wording, in_python, reason_of, remedy_of
 from resilient_mcp.verdicts.verdict import AttemptError
@@ -70,11 +71,11 @@ def test_where_python_configures_a_server():
     """The advice uses the terms of what was passed to `ResilientClient`."""
     process = StdioServerParameters(command="x")
     url = StreamableHttpParameters(url="http://x/mcp")
-    assert in_python(process).server == "command, args, env and cwd in StdioServerParameters"
-    assert in_python(url).server == "the server's URL"
-    assert in_python(lambda: None).server == "the function that returns the transport"
-    assert in_python(HighLevelServer("x")).server == "the server object"
-    assert in_python(url).restart == "restart()"
+    assert server_of(process).configured_by == "command, args, env and cwd in StdioServerParameters"
+    assert server_of(url).configured_by == "the server's URL"
+    assert server_of(lambda: None).configured_by == "the function that returns the transport"
+    assert server_of(HighLevelServer("x")).configured_by == "the server object"
+    assert in_python("the URL").restart == "restart()"
     assert not WORDING.restart
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .promises import Kind, Told, broken_promise
+from .promises import Kind, Outcome, broken_promise
 from .servers.counting_server import BUSY
 from .soak.gauges import Gauges
 from .soak.plan import fleet, schedule
@@ -49,38 +49,38 @@ def test_broken_promises_are_found():
     assert "Its story:" in done.stdout
 
 
-ANSWERED = Told(Kind.ANSWER, "unsafe-1")
+ANSWERED = Outcome(Kind.ANSWER, "unsafe-1")
 
 
 @pytest.mark.parametrize(
-    ("key", "told", "ran", "taken", "why"),
+    ("key", "outcome", "ran", "taken", "why"),
     [
         ("unsafe-1", ANSWERED, 1, 1, None),
         ("unsafe-1", ANSWERED, 0, 1, "was answered, and not executed"),
         ("unsafe-1", ANSWERED, 2, 2, "was taken 2 times and executed 2 times"),
-        ("unsafe-1", Told(Kind.ANSWER, "unsafe-2"), 1, 1, "was answered wrong"),
-        ("unsafe-1", Told(Kind.UNKNOWN), 0, 1, None),
-        ("unsafe-1", Told(Kind.UNKNOWN), 1, 1, None),
-        ("unsafe-1", Told(Kind.UNKNOWN), 1, 2, "was taken 2 times and executed 1 times"),
-        ("unsafe-1", Told(Kind.NOT_RUN), 0, 0, None),
-        ("unsafe-1", Told(Kind.NOT_RUN), 1, 1, "was executed, and its caller was told that it was not"),
-        ("unsafe-1", Told(Kind.CANCELLED), 1, 1, None),
-        ("unsafe-1", Told(Kind.SERVER_ERROR), 1, 1, None),
-        ("unsafe-1", Told(Kind.TOOL_ERROR, BUSY), 1, 1, None),
-        ("unsafe-1", Told(Kind.TOOL_ERROR, "broken"), 1, 1, "was answered wrong"),
-        ("unsafe-1", Told(Kind.NOTHING), 0, 0, "had no outcome"),
-        ("unsafe-1", Told(Kind.STRANGE), 0, 0, "ended in what neither the server nor this library says"),
-        ("echo-1", Told(Kind.ANSWER, "echo-1"), 3, 3, None),
-        ("echo-1", Told(Kind.UNKNOWN), 1, 1, "is repeatable, and was lost"),
-        ("echo-1", Told(Kind.TOOL_ERROR, BUSY), 1, 1, None),
-        ("echo-1", Told(Kind.TOOL_ERROR, BUSY), 0, 1, "is repeatable, and was lost"),
-        ("echo-1", Told(Kind.ANSWER, "echo-2"), 1, 1, "was answered wrong"),
-        ("echo-1", Told(Kind.CANCELLED), 0, 0, None),
+        ("unsafe-1", Outcome(Kind.ANSWER, "unsafe-2"), 1, 1, "was answered wrong"),
+        ("unsafe-1", Outcome(Kind.UNKNOWN), 0, 1, None),
+        ("unsafe-1", Outcome(Kind.UNKNOWN), 1, 1, None),
+        ("unsafe-1", Outcome(Kind.UNKNOWN), 1, 2, "was taken 2 times and executed 1 times"),
+        ("unsafe-1", Outcome(Kind.NOT_RUN), 0, 0, None),
+        ("unsafe-1", Outcome(Kind.NOT_RUN), 1, 1, "was executed, and its caller got an error that says it was not"),
+        ("unsafe-1", Outcome(Kind.CANCELLED), 1, 1, None),
+        ("unsafe-1", Outcome(Kind.SERVER_ERROR), 1, 1, None),
+        ("unsafe-1", Outcome(Kind.TOOL_ERROR, BUSY), 1, 1, None),
+        ("unsafe-1", Outcome(Kind.TOOL_ERROR, "broken"), 1, 1, "was answered wrong"),
+        ("unsafe-1", Outcome(Kind.NOTHING), 0, 0, "had no outcome"),
+        ("unsafe-1", Outcome(Kind.STRANGE), 0, 0, "ended in what neither the server nor this library says"),
+        ("echo-1", Outcome(Kind.ANSWER, "echo-1"), 3, 3, None),
+        ("echo-1", Outcome(Kind.UNKNOWN), 1, 1, "is repeatable, and was lost"),
+        ("echo-1", Outcome(Kind.TOOL_ERROR, BUSY), 1, 1, None),
+        ("echo-1", Outcome(Kind.TOOL_ERROR, BUSY), 0, 1, "is repeatable, and was lost"),
+        ("echo-1", Outcome(Kind.ANSWER, "echo-2"), 1, 1, "was answered wrong"),
+        ("echo-1", Outcome(Kind.CANCELLED), 0, 0, None),
     ],
 )
-def test_the_promises_of_a_call(key: str, told: Told, ran: int, taken: int, why: str | None):
+def test_the_promises_of_a_call(key: str, outcome: Outcome, ran: int, taken: int, why: str | None):
     """The table in `promises.py` holds row by row."""
-    assert broken_promise(key, told, ran, taken) == why
+    assert broken_promise(key, outcome, ran, taken) == why
 
 
 def test_a_run_follows_from_its_seed():

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from mcp import StdioServerParameters
+from mcp.shared.message import SessionMessage
 
 from resilient_mcp import (
     Connected,
@@ -31,8 +33,11 @@ from resilient_mcp import (
     ToolPolicy,
 )
 from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp._sdk.messages import message_from_json
 from resilient_mcp.connection import connector, generation, supervisor
+from resilient_mcp.in_flight import InFlight
 from resilient_mcp.transports.process import spawn
+from resilient_mcp.transports.stdio import StdioWriter
 
 from .matrix.descriptors import take
 from .support import (
@@ -614,3 +619,58 @@ async def test_a_busy_process_is_left_alone():
                 with pytest.raises(DeadlineExceeded):
                     await client.call_tool("no_answer", read_timeout_seconds=0.2)
         assert await pid_of(client) == pid
+
+
+# --- the writer's queue ---
+
+
+class FullPipe:
+    """A process whose pipe takes nothing until `reads` is set."""
+
+    def __init__(self) -> None:
+        self.reads = anyio.Event()
+
+    def send_nowait(self, _data: bytes) -> int:
+        return 0
+
+    async def send(self, _data: memoryview) -> None:
+        await self.reads.wait()
+
+
+def message(method: str, **params: Any) -> SessionMessage:
+    return message_from_json({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+async def test_closing_while_a_message_is_written_ends_quietly():
+    """The queue is emptied meanwhile, and the write that then succeeds does no harm."""
+    pipe: Any = FullPipe()
+    writer = StdioWriter(pipe, InFlight(), lambda: None)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(writer.flush)
+        tg.start_soon(writer.send, message("notifications/x"))
+        await anyio.wait_all_tasks_blocked()
+        await writer.aclose()
+        pipe.reads.set()
+        await anyio.wait_all_tasks_blocked()
+        tg.cancel_scope.cancel()
+
+
+async def test_the_sender_of_a_withdrawn_request_does_not_hang():
+    """A request that is cancelled while it is queued was not sent, and its sender learns that."""
+    pipe: Any = FullPipe()
+    writer = StdioWriter(pipe, InFlight(), lambda: None)
+    request = message_from_json({"jsonrpc": "2.0", "id": 7, "method": "ping"})
+    ended = []
+
+    async def send() -> None:
+        with pytest.raises(anyio.BrokenResourceError):
+            await writer.send(request)
+        ended.append(True)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(send)
+        await anyio.wait_all_tasks_blocked()
+        await writer.send(message("notifications/cancelled", requestId=7))
+        await anyio.wait_all_tasks_blocked()
+        tg.cancel_scope.cancel()
+    assert ended

@@ -35,7 +35,7 @@ class Script:
 
     def __init__(self, *outcomes: AttemptError | None, is_process: bool = True) -> None:
         self.outcomes = list(outcomes)
-        self.is_process = is_process
+        self.server = SimpleNamespace(is_process=is_process)
         self.opened: list[float] = []
         self.open_now = 0
         self.most_at_once = 0
@@ -66,7 +66,7 @@ class Script:
 def run(script: Script, body: Callable[[Supervisor, Recorder], Awaitable[None]], policy: Policy | None = None) -> None:
     async def main() -> None:
         events = Recorder()
-        supervisor = Supervisor(script, policy or Policy(), Hub("test", events), in_python(script))  # type: ignore[arg-type]
+        supervisor = Supervisor(script, policy or Policy(), Hub("test", events), in_python("the script"))  # type: ignore[arg-type]
         async with anyio.create_task_group() as tg:
             supervisor.begin()
             tg.start_soon(supervisor.run)
@@ -100,7 +100,7 @@ def test_an_hour_without_an_http_server():
         assert supervisor.state is State.RECONNECTING
         began = anyio.current_time()
         with pytest.raises(ServerUnavailable, match="refused"):
-            await supervisor.lend(began + 20)
+            await supervisor.wait_ready(began + 20)
         assert anyio.current_time() - began <= 20
 
     run(script, body)
@@ -116,7 +116,7 @@ def test_a_suspended_server_fails_calls_immediately_and_recovers():
         await anyio.sleep(1)
         began = anyio.current_time()
         with pytest.raises(ServerUnavailable) as caught:
-            await supervisor.lend(began + 30)
+            await supervisor.wait_ready(began + 30)
         assert anyio.current_time() == began
         assert caught.value.retry_in is not None
         assert 28 < round(caught.value.retry_in, 6) <= 29  # the clock stands still: rounding errors remain
@@ -132,7 +132,7 @@ def test_requested_restarts_are_not_metered():
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         began = anyio.current_time()
         for generation in range(1, 21):
-            assert (await supervisor.lend(anyio.current_time() + 5)).generation == generation
+            assert (await supervisor.wait_ready(anyio.current_time() + 5)).generation == generation
             supervisor.restart()
         assert anyio.current_time() - began < 1
 
@@ -147,7 +147,7 @@ def test_restart_wakes_a_suspended_server():
         await events.wait_for(RestartScheduled, suspended=True)
         supervisor.restart()
         began = anyio.current_time()
-        await supervisor.lend(began + 5)
+        await supervisor.wait_ready(began + 5)
         assert anyio.current_time() - began < 1
 
     run(script, body)
@@ -159,11 +159,11 @@ def test_failed_does_not_loop():
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         with pytest.raises(ServerFailed, match="cannot start: No such file: npx"):
-            await supervisor.lend(anyio.current_time() + 5)
+            await supervisor.wait_ready(anyio.current_time() + 5)
         await anyio.sleep(3600)
         assert len(script.opened) == 1
         supervisor.restart()
-        await supervisor.lend(anyio.current_time() + 5)
+        await supervisor.wait_ready(anyio.current_time() + 5)
 
     run(script, body)
 
@@ -173,12 +173,12 @@ def test_a_session_that_lived_a_minute_is_proven():
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         for _ in range(20):
-            connection = await supervisor.lend(anyio.current_time() + 5)
+            connection = await supervisor.wait_ready(anyio.current_time() + 5)
             await anyio.sleep(61)
             connection.end(LOST)
         assert not events.of(RestartScheduled)
         for _ in range(20):
-            connection = await supervisor.lend(anyio.current_time() + 5)
+            connection = await supervisor.wait_ready(anyio.current_time() + 5)
             supervisor.answered(connection)
             connection.end(LOST)
         assert not events.of(RestartScheduled)
@@ -192,7 +192,7 @@ def test_sessions_that_end_early_are_suspended():
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         with pytest.raises(ServerUnavailable):
             for _ in range(10):
-                (await supervisor.lend(anyio.current_time() + 60)).end(LOST)
+                (await supervisor.wait_ready(anyio.current_time() + 60)).end(LOST)
         assert supervisor.state is State.SUSPENDED
 
     run(Script(), body)
@@ -206,7 +206,7 @@ def test_many_reports_of_one_loss_make_one_reconnect(callers: list[int], is_proc
 
     async def body(supervisor: Supervisor, events: Recorder) -> None:
         for expected, n in enumerate(callers, start=1):
-            connection = await supervisor.lend(anyio.current_time() + 5)
+            connection = await supervisor.wait_ready(anyio.current_time() + 5)
             assert connection.generation == expected
             supervisor.answered(connection)
             for _ in range(n):

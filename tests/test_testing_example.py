@@ -14,8 +14,8 @@ from .support import ROOT
 
 pytestmark = pytest.mark.timeout(60)  # a new pytest process in each
 
+# As in pyproject.toml: trio warns of unfinished generators of the HTTP library.
 _UNFINISHED = "ignore:Async generator 'http:ResourceWarning"
-"""As in pyproject.toml: the HTTP library's generators, which trio tells of."""
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

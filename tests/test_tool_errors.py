@@ -104,7 +104,7 @@ def test_only_the_beginning_is_read():
 
 
 def test_other_content():
-    """An image says nothing about a retry, so the error is permanent."""
+    """An image does not suggest a retry, so the error is permanent."""
     image = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
     other = CallToolResult.model_validate({"content": [image], "isError": True})
     assert read(other, now=NOW)[0] == "permanent"

@@ -19,6 +19,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from resilient_mcp._sdk.installed import MAJOR
+from resilient_mcp._sdk.requests import SetSubscribed
 from resilient_mcp._sdk.session import Session
 
 from .npm import NODE, needs_npm, program
@@ -301,7 +302,6 @@ class SessionOfOldNames:
     """The plain session of either major as `use` calls it: URIs of either kind, no deprecation warnings."""
 
     def __init__(self, session: ClientSession) -> None:
-
         self._session = session
         self._own = Session(session, session, None)
 
@@ -314,14 +314,13 @@ class SessionOfOldNames:
         return await self._session.read_resource(uri if isinstance(uri, str) else self._kind(uri))
 
     async def subscribe_resource(self, uri: Any) -> None:
-        await self._own.set_subscribed(self._kind(uri), subscribed=True, options={})
+        await SetSubscribed(self._kind(uri), subscribed=True).perform(self._own, None)
 
     async def unsubscribe_resource(self, uri: Any) -> None:
-        await self._own.set_subscribed(self._kind(uri), subscribed=False, options={})
+        await SetSubscribed(self._kind(uri), subscribed=False).perform(self._own, None)
 
     @staticmethod
     def _kind(uri: Any) -> Any:
-
         return uri if MAJOR == 1 else str(uri)
 
 

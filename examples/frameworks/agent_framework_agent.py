@@ -1,6 +1,6 @@
 """A Microsoft Agent Framework agent, through a crash of its server: `MCPStdioTool(name, mcp_client=Client(...))`.
 
-Agent Framework connects and repeats anew on connections of its own; on this one, which it was given, it does not.
+Agent Framework reconnects, and repeats calls, on connections that it opens itself, but not on one that it is given.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from resilient_mcp.demo import stdio_server
 
 
 async def main(server: StdioServerParameters, script: list[Call]) -> str:
-    # Without the details the model would be told no more than that the function failed.
+    # Without the details the model would learn only that the function failed.
     model = ScriptedClient(script, function_invocation_configuration={"include_detailed_errors": True})
     async with (
         Client(ResilientClient(server).as_transport()) as client,

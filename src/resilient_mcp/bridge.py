@@ -11,24 +11,25 @@ any such server, and continues with `initialize`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
+from mcp import types
 
 from ._sdk.installed import INTERNAL_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, MCPError, mcp_error
 from ._sdk.messages import message_as_json, message_from_json, notification_as_json
 from ._sdk.results import as_json, dump, implementation
-from ._sdk.session import LATEST_LEGACY_VERSION, LEGACY_SESSION
-from .client import ResilientClient
+from ._sdk.session import LATEST_LEGACY_VERSION, LEGACY_SESSION, Progress
 from .errors import ResilienceError
 from .event_loop import spawn
 from .events import State
 from .observability.hub import logger
 from .text.printable import describe
+from .transports.host_requests import Link
 
 # Messages buffered for either end of an in-process transport.
 _BUFFER = 64
@@ -43,6 +44,29 @@ Params: TypeAlias = dict[str, Any] | None
 Send: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
+class BridgedClient(Protocol):
+    """The part of `ResilientClient` that a bridge uses."""
+
+    name: str
+
+    @property
+    def state(self) -> State: ...
+    async def start(self, *, wait: bool = True) -> None: ...
+    async def wait_first(self) -> None: ...
+    async def aclose(self) -> None: ...
+    async def initialize(self) -> types.InitializeResult: ...
+    async def request(
+        self, method: str, params: Mapping[str, Any] | None = None, *, progress_callback: Progress | None = None
+    ) -> dict[str, Any]: ...
+    async def notify(self, method: str, params: Mapping[str, Any] | None = None) -> None: ...
+    async def subscribe_resource(self, uri: Any) -> types.EmptyResult: ...
+    async def unsubscribe_resource(self, uri: Any) -> types.EmptyResult: ...
+    async def set_logging_level(self, level: types.LoggingLevel) -> types.EmptyResult: ...
+    def _relay(self, on_message: Callable[[Any], Awaitable[None]]) -> None: ...
+    def _unrelay(self, on_message: Callable[[Any], Awaitable[None]]) -> None: ...
+    def _link(self, link: Link, options: dict[str, Any]) -> None: ...
+
+
 class Bridge:
     """Serves one host.
 
@@ -55,7 +79,7 @@ class Bridge:
         capabilities: The capabilities that the host declared in its `initialize`.
     """
 
-    def __init__(self, client: ResilientClient, send: Send) -> None:
+    def __init__(self, client: BridgedClient, send: Send) -> None:
         self._client = client
         self._send = send
         self._scopes: dict[Any, anyio.CancelScope] = {}
@@ -68,7 +92,7 @@ class Bridge:
 
     async def serve(self, messages: AsyncIterator[dict[str, Any]]) -> None:
         """Serve the host until `messages` ends."""
-        self._client.relay(self._on_message)
+        self._client._relay(self._on_message)  # noqa: SLF001 - made for this module
         try:
             async with anyio.create_task_group() as tg:
                 self._tg = tg
@@ -76,7 +100,7 @@ class Bridge:
                     self._take(tg, message)
                 tg.cancel_scope.cancel()
         finally:
-            self._client.unrelay(self._on_message)
+            self._client._unrelay(self._on_message)  # noqa: SLF001 - made for this module
             if self._owned:
                 await self._client.aclose()
 
@@ -158,7 +182,7 @@ class Bridge:
         return result
 
     def _kept(self, method: str, params: dict[str, Any]) -> Awaitable[Any] | None:
-        """Run through the client's own methods what it has to restore on later connections; None for the rest."""
+        """Run what must be restored on later connections through the client's own methods; None for the rest."""
         client, uri, level = self._client, params.get("uri"), params.get("level")
         if method == "resources/subscribe" and isinstance(uri, str):
             return client.subscribe_resource(uri)
@@ -174,7 +198,7 @@ class Bridge:
         if client.state is State.IDLE:
             capabilities, info = params.get("capabilities"), params.get("clientInfo")
             self.capabilities = capabilities if isinstance(capabilities, dict) else {}
-            client.link(self, {**LEGACY_SESSION, "client_info": info and implementation(info)})
+            client._link(self, {**LEGACY_SESSION, "client_info": info and implementation(info)})  # noqa: SLF001 - made for this module
             await client.start(wait=False)
             await client.wait_first()
         result = dump(await client.initialize())
@@ -259,7 +283,7 @@ class BridgeTransport:
     It runs in its own task, so that different tasks may enter and leave it.
     """
 
-    def __init__(self, client: ResilientClient) -> None:
+    def __init__(self, client: BridgedClient) -> None:
         self._client = client
         self._scope = anyio.CancelScope()
         self._done = anyio.Event()

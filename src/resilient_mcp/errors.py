@@ -26,7 +26,7 @@ from .verdicts.verdict import Verdict
 
 
 class ResilienceError(ErrorBase):
-    """Base class of every error that this library raises at run time.
+    """Base class of every error that this library raises at run time. No message is empty or contains a secret.
 
     Raised itself when an HTTP server rejected a request permanently (400, 405, 413, a redirect elsewhere) without a
     JSON-RPC error of its own.
@@ -50,7 +50,7 @@ class ResilienceError(ErrorBase):
         self,
         message: str,
         *,
-        advice: str,
+        advice: str = "",
         server: str = "",
         operation: str = "",
         attempts: int = 0,
@@ -97,7 +97,7 @@ class DeadlineExceeded(ResilienceError, TimeoutError):  # noqa: N818 - public na
 
     _code = REQUEST_TIMEOUT
 
-    def __init__(self, message: str, *, elapsed: float, advice: str, **context: object) -> None:
+    def __init__(self, message: str, *, elapsed: float, advice: str = "", **context: object) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.elapsed = elapsed
 
@@ -118,7 +118,7 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - public name without th
         self,
         message: str,
         *,
-        advice: str,
+        advice: str = "",
         exit_status: int | None = None,
         stderr: str = "",
         reason: str = "",
@@ -133,7 +133,11 @@ class ServerUnavailable(ResilienceError):  # noqa: N818 - public name without th
 
 
 class ServerFailed(ServerUnavailable):
-    """Raised when no restart will help: command not found, wrong path, 401 or 403, no common protocol version."""
+    """Raised when no restart will help: command not found, wrong path, 401 or 403, no common protocol version.
+
+    A client that was refused over HTTP reconnects by itself after 30 s, then at growing intervals up to 300 s;
+    `restart()` tries immediately.
+    """
 
 
 class CircuitOpen(ResilienceError):  # noqa: N818 - public name without the suffix Error
@@ -162,7 +166,7 @@ class InvalidArguments(ResilienceError):  # noqa: N818 - public name without the
 
     _code = INVALID_PARAMS
 
-    def __init__(self, message: str, *, problems: list[tuple[str, str]], advice: str, **context: object) -> None:
+    def __init__(self, message: str, *, problems: list[tuple[str, str]], advice: str = "", **context: object) -> None:
         super().__init__(message, advice=advice, **context)  # type: ignore[arg-type]
         self.problems = problems
 
@@ -179,11 +183,6 @@ _PATHS = ("path", "loc", "field", "pointer", "instancePath", "param")
 _REASONS = ("message", "msg", "reason", "detail", "description")
 
 _ADVISING = ("hint", "suggestion", "retryAfter", "retry_after", "retryAfterMs", "retry_after_ms", "retryable", "docs")
-
-
-def data_of(exc: BaseException | None) -> Any:
-    """The `data` of a server's error, or None."""
-    return getattr(getattr(exc, "error", None), "data", None)
 
 
 def hints(data: Any) -> str:

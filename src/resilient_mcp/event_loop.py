@@ -1,4 +1,4 @@
-"""The clock for the waits that this library itself imposes.
+"""The event loop: signals, background tasks, and the clock for the waits that this library itself imposes.
 
 These are back-off, restart delays, push-backs, rate limits, and the time for which a circuit stays open. Tests can skip
 them (`resilient_mcp.testing.instant_waits`). Time limits are not among them: they run on the event loop's own clock, so
@@ -29,24 +29,26 @@ def loop_time() -> float:
 
 
 class Signal:
-    """A recurring event: `wait` returns when it happens next.
+    """An event that can occur repeatedly.
 
-    Hides an `Event` that is replaced each time it is set, so that no caller can hold and wait on an old one.
+    Code that replaces an `Event` each time it is set strands the tasks that still wait for the old one. Take `upcoming`
+    before checking a condition and wait for it afterwards: then no notification in between is missed.
     """
 
-    __slots__ = ("_next",)
+    __slots__ = ("upcoming",)
 
     def __init__(self) -> None:
-        self._next = anyio.Event()
+        self.upcoming = anyio.Event()
+        """Set by the next `notify`."""
 
-    def tell(self) -> None:
-        """Wake everyone who waits."""
-        now, self._next = self._next, anyio.Event()
-        now.set()
+    def notify(self) -> None:
+        """Wake all waiting tasks."""
+        event, self.upcoming = self.upcoming, anyio.Event()
+        event.set()
 
     async def wait(self) -> None:
-        """Wait until it happens next."""
-        await self._next.wait()
+        """Wait for the next `notify`."""
+        await self.upcoming.wait()
 
 
 class Clock:
@@ -97,7 +99,7 @@ clock = Clock()
 
 
 def spawn(function: Callable[[], Any]) -> object:
-    """Run `function` in a task outside every cancel scope of the caller's, so that any task can close it."""
+    """Run `function` in a task outside the caller's cancel scopes, so that any task can close it."""
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio.lowlevel.spawn_system_task(function)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import anyio
 
+from .bounded import LruDict
 from .evidence import Delivery, Evidence, FailureKind
 
 RequestId: TypeAlias = str | int
@@ -158,7 +159,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._attempts: dict[RequestId, Attempt] = {}
-        self._abandoned: dict[RequestId, None] = {}
+        self._abandoned: LruDict[RequestId, None] = LruDict(_ABANDONED_KEPT)
         self.on_abandoned: Callable[[RequestId], None] | None = None
         self.heard = 0
         self.waiting_since: float | None = None
@@ -237,8 +238,6 @@ class InFlight:
         if request_id is None or self._attempts.pop(request_id, None) is None or attempt.answered:
             return
         self._abandoned[request_id] = None
-        if len(self._abandoned) > _ABANDONED_KEPT:
-            del self._abandoned[next(iter(self._abandoned))]
         if self.on_abandoned is not None:
             self.on_abandoned(request_id)
 

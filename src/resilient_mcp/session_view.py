@@ -1,4 +1,4 @@
-"""What `mcp.Client.session` is for: the same calls, with nothing answered or resolved on the caller's behalf."""
+"""The counterpart of `mcp.Client.session`: the same calls, with no input rounds driven and no claims resolved."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 class SessionView:
-    """A client as the `ClientSession` of mcp 2.x: it retries and reconnects as the client does.
+    """A client that behaves like the `ClientSession` of mcp 2.x; it retries and reconnects as the client does.
 
     Args:
-        client: The `ResilientClient`; whatever is not here is the client's own.
+        client: The `ResilientClient`, which provides everything that is not defined here.
     """
 
     def __init__(self, client: Any) -> None:
@@ -19,7 +19,7 @@ class SessionView:
         return getattr(self._client, name)
 
     async def call_tool(self, *args: Any, allow_input_required: bool = False, **options: Any) -> Any:
-        """As on `ClientSession`: a result that asks for input, or is an extension's, has to be allowed."""
+        """As on `ClientSession`: a result that requests input, or that an extension claims, must be allowed."""
         return await self._client.call_tool(*args, allow_input_required=allow_input_required, **options)
 
     async def get_prompt(self, *args: Any, allow_input_required: bool = False, **options: Any) -> Any:

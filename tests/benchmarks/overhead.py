@@ -12,6 +12,7 @@ from mcp import StdioServerParameters
 from mcp.types import CallToolResult, TextContent
 
 from resilient_mcp import ResilientClient
+from resilient_mcp._sdk.requests import CallTool
 from resilient_mcp.calls.operation import Operation
 
 from .measures import Goal, Row
@@ -20,14 +21,10 @@ _BUDGET = 10.0
 _CALLS = 20_000
 
 
-async def _nothing(*_: object) -> None:
-    return
-
-
 def _watched(client: ResilientClient, calls: int) -> float:
     """Microseconds of observing code per call."""
-    observer = client._degrade._executor._observer
-    operation = Operation("tools/call", _nothing, "echo")
+    observer = client._fallbacks._executor._observer
+    operation = Operation(CallTool("echo"))
     result = CallToolResult.model_validate({"content": [TextContent(type="text", text="hello")]})
     began = time.perf_counter()
     for _ in range(calls):

@@ -31,10 +31,10 @@ MARK = "RESILIENT_MCP_FIELD"
 PATIENCE = 150.0
 """Seconds that a start, or one step after it, may take: more than the policy's own limits."""
 AGAIN = "sent again"
+# Seconds until the stopped processes are gone.
 _SETTLED = 5.0
-"""Seconds for what was stopped to be gone."""
+# Seconds after which a call to a server that does not read is surely in its pipe.
 _SENT = 0.3
-"""Seconds after which a call to a server that does not read is surely in its pipe."""
 _KUBECONFIG = """
 apiVersion: v1
 kind: Config
@@ -212,28 +212,28 @@ class Bench:
         repeatable = self.server.call is None or is_repeatable(client, self.server.call[0])
         before = marked(self.place)
         pid = server_of(self.place)
-        told: list[str] = []
+        ended_as: list[str] = []
 
         async def call() -> None:
             try:
                 await self._ask(client)
-                told.append(AGAIN)
+                ended_as.append(AGAIN)
             except ConnectionLost as lost:
-                told.append("may have run" if lost.may_have_run else f"told {lost}")
+                ended_as.append("may have run" if lost.may_have_run else f"got {lost}")
 
         with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tg:
                 os.kill(pid, signal.SIGSTOP)
                 tg.start_soon(call)
                 await anyio.sleep(_SENT)
-                if told:
-                    self.row.faults.append(f"{self._step}: {told} though the server was stopped")
+                if ended_as:
+                    self.row.faults.append(f"{self._step}: {ended_as} though the server was stopped")
                 os.kill(pid, signal.SIGKILL)
                 began = time.monotonic()
             took = await self._recovered(client, 2, before, began)
-        if (told == [AGAIN]) is not bool(repeatable):
-            self.row.faults.append(f"{self._step}: {told}, and it is {'' if repeatable else 'not '}repeatable")
-        self.row.killed = f"{told[0]}, {took:.1f} s"
+        if (ended_as == [AGAIN]) is not bool(repeatable):
+            self.row.faults.append(f"{self._step}: {ended_as}, and it is {'' if repeatable else 'not '}repeatable")
+        self.row.killed = f"{ended_as[0]}, {took:.1f} s"
 
     async def _orphan(self, client: ResilientClient) -> None:
         """Kill the wrapper (`npx` or `uvx`) and leave the server alone."""

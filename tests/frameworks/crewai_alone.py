@@ -56,4 +56,4 @@ def test_cancelling_a_run_cancels_the_call(tmp_path):
     """The server is notified, and no process is left behind."""
     done = run_alone("-c", BEGIN + CANCEL, home=tmp_path)
     assert done.stdout.splitlines()[-1] == "True", done.stderr
-    assert Journaled(tmp_path).journal() == ["slow began", "told to cancel", "slow was cancelled"]
+    assert Journaled(tmp_path).journal() == ["slow began", "cancel received", "slow was cancelled"]

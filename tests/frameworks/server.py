@@ -32,7 +32,7 @@ def listen_in() -> None:
         with open(wire, "rb") as source, open(write, "wb", buffering=0) as copied:
             for line in source:
                 if b'"notifications/cancelled"' in line:
-                    note("told to cancel")
+                    note("cancel received")
                 copied.write(line)
 
     threading.Thread(target=copy, daemon=True).start()

@@ -14,7 +14,7 @@ async def check_cancel_alone(run: Coroutine[Any, Any, Any], server: Journaled) -
     task = asyncio.ensure_future(run)
     await server.wait_for("slow began")
     task.cancel()
-    await server.wait_for("told to cancel")
+    await server.wait_for("cancel received")
     await server.wait_for("slow was cancelled")
     await asyncio.wait([task], timeout=15)
     assert task.cancelled()

@@ -49,7 +49,7 @@ class Journaled:
 
     def ran(self) -> list[str]:
         """The journal without cancellations: a client also cancels when it closes while listing the tools."""
-        return [line for line in self.journal() if line != "told to cancel"]
+        return [line for line in self.journal() if line != "cancel received"]
 
     async def wait_for(self, line: str) -> None:
         with anyio.fail_after(40):  # a framework and its server start in 5 s, and take far longer on a busy machine
@@ -65,7 +65,7 @@ def check_example(name: str, home: Path) -> None:
     assert sum(bool(line.strip()) for line in text.splitlines()[docstring.end_lineno :]) <= 20
     done = run_alone(str(path), home=home)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"I was told: {forecast_for('Bergen')}"
+    assert done.stdout.splitlines()[-1] == f"The tool says: {forecast_for('Bergen')}"
     assert "Traceback" not in done.stderr
 
 
@@ -73,10 +73,10 @@ async def check_advice(main: Main, folder: Path) -> None:
     """The model gets the advice for a call that may have run and must not run twice; and it did not run twice."""
     server = Journaled(folder)
     async with nothing_left():
-        told = await main(server.parameters, LOSE_AN_ORDER)
+        reply = await main(server.parameters, LOSE_AN_ORDER)
     assert server.ran() == ["ordered tea"]
-    assert ADVICE.search(told), told
-    assert "Traceback" not in told
+    assert ADVICE.search(reply), reply
+    assert "Traceback" not in reply
 
 
 async def check_cancel(main: Main, folder: Path) -> None:
@@ -88,5 +88,5 @@ async def check_cancel(main: Main, folder: Path) -> None:
         run.cancel()
         await asyncio.wait([run], timeout=15)
         assert run.cancelled()
-    assert server.journal()[:2] == ["slow began", "told to cancel"]
+    assert server.journal()[:2] == ["slow began", "cancel received"]
     assert "slow was cancelled" in server.journal()

@@ -23,7 +23,7 @@ async def test_the_same_run_on_fastmcps_transport_fails(example, monkeypatch):
     from pydantic_ai import UnexpectedModelBehavior
 
     monkeypatch.setattr(example, "ResilientTransport", plain)
-    assert await example.main(stdio_server(), example.KILL_BETWEEN_CALLS) == "I was told: Connection closed"
+    assert await example.main(stdio_server(), example.KILL_BETWEEN_CALLS) == "The tool says: Connection closed"
     script = [*example.KILL_BETWEEN_CALLS, example.KILL_BETWEEN_CALLS[-1]]
     with pytest.raises(UnexpectedModelBehavior, match="exceeded max retries"):
         await example.main(stdio_server(), script)

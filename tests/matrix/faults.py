@@ -150,7 +150,7 @@ AWAY = replace(both("ServerUnavailable", 0, "ServerUnavailable", 0), bystander="
 STARTED = one("answered")
 UNAVAILABLE = one("ServerUnavailable")
 HOPELESS = one("ServerFailed")
-TOLD = one("notified")
+NOTIFIED = one("notified")
 
 IMPATIENT = {"attempt": 0.4, "request": 0.4}
 """Limits for faults that end at a time limit."""
@@ -558,28 +558,28 @@ TELLING = HttpReply.sse(SseEvent(data=ACKNOWLEDGED), SseEvent(data=UPDATED)).hol
 STREAM = [
     Fault(
         "the GET stream is reset three times",
-        TOLD,
+        NOTIFIED,
         before_2026(HTTP),
         act=hear,
         script={"GET": [*[OPENED.cut(reset=True)] * 3, *[UPDATING] * 3]},
     ),
     Fault(
         "the GET stream is cut, and refused (409) while the server still considers it open",
-        TOLD,
+        NOTIFIED,
         before_2026(HTTP),
         act=hear,
         script={"GET": [OPENED.cut(), *[HttpReply.refusal(409)] * 2, *[UPDATING] * 3]},
     ),
     Fault(
         "a `listen` stream is cut",
-        TOLD,
+        NOTIFIED,
         since_2026(HTTP),
         act=listen,
         script={LISTEN: [HttpReply.sse(SseEvent(data=ACKNOWLEDGED)).cut(), TELLING]},
     ),
     Fault(
         "the server of a `listen` stream is killed",
-        TOLD,
+        NOTIFIED,
         since_2026(STDIO),
         act=listen,
         script={
@@ -591,14 +591,14 @@ STREAM = [
     ),
     Fault(
         "a `listen` request is reset before headers",
-        TOLD,
+        NOTIFIED,
         since_2026(HTTP),
         act=listen,
         script={LISTEN: [HttpReply.reset(), TELLING]},
     ),
     Fault(
         "a `listen` request is never acknowledged",
-        TOLD,
+        NOTIFIED,
         since_2026(HTTP),
         act=listen,
         script={LISTEN: [Reply.hang(), TELLING]},
@@ -606,7 +606,7 @@ STREAM = [
     ),
     Fault(
         "a `listen` request is never acknowledged",
-        TOLD,
+        NOTIFIED,
         since_2026(STDIO),
         act=listen,
         script={LISTEN: [Reply.hang(), Reply.sending(ACKNOWLEDGED, UPDATED)]},

@@ -119,7 +119,7 @@ def table(run: Run, first: Gauges, last: Gauges, own: float, children: float) ->
     """The figures of the run."""
     book, options = run.book, run.options
     latency = book.latency.latency()
-    yield f"\ncalls      {book.calls}: {counted(book.told)}"
+    yield f"\ncalls      {book.calls}: {counted(book.outcomes)}"
     yield f"latency    p50 {latency.p50 or 0:.3f} s, p99 {latency.p99 or 0:.3f} s"
     for place in run.places:
         name, stats = place.spec.name, place.client.stats()

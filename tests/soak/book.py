@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from resilient_mcp import CallFinished, Event
 from resilient_mcp.observability.stats import Histogram
 
-from ..promises import Told
+from ..promises import Outcome
 
 _STORY = 100
 _CONNECTION_EVENTS = 40
@@ -43,7 +43,7 @@ class Book:
     Attributes:
         folder: Its folder.
         calls: The number of finished calls.
-        told: The number of calls by outcome.
+        outcomes: The number of calls by outcome.
         latency: The durations of the calls.
         lag: The lag of the event loop.
         running: The calls in flight, by key.
@@ -54,7 +54,7 @@ class Book:
         self.folder = folder
         self.began = time.monotonic()
         self.calls = 0
-        self.told: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
         self.latency = Histogram()
         self.lag = Histogram()
         self.running: dict[str, Running] = {}
@@ -77,13 +77,13 @@ class Book:
         running = self.running[key] = Running(key, place, self.now())
         return running
 
-    def end(self, running: Running, told: Told) -> None:
+    def end(self, running: Running, outcome: Outcome) -> None:
         del self.running[running.key]
         took = self.now() - running.began
         self.calls += 1
-        self.told[told.kind.value] += 1
+        self.outcomes[outcome.kind.value] += 1
         self.latency.add(Histogram.bucket(took))
-        facts = [running.key, running.place, round(running.began, 3), round(took, 3), told.kind.value, told.text]
+        facts = [running.key, running.place, round(running.began, 3), round(took, 3), outcome.kind.value, outcome.text]
         json.dump([*facts, list(running.story)], self._calls)
         self._calls.write("\n")
 

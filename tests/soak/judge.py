@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..promises import Kind, Told, broken_promise
+from ..promises import Kind, Outcome, broken_promise
 from ..servers.counting_server import fate
 from ..servers.soak_server import fates_of
 from .book import Book
@@ -46,7 +46,7 @@ def compare(book: Book, places: list[Place]) -> Iterator[str]:
         known.add(key)
         ledger = ledgers[name]
         ran, taken = ledger.words["ran"][key], ledger.taken(key)
-        why = broken_promise(key, Told(Kind(kind), text), ran, taken)
+        why = broken_promise(key, Outcome(Kind(kind), text), ran, taken)
         if why is None:
             continue
         yield f"{key} {why}: its outcome: {kind} {text[:500]}"

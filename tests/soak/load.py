@@ -11,7 +11,7 @@ import anyio
 
 from resilient_mcp._sdk.installed import MCPError
 
-from ..promises import Kind, Told
+from ..promises import Kind, Outcome
 from ..servers.counting_server import ONCE, REPEATABLE
 from .book import Book, current
 from .place import Place
@@ -106,7 +106,7 @@ class Load:
             outcome = exc
         finally:
             current.reset(token)
-        self.book.end(running, Told(Kind.CANCELLED) if given_up else Told.of(outcome))
+        self.book.end(running, Outcome(Kind.CANCELLED) if given_up else Outcome.of(outcome))
 
     # --- watchers ---
 

@@ -1,12 +1,10 @@
-"""The only module that knows which major version of mcp is installed.
+"""Which major version of mcp is installed, its HTTP library and parameters, and one error class for both majors.
 
-It gives the rest of the package one interface: one error class, one session object, one way to read and write JSON-RPC
-messages. The differences between 1.x and 2.x (names, field spelling, units, era negotiation) are handled here.
+Only the modules of `_sdk` use `MAJOR`: the rest of the package sees no difference between 1.x and 2.x.
 """
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import mcp
 from mcp import types
 from mcp.client import session_group as _session_group
-
-logger = logging.getLogger("resilient_mcp")
 
 VERSION = version("mcp")
 
@@ -122,6 +118,11 @@ def mcp_error(code: int, message: str, data: Any = None) -> Exception:
         if MAJOR == 1
         else MCPError(code, message, data),
     )
+
+
+def data_of(exc: BaseException | None) -> Any:
+    """The `data` of a server's error, or None."""
+    return getattr(getattr(exc, "error", None), "data", None)
 
 
 def is_local_timeout(error: object) -> bool:

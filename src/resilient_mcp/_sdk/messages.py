@@ -32,7 +32,7 @@ def body_of(item: SessionMessage) -> Any:
     return message.root if MAJOR == 1 else message
 
 
-# Told apart by type: a failed attribute lookup on a pydantic model costs 2 µs.
+# Distinguished by type: a failed attribute lookup on a pydantic model costs 2 µs.
 _RESPONSES = (_types.JSONRPCResponse, _types.JSONRPCError)
 
 

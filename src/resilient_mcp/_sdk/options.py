@@ -1,4 +1,4 @@
-"""The options of the installed SDK's session: which there are, their types and their defaults."""
+"""The options of the installed SDK's session: their names, types and defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, get_args
 from mcp import ClientSession, types
 
 from ..text.printable import printable
-from .installed import MAJOR, StreamableHttpParameters, _mcp, http
+from .installed import MAJOR, _mcp, http
 
 _CALLBACKS = (
     "sampling_callback",
@@ -35,11 +35,10 @@ SESSION_OPTIONS = frozenset(inspect.signature(_SESSION_CLASS).parameters) - {
     "read_timeout_seconds",
     *_CALLBACKS,
 }
-
+"""Options that `ResilientClient(**session_options)` may pass on to the installed SDK's session."""
 
 if MAJOR != 1:  # options of `ClientSession`, which `mcp.Client` takes only as part of its extensions
     SESSION_OPTIONS |= {"result_claims", "notification_bindings"}
-"""Options that `ResilientClient(**session_options)` may pass on to the installed SDK's session."""
 
 
 _OPTION_TYPES: dict[str, Any] = {
@@ -54,12 +53,12 @@ _OPTION_TYPES: dict[str, Any] = {
 }
 
 
-def check_options(server: Any, options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any], url: str | None) -> None:
     """Reject options that the installed SDK's session would reject when it connects, or fail on later.
 
     Args:
-        server: What was passed to the client; a URL identifies a shared cache.
         options: Callbacks and options.
+        url: The server's, which identifies it in a shared cache; None if it has none.
 
     Raises:
         TypeError: An option is of the wrong type.
@@ -77,15 +76,14 @@ def check_options(server: Any, options: Mapping[str, Any]) -> None:
             levels = ", ".join(map(repr, get_args(types.LoggingLevel)))
             raise ValueError(f"log_level is {printable(repr(value), 100)}: pass one of {levels}")
     if MAJOR != 1:  # constructed only for its own checks
-        client_of(server.url if isinstance(server, StreamableHttpParameters) else nullcontext(), options)
+        client_of(nullcontext() if url is None else url, options)
 
 
-def with_target_id(cache: Any, server: Any) -> Any:
+def with_target_id(cache: Any, url: str | None) -> Any:
     """A cache configuration that names the server whose responses it stores: the store may be shared."""
-    if cache is None or cache.target_id is not None or not isinstance(server, StreamableHttpParameters):
+    if cache is None or cache.target_id is not None or url is None:
         return cache
-    url = http.URL(server.url).copy_with(userinfo=b"")
-    return replace(cache, target_id=str(url))
+    return replace(cache, target_id=str(http.URL(url).copy_with(userinfo=b"")))
 
 
 def default_option(option: str) -> Any:

@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.abc
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import validator_for
 from mcp import types
 from mcp.shared.message import SessionMessage
-from referencing import Registry
 
 from ..event_loop import Signal
 from ..in_flight import current_attempt
+from ..schemas import CompiledSchemas
 from ..text.printable import printable
-from .installed import INVALID_PARAMS, MAJOR, logger
+from .installed import INVALID_PARAMS, MAJOR
 from .results import structured_content
 
-
-class _Validators:
-    """Compiled output schemas by tool: 1.x checks and compiles the schema again for every result (1.6 ms a call)."""
-
-    def __init__(self) -> None:
-        self._compiled: dict[str, tuple[Any, Any]] = {}
-
-    def accept(self, name: str, schema: Any, content: Any) -> bool:
-        """Whether `content` certainly conforms to `schema`; if not, the SDK's own validation reports the problem."""
-        if schema is None or content is None:
-            return False
-        compiled, validator = self._compiled.get(name, (None, None))
-        try:
-            if compiled is not schema:
-                kind = validator_for(schema)
-                kind.check_schema(schema)
-                validator = kind(schema, registry=Registry())
-                self._compiled[name] = (schema, validator)
-            return bool(cast("Any", validator).is_valid(content))
-        except Exception:
-            return False
-
+logger = logging.getLogger("resilient_mcp")
 
 # Seconds that the first results of a connection wait for the list of tools, which only their validation needs.
 _LISTING_PATIENCE = 1.0
@@ -67,7 +45,7 @@ def keep_answers(session: Any) -> None:
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
-    validators = _Validators()
+    schemas = CompiledSchemas()
     listing: anyio.Event | None = None
     listed = False
 
@@ -94,22 +72,37 @@ def keep_answers(session: Any) -> None:
         if name not in session._tool_output_schemas:  # noqa: SLF001
             with anyio.move_on_after(_listing_patience()):
                 await list_once(name)
-        schemas: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
-        if listed and name not in schemas:
+        known: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
+        if listed and name not in known:
             logger.warning("the server does not list the tool %s: its result is not validated", printable(name, 100))
-        if name not in schemas or (MAJOR == 1 and validators.accept(name, schemas[name], structured_content(result))):
+        if name not in known or (MAJOR == 1 and _conforms(schemas, name, known[name], structured_content(result))):
             return
         try:
             await validate(name, result)
         except Exception as exc:
             # The SDK raises RuntimeError for an unusable schema, too; only the cause tells the two apart. Missing
             # content has no cause.
+            from jsonschema.exceptions import ValidationError  # noqa: PLC0415 - which the SDK has imported by now
+
             why = exc.__cause__ or exc.__context__
             if isinstance(exc, RuntimeError) and (why is None or isinstance(why, ValidationError)):
                 raise
             logger.debug("the result of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
 
     setattr(session, method, validate_if_possible)
+
+
+def _conforms(schemas: CompiledSchemas, tool: str, schema: Any, content: Any) -> bool:
+    """Whether `content` certainly conforms to `schema`; if not, the SDK's own validation reports the problem.
+
+    1.x checks and compiles the schema again for every result, which takes 1.6 ms.
+    """
+    if schema is None or content is None:
+        return False
+    try:
+        return bool(schemas.validator(tool, schema).is_valid(content))
+    except Exception:
+        return False
 
 
 # Seconds that a result waits for the callbacks of messages that arrived before it.
@@ -174,7 +167,7 @@ class CallbackRunner:
             self._done_count += 1  # the deque drops the oldest, which `caught_up` must not wait for
         self._waiting.append((function, message))
         self._put_count += 1
-        self._arrived.tell()
+        self._arrived.notify()
 
     async def _deliver(self) -> None:
         _in_callback.set(True)
@@ -186,7 +179,7 @@ class CallbackRunner:
                 except Exception as exc:
                     logger.warning("a callback raised while handling a server message: %s", printable(str(exc)))
                 self._done_count += 1
-                self._done.tell()
+                self._done.notify()
             await self._arrived.wait()
 
     async def caught_up(self) -> None:

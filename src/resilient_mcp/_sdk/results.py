@@ -23,7 +23,7 @@ def error_result(text: str) -> types.CallToolResult:
     return types.CallToolResult.model_validate({"content": [content], "isError": True})
 
 
-def with_text_before(result: Any, text: str) -> Any:
+def with_text_before(result: types.CallToolResult, text: str) -> types.CallToolResult:
     """A copy of a tool result whose first content is `text`."""
     content = [types.TextContent(type="text", text=text), *result.content]
     return result.model_copy(update={"content": content})
@@ -83,13 +83,13 @@ def list_result(method: str, items: list[Any], meta: Mapping[str, Any] | None) -
 class ToolAnswer(types.CallToolResult):
     """A tool result that also keeps the JSON it was received as."""
 
-    # `model_copy` copies private attributes, too. `_owner` is the id of the instance that `_json` belongs to, so that a
-    # copy can be told from the original.
+    # `model_copy` copies private attributes, too. `_owner` is the id of the instance that `_json` belongs to, which
+    # differs from the id of a copy.
     _json: dict[str, Any] = PrivateAttr(default_factory=dict)
     _owner: int = PrivateAttr(default=0)
 
     @classmethod
-    def of(cls, answered: dict[str, Any]) -> ToolAnswer:
+    def from_json(cls, answered: dict[str, Any]) -> ToolAnswer:
         """A result from its JSON; if that does not conform, `content` is empty and only the JSON has it all."""
         try:
             result = cls.model_validate(answered)
@@ -119,7 +119,7 @@ def as_json(result: Any) -> dict[str, Any]:
     return result.as_it_came() if isinstance(result, ToolAnswer) else dump(result)
 
 
-def uri_text(uri: Any) -> str:
+def wire_uri(uri: Any) -> str:
     """A URI as the installed SDK sends it: 1.x normalises it.
 
     Raises:
@@ -172,7 +172,7 @@ def event_of_change(kind: str, uri: str | None) -> Any:
     events = import_module("mcp.client.subscriptions")
     if kind == "resource":
         return events.ResourceUpdated(uri)
-    name = next(name for name, told in _EVENTS.items() if told == kind)
+    name = next(name for name, reported in _EVENTS.items() if reported == kind)
     return getattr(events, name)()
 
 

@@ -24,9 +24,6 @@ from .installed import MAJOR, HighLevelServer, http
 Streams: TypeAlias = tuple[Any, Any]
 
 
-TransportFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Any, ...]]]
-
-
 def to_seconds(value: Any) -> float:
     """A duration in seconds; 1.x spells some of them as `timedelta`."""
     return float(value.total_seconds() if hasattr(value, "total_seconds") else value)

@@ -13,15 +13,15 @@ from itertools import islice
 from typing import Any, Literal
 
 import anyio
-from jsonschema.validators import Draft202012Validator, validator_for
-from referencing import Registry
+from mcp.types import ListToolsResult
 
+from .._sdk.requests import ListPage
 from .._sdk.results import REFRESH, input_schema, next_cursor, tool_hints
-from .._sdk.session import Session
 from ..connection.generation import Connection
-from ..event_loop import clock
+from ..event_loop import Signal, clock
 from ..events import CatalogChanged
 from ..observability.hub import Hub, logger
+from ..schemas import CompiledSchemas
 from ..strategies.backoff import exponential
 from ..text.printable import printable
 from ..verdicts.classifier import Classifier
@@ -66,11 +66,11 @@ class Catalog:
         self._classifier = classifier
         self._hub = hub
         self._tools: dict[str, Any] | None = None
-        self._validators: dict[str, Any] = {}
+        self._schemas = CompiledSchemas()
         self._current = 0  # the generation that `_tools` is the current listing of; 0 if it is outdated
         self._generation = 0  # the newest generation whose listing is over, whether or not it succeeded
         self._asked_at: float | None = None  # when the listing request in flight was sent
-        self._news = anyio.Event()
+        self._progress = Signal()
         self._stale = anyio.Event()
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
@@ -96,12 +96,7 @@ class Catalog:
     def _done(self, connection: Connection) -> None:
         """The listing of `connection` is over: nothing more will be known until a change."""
         self._generation = connection.generation
-        self._tell()
-
-    def _tell(self) -> None:
-        """Wake the waiters of `listed`, so that they look again."""
-        news, self._news = self._news, anyio.Event()
-        news.set()
+        self._progress.notify()
 
     def changed(self) -> None:
         """The server's list changed: list it again. A listing in progress is repeated when it ends."""
@@ -113,7 +108,7 @@ class Catalog:
         tries = 0
         while True:
             self._asked_at = anyio.current_time()
-            self._tell()
+            self._progress.notify()
             try:
                 return await self._list(connection, timeout, options)
             except AttemptError as failed:
@@ -126,16 +121,14 @@ class Catalog:
                     return None
             finally:
                 self._asked_at = None
-                self._tell()
+                self._progress.notify()
             await clock.sleep(exponential(tries, base=_BASE, cap=_CAP))
             tries += 1
 
     async def _list(self, connection: Connection, timeout: float, options: Any) -> dict[str, Any]:
         async def page_at(cursor: str | None) -> Any:
-            async def invoke(session: Session, _progress: Any) -> Any:
-                return await session.list("list_tools", cursor, None, options)
-
-            return await connection.call(invoke, timeout=timeout, deadline=math.inf)
+            request: ListPage[ListToolsResult] = ListPage("list_tools", cursor, options=options)
+            return await connection.call(request, timeout=timeout)
 
         tools: dict[str, Any] = {}
         async with aclosing(pages(page_at)) as listing:
@@ -149,7 +142,6 @@ class Catalog:
         old, self._tools = self._tools, tools
         if old is None or old == tools:
             return
-        self._validators.clear()
         self._hub.emit(
             CatalogChanged(
                 server=self._hub.server,
@@ -185,7 +177,7 @@ class Catalog:
         """The tool as listed by `connection`, or None."""
         return (self._tools or {}).get(tool) if self._current == connection.generation else None
 
-    async def listed(self, connection: Connection, deadline: float, patience: float = math.inf) -> None:
+    async def wait_listed(self, connection: Connection, deadline: float, patience: float = math.inf) -> None:
         """Wait for the listing of `connection`.
 
         Args:
@@ -195,10 +187,10 @@ class Catalog:
         """
         while self._generation < connection.generation and not connection.lost.is_set():
             late = math.inf if self._asked_at is None else self._asked_at + patience
-            news = self._news  # held: `_tell` replaces it
+            progress = self._progress.upcoming
             with anyio.CancelScope(deadline=min(deadline, late)):
-                await news.wait()
-            if anyio.current_time() >= min(deadline, late) and not news.is_set():
+                await progress.wait()
+            if anyio.current_time() >= min(deadline, late) and not progress.is_set():
                 return
 
     def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
@@ -211,12 +203,8 @@ class Catalog:
         if known is None:
             return []
         try:
-            if tool not in self._validators:
-                schema = input_schema(known)
-                kind = validator_for(schema, default=Draft202012Validator)
-                kind.check_schema(schema)
-                self._validators[tool] = kind(schema, registry=Registry())
-            errors = list(islice(self._validators[tool].iter_errors(arguments), _MAX_PROBLEMS))
+            validator = self._schemas.validator(tool, input_schema(known))
+            errors = list(islice(validator.iter_errors(arguments), _MAX_PROBLEMS))
         except Exception as exc:
             logger.debug("the inputSchema of %s cannot be used: %s", printable(tool, 100), printable(str(exc)))
             return []

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
-import tenacity
 
-from .._sdk.messages import UnencodableError
-from .._sdk.results import is_error_result, with_text_before
+from .._sdk.results import is_error_result
 from ..connection.generation import Connection
 from ..connection.supervisor import Supervisor
 from ..errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    InvalidArguments,
-    RateLimitExceeded,
     ResilienceError,
-    ServerFailed,
     ServerUnavailable,
-    data_of,
-    hints,
 )
 from ..event_loop import clock
 from ..events import RetryScheduled
@@ -33,24 +23,24 @@ from ..observability.calls import Observer
 from ..observability.hub import Hub, current_call
 from ..policy import Policy, RetryPolicy
 from ..strategies.backoff import full_jitter
-from ..strategies.loop_guard import RefusalCounter
-from ..text.printable import add_note, printable
 from ..verdicts.classifier import Classifier
 from ..verdicts.verdict import AttemptError, Category, Failure, Verdict
 from .catalog import Catalog
+from .ending import Ending, error_of
 from .gate import Admission, Gate
+from .loop_watch import LoopWatch
 from .operation import History, Operation
+
+T = TypeVar("T")
 
 # Longest wait in seconds between retries of a request that was never sent: a server that is back is noticed quickly.
 _FREE_CAP = 1.0
 # Seconds to wait for one answer to the tool listing that decides whether a call may be repeated.
 _LISTING_PATIENCE = 5.0
-# Tools whose consecutive refusals are counted. Bounded, because a model may invent any number of names.
-_TOOLS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Miss:
+class _FailedAttempt:
     """An attempt that failed, or that returned an `isError` result worth retrying."""
 
     verdict: Verdict
@@ -58,7 +48,7 @@ class _Miss:
 
 
 @dataclass(frozen=True, slots=True)
-class _Again:
+class _NextAttempt:
     """The decision to retry: the delay in seconds, and whether the retry is free or charged to the retry budget."""
 
     delay: float
@@ -75,7 +65,7 @@ class _Call:
         tries: Attempts that count against `RetryPolicy.attempts`.
         free: Retries that do not count.
         own_errors: Attempts that ended in a server error with `Verdict.once` set, which is usually a bug in the tool.
-        ended: Attempts during which the connection ended.
+        connections_lost: Attempts during which the connection ended.
         denied: Whether a connection on which the call may have run listed the tool as not repeatable.
         absent_since: When the call began to wait for an absent server, or None.
         last: The last failure, or None.
@@ -83,7 +73,7 @@ class _Call:
         again: The retry in progress, or None.
     """
 
-    operation: Operation
+    operation: Operation[Any]
     retry: RetryPolicy
     timeout: float
     limited: bool
@@ -93,12 +83,12 @@ class _Call:
     tries: int = 0
     free: int = 0
     own_errors: int = 0
-    ended: int = 0
+    connections_lost: int = 0
     denied: bool = False
     absent_since: float | None = None
-    last: _Miss | None = None
+    last: _FailedAttempt | None = None
     answer: Any = None
-    again: _Again | None = None
+    again: _NextAttempt | None = None
     operation_id: str | None = None
 
     def meta(self) -> dict[str, object] | None:
@@ -112,7 +102,7 @@ class Executor:
     """Runs operations for one server.
 
     Args:
-        supervisor: Lends connections.
+        supervisor: Provides connections.
         gate: Admits attempts.
         catalog: Knows the tools' annotations.
         policy: The server's policy.
@@ -139,10 +129,9 @@ class Executor:
         self._hub = hub
         self._classifier = classifier
         self._observer = observer or Observer(hub)
-        self._guards_loops = bool(policy.loop_guard or any(tool.loop_guard for tool in policy.tools.values()))
-        self._refusals: OrderedDict[str, RefusalCounter] = OrderedDict()
+        self._loops = LoopWatch(policy)
 
-    async def run(self, operation: Operation) -> Any:
+    async def run(self, operation: Operation[T]) -> T:
         """Run one operation to its end.
 
         Raises:
@@ -151,11 +140,11 @@ class Executor:
         """
         with self._observer.call(operation) as watch:
             result = watch.answered(await self._run(self._begin(operation, watch.operation_id)))
-        if self._guards_loops and operation.tool is not None:
-            return self._guard(operation.tool, result)
-        return result
+        if self._loops.is_on and operation.tool is not None:
+            result = self._loops.checked(operation.tool, result)
+        return cast("T", result)
 
-    def _begin(self, operation: Operation, operation_id: str) -> _Call:
+    def _begin(self, operation: Operation[Any], operation_id: str) -> _Call:
         timeout = self._policy.timeout
         retry = self._policy.retry
         limit, name = (timeout.attempt, "attempt") if operation.method == "tools/call" else (timeout.request, "request")
@@ -182,11 +171,11 @@ class Executor:
             # This refusal would hide what matters most: an earlier attempt may have run, and the call must not run
             # twice. So the failure of that attempt is reported instead.
             outcome = call.last
-        if not isinstance(outcome, _Miss):
+        if not isinstance(outcome, _FailedAttempt):
             return outcome
         if call.answer is not None:
             return call.answer  # the server did answer: a failed retry must not turn that into an exception
-        error, cause = self._final(call, outcome), outcome.failed.cause
+        error, cause = error_of(self._ending(call, outcome)), outcome.failed.cause
         if error is cause:
             raise error  # keeps its own __cause__
         raise error from cause
@@ -198,7 +187,7 @@ class Executor:
         keeps its place under the concurrency limit. Any other failure gives the admission up and queues again.
 
         Returns:
-            The answer, or the last `_Miss`.
+            The answer, or the last `_FailedAttempt`.
 
         Raises:
             ResilienceError: An attempt was not admitted, or there was no server.
@@ -208,7 +197,9 @@ class Executor:
             while True:
                 admission = await self._enter(call, admission)
                 outcome = await self._attempt(call, admission)
-                if not isinstance(outcome, _Miss) or outcome is call.last:  # `call.last`: nothing was sent this time
+                if (
+                    not isinstance(outcome, _FailedAttempt) or outcome is call.last
+                ):  # `call.last`: nothing was sent this time
                     return outcome
                 call.last = outcome
                 call.again = self._free_retry(call, outcome)
@@ -248,7 +239,7 @@ class Executor:
         """Send once.
 
         Returns:
-            The result, or a `_Miss`; this is `call.last` itself if the call turned out not to be allowed a retry.
+            The result, or a `_FailedAttempt`; this is `call.last` itself if it turned out that no retry is allowed.
 
         Raises:
             ServerUnavailable: There is no server.
@@ -291,7 +282,7 @@ class Executor:
         admission.used = True
         try:
             return await connection.call(
-                operation.invoke,
+                operation.request,
                 timeout=call.timeout,
                 deadline=call.deadline,
                 progress=operation.progress,
@@ -306,7 +297,7 @@ class Executor:
             call.deadline += attempt.paused if attempt is not None else 0.0
             raise
 
-    def _missed(self, call: _Call, connection: Connection, failed: AttemptError) -> _Miss:
+    def _missed(self, call: _Call, connection: Connection, failed: AttemptError) -> _FailedAttempt:
         """Decide the verdict on a failed attempt, once, and record it."""
         verdict = self._judge(call.operation, failed)
         call.history.add(verdict)
@@ -314,12 +305,12 @@ class Executor:
         if tool is not None and trust and not verdict.safe:
             call.denied = call.denied or self._catalog.is_repeatable(tool, connection, trust=trust) is False
         if verdict.reconnect and failed.evidence is not None:
-            call.ended += 1
+            call.connections_lost += 1
             self._supervisor.lost(connection, failed.evidence)
         self._observer.attempt_failed(verdict, transparent=self._is_free(call, verdict), error=failed.cause)
-        return _Miss(verdict, failed)
+        return _FailedAttempt(verdict, failed)
 
-    def _judge(self, operation: Operation, failed: AttemptError, result: Any = None) -> Verdict:
+    def _judge(self, operation: Operation[Any], failed: AttemptError, result: Any = None) -> Verdict:
         failure = Failure(
             operation.method,
             operation.target,
@@ -332,7 +323,7 @@ class Executor:
         return self._classifier.judge(failure, now=time.time())
 
     def _read_error(self, call: _Call, result: Any) -> Any:
-        """Read an `isError` result. It is an answer; but if it says a retry may help, it becomes a `_Miss`."""
+        """Read an `isError` result. It is an answer; but if it says a retry may help, it becomes a `_FailedAttempt`."""
         failed = AttemptError(None, None)
         try:
             verdict = self._judge(call.operation, failed, result)
@@ -344,12 +335,12 @@ class Executor:
         call.history.add(verdict)
         call.answer = result
         self._observer.attempt_failed(verdict, transparent=False, result=result)
-        return _Miss(verdict, failed)
+        return _FailedAttempt(verdict, failed)
 
     async def _borrow(self, call: _Call, admission: Admission | None = None) -> Connection:
         """Wait for a connection, no longer than a call may wait for an absent server."""
         try:
-            return await self._supervisor.lend(min(call.deadline, self._ready_deadline(call)), call.deadline)
+            return await self._supervisor.wait_ready(min(call.deadline, self._ready_deadline(call)), call.deadline)
         except ServerUnavailable as exc:
             # The wait ran out while a connection was still expected: that failure counts. A server that is suspended or
             # failed is refused by the supervisor immediately, so the circuit has nothing to add.
@@ -370,34 +361,34 @@ class Executor:
 
         After two connections have ended during the same call it is not: the call itself may be what ends them.
         """
-        if call.ended > 1:
+        if call.connections_lost > 1:
             return False
         if verdict.category is Category.SESSION_LOST:
             return verdict.safe
         return verdict.delivery is Delivery.NOT_SENT and verdict.category in _NEVER_LEFT
 
-    def _free_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+    def _free_retry(self, call: _Call, attempt: _FailedAttempt) -> _NextAttempt | None:
         """A free retry, if there is still time: a call waits up to `timeout.ready` for an absent server."""
-        if not self._is_free(call, miss.verdict):
+        if not self._is_free(call, attempt.verdict):
             return None
         delay = 0.0
-        if not miss.verdict.reconnect:
+        if not attempt.verdict.reconnect:
             chance = random.random()  # noqa: S311 - jitter, not a secret
             delay = full_jitter(call.free, base=self._policy.retry.base, cap=_FREE_CAP, random=chance)
         if anyio.current_time() + delay > min(call.deadline, self._ready_deadline(call)):
             return None
         call.free += 1
-        return _Again(delay, free=True)
+        return _NextAttempt(delay, free=True)
 
-    async def _paid_retry(self, call: _Call, miss: _Miss) -> _Again | None:
+    async def _paid_retry(self, call: _Call, attempt: _FailedAttempt) -> _NextAttempt | None:
         """A retry that counts, if both answers are yes: could another attempt help, and is it allowed?"""
-        verdict, gate = miss.verdict, self._gate
+        verdict, gate = attempt.verdict, self._gate
         if self._is_free(call, verdict):
             return None  # it qualified for a free retry, but there was no time left
         call.tries += 1
         call.absent_since = None
-        paid = not verdict.reconnect or call.ended > 1  # the first reconnect adds no load to the server
-        delay = self._delay(call, miss) if self._may_help(call, miss) else None
+        paid = not verdict.reconnect or call.connections_lost > 1  # the first reconnect adds no load to the server
+        delay = self._delay(call, attempt) if self._may_help(call, attempt) else None
         if paid and (gate.is_isolated or not gate.can_pay):
             delay = None
         # Asked even if there will be no retry: the error reports `repeatable`. But an answer at hand, or a final
@@ -405,18 +396,18 @@ class Executor:
         allowed = await self._may_repeat(call, wait=delay is not None and call.answer is None)
         if delay is None or not allowed or anyio.current_time() + delay > call.deadline:
             return None
-        return _Again(delay, free=False, paid=paid)
+        return _NextAttempt(delay, free=False, paid=paid)
 
-    def _may_help(self, call: _Call, miss: _Miss) -> bool:
+    def _may_help(self, call: _Call, attempt: _FailedAttempt) -> bool:
         """Whether another attempt could help."""
-        verdict, failed = miss.verdict, miss.failed
+        verdict, failed = attempt.verdict, attempt.failed
         if verdict.category is Category.TIMEOUT and failed.cause is None and not call.limited:
             return False  # it would take as long again, and the user did not ask for this limit
         if verdict.once:
             call.own_errors += 1
             return call.own_errors == 1
         evidence = failed.evidence
-        if evidence is not None and evidence.exit is not None and call.ended >= call.retry.crashes:
+        if evidence is not None and evidence.exit is not None and call.connections_lost >= call.retry.crashes:
             return False
         return verdict.retryable
 
@@ -449,27 +440,27 @@ class Executor:
             repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
             if repeatable is None and wait:
                 deadline = min(call.deadline, self._ready_deadline(call))
-                await self._catalog.listed(connection, deadline, _LISTING_PATIENCE)
+                await self._catalog.wait_listed(connection, deadline, _LISTING_PATIENCE)
                 repeatable = self._catalog.is_repeatable(operation.target, connection, trust=trust)
         call.history.repeatable = bool(repeatable)
         return repeatable
 
-    def _delay(self, call: _Call, miss: _Miss) -> float | None:
+    def _delay(self, call: _Call, attempt: _FailedAttempt) -> float | None:
         """Seconds until the next attempt; None if the policy stops here."""
-        verdict, retry = miss.verdict, call.retry
+        verdict, retry = attempt.verdict, call.retry
         state: Any = None
         if retry.wait is not None or retry.stop is not None:
-            state = _retry_state(call, miss)
+            state = _retry_state(call, attempt)
         if verdict.retry_after is not None:
             if verdict.retry_after > retry.max_retry_after:
                 return None
             delay = verdict.retry_after
-        elif verdict.reconnect and call.ended <= 1:
+        elif verdict.reconnect and call.connections_lost <= 1:
             delay = 0.0  # the reconnect itself takes its time
         elif retry.wait is not None:
             delay = float(retry.wait(state))
         else:
-            slow_down = verdict.category is Category.THROTTLED or miss.failed.is_shed
+            slow_down = verdict.category is Category.THROTTLED or attempt.failed.is_shed
             base = retry.throttled_base if slow_down else retry.base
             chance = random.random()  # noqa: S311 - jitter, not a secret
             delay = full_jitter(call.tries - 1, base=base, cap=retry.max_delay, random=chance)
@@ -478,12 +469,12 @@ class Executor:
         state.upcoming_sleep = delay
         return None if retry.stop(state) else delay
 
-    def _count(self, call: _Call, admission: Admission, miss: _Miss) -> None:
+    def _count(self, call: _Call, admission: Admission, attempt: _FailedAttempt) -> None:
         """Report a failure to the circuit breaker. An `isError` result was already counted as a success."""
-        if miss.verdict.delivery is not Delivery.ANSWERED:
-            self._gate.failed(admission, miss.verdict, miss.failed, max_retry_after=call.retry.max_retry_after)
+        if attempt.verdict.delivery is not Delivery.ANSWERED:
+            self._gate.failed(admission, attempt.verdict, attempt.failed, max_retry_after=call.retry.max_retry_after)
 
-    def _report(self, call: _Call, miss: _Miss, again: _Again) -> None:
+    def _report(self, call: _Call, attempt: _FailedAttempt, again: _NextAttempt) -> None:
         self._hub.emit(
             RetryScheduled(
                 server=self._hub.server,
@@ -491,99 +482,30 @@ class Executor:
                 attempt=call.history.sent,
                 delay=again.delay,
                 transparent=again.free,
-                reason=miss.verdict.reason,
+                reason=attempt.verdict.reason,
             )
         )
 
-    # --- the end ---
-
-    def _guard(self, tool: str, result: Any) -> Any:
-        """Warn a model that keeps calling a failing tool, in a text in front of the answer."""
-        policy = self._policy.tool(tool).loop_guard or self._policy.loop_guard
-        if policy is None:
-            return result
-        if (counter := self._refusals.get(tool)) is None:
-            counter = self._refusals[tool] = RefusalCounter(policy)
-            if len(self._refusals) > _TOOLS_KEPT:
-                self._refusals.popitem(last=False)
-        count = counter.record(anyio.current_time(), refused=is_error_result(result))
-        if count is None:
-            return result
-        name = printable(tool, 100)
-        return with_text_before(
-            result,
-            f"The tool {name!r} is reachable, but it refused the last {count} calls: do not repeat the call unchanged. "
-            "Read the answer below, then change the arguments or take a different approach.",
+    def _ending(self, call: _Call, attempt: _FailedAttempt) -> Ending:
+        now = anyio.current_time()
+        return Ending(
+            self._hub.server,
+            str(call.operation),
+            attempt.verdict,
+            attempt.failed,
+            call.history,
+            elapsed=now - call.began,
+            expired=call.deadline <= now,
+            credentials=self._supervisor.wording.credentials,
+            diagnosis=self._supervisor.diagnosis,
         )
 
-    def _final(self, call: _Call, miss: _Miss) -> Exception:
-        """The exception to raise when no attempt is left, or a retry is not allowed."""
-        verdict, failed = miss.verdict, miss.failed
-        server, operation, history = self._hub.server, str(call.operation), call.history
-        cause = failed.cause
-        if isinstance(cause, UnencodableError):
-            return _unencodable(cause, server, operation, history)
-        refused = failed.evidence is not None and failed.evidence.own_error and verdict.category not in _OURS
-        if cause is not None and (failed.evidence is None or refused):
-            if history.sent > 1:
-                add_note(cause, f"{operation} was sent to the MCP server {server!r} {history.sent} times")
-            if said := hints(data_of(cause)):
-                add_note(cause, f"the server says: {said}")
-            return cause
-        return self._unavailable(call, verdict, data_of(cause))
 
-    def _unavailable(self, call: _Call, verdict: Verdict, data: Any) -> ResilienceError:
-        """The `ResilienceError` for a call that got no answer."""
-        server, operation, history = self._hub.server, str(call.operation), call.history
-        elapsed = anyio.current_time() - call.began
-        wait = verdict.retry_after
-        context: dict[str, Any] = {
-            "server": server,
-            "operation": operation,
-            "data": data,
-            **history.facts,
-        }
-        where = f"{operation} on MCP server {server!r}"
-        late = verdict.category is Category.TIMEOUT or (verdict.safe and call.deadline <= anyio.current_time())
-        if verdict.category is Category.AUTH and verdict.safe:
-            text = f"{where} was refused: {verdict.reason}. {history} Check {self._supervisor.wording.credentials}."
-            advice = (
-                f"The server {server!r} refused the credentials ({verdict.reason}). {history} Do not repeat the call: "
-                "it cannot succeed until a person changes them."
-            )
-            return ServerFailed(text, advice=advice, **context)
-        unrun = not history.may_have_run
-        if late:
-            how = ", before it was run" if unrun else ""
-            text = f"{where} timed out after {elapsed:.1f} s{how}: {verdict.reason}. {history}"
-            return DeadlineExceeded(text, elapsed=elapsed, advice=text, **context)
-        if not verdict.safe or (history.may_have_run and not history.repeatable):
-            text = f"{where} got no answer: {verdict.reason}. {history}"
-            return ConnectionLost(text, advice=text, retry_in=wait, **context)
-        if verdict.category is Category.PERMANENT:
-            text = f"{where} was refused: {verdict.reason}. {history} Repeating it unchanged will not help."
-            return ResilienceError(text, advice=text, **context)
-        when = "Try again later." if wait is None else f"Try again in {wait:.0f} s; do not call it sooner."
-        reason, diagnosis = verdict.reason, self._supervisor.diagnosis
-        if verdict.category is Category.SESSION_LOST and diagnosis:
-            reason = f"{reason}; {diagnosis}"
-        text = f"{where} {'was not run' if unrun else 'got no answer'}: {reason}. {history} {when}"
-        error = RateLimitExceeded if verdict.category is Category.THROTTLED else ServerUnavailable
-        return error(text, advice=text, retry_in=wait, **context)
-
-
-def _unencodable(cause: UnencodableError, server: str, operation: str, history: History) -> InvalidArguments:
-    """The error for arguments that JSON cannot represent."""
-    path = cause.path.replace("$.params.arguments", "$", 1)
-    text = f"{operation} cannot be sent: {path}: {cause.reason}. {history}"
-    return InvalidArguments(
-        text, problems=[(path, cause.reason)], advice=text, server=server, operation=operation, **history.facts
-    )
-
-
-def _retry_state(call: _Call, miss: _Miss) -> Any:
+def _retry_state(call: _Call, attempt: _FailedAttempt) -> Any:
     """The state that tenacity's `wait` and `stop` are called with."""
-    error = miss.failed.cause or RuntimeError(miss.verdict.reason)
+    import tenacity  # noqa: PLC0415 - who set one has imported it; others need not wait for that
+
+    error = attempt.failed.cause or RuntimeError(attempt.verdict.reason)
     state = tenacity.RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
     state.attempt_number = call.tries
     state.start_time -= anyio.current_time() - call.began
@@ -591,7 +513,5 @@ def _retry_state(call: _Call, miss: _Miss) -> Any:
     return state
 
 
-# Categories reported as a `ResilienceError` even if the server sent the JSON-RPC error itself.
-_OURS = frozenset({Category.AUTH, Category.THROTTLED, Category.SESSION_LOST, Category.TRANSIENT, Category.TIMEOUT})
 # Categories in which a request that was provably not sent is retried for free.
 _NEVER_LEFT = frozenset({Category.TRANSIENT, Category.CONNECTION_LOST})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import anyio
 from mcp.types import CallToolResult, TextContent
@@ -26,6 +26,8 @@ from ..verdicts.verdict import Category
 from .catalog import Catalog
 from .executor import Executor
 from .operation import Operation
+
+T = TypeVar("T")
 
 Fallback: TypeAlias = Callable[[dict[str, Any]], Awaitable[CallToolResult | str]]
 """Replaces a tool that cannot be reached: takes its arguments, returns the result or its text."""
@@ -128,7 +130,7 @@ class Fallbacks:
         self._fallbacks = dict(fallbacks)
         self._copies = Copies()
 
-    async def run(self, operation: Operation) -> Any:
+    async def run(self, operation: Operation[T]) -> T:
         """Run an operation that has no substitute.
 
         Raises:
@@ -141,7 +143,7 @@ class Fallbacks:
             self._explain(operation, error)
             raise
 
-    def _explain(self, operation: Operation, error: Any) -> None:
+    def _explain(self, operation: Operation[Any], error: Any) -> None:
         """Add a note if the server refused a method whose capability it does not declare."""
         needed = _CAPABILITIES.get(operation.method)
         connection = self._supervisor.connection
@@ -153,7 +155,9 @@ class Fallbacks:
 
     # --- tools ---
 
-    async def call_tool(self, operation: Operation, name: str, arguments: dict[str, Any] | None) -> Any:
+    async def call_tool(
+        self, operation: Operation[CallToolResult], name: str, arguments: dict[str, Any] | None
+    ) -> CallToolResult:
         """Run a `tools/call`.
 
         Raises:
@@ -180,12 +184,12 @@ class Fallbacks:
             return error.to_tool_result()
         raise error
 
-    async def _validate(self, operation: Operation, name: str, arguments: dict[str, Any]) -> None:
+    async def _validate(self, operation: Operation[Any], name: str, arguments: dict[str, Any]) -> None:
         if (connection := self._supervisor.ready) is None:
             return  # the next connection may list a different schema
         timeout = self._policy.timeout
         limit = min(_LISTING_PATIENCE, operation.timeout or timeout.attempt, timeout.total)
-        await self._catalog.listed(connection, operation.began + limit)
+        await self._catalog.wait_listed(connection, operation.began + limit)
         problems = self._catalog.problems(name, arguments, connection)
         if problems:
             listed = "; ".join(f"{path}: {reason}" for path, reason in problems)
@@ -198,7 +202,7 @@ class Fallbacks:
 
     # --- lists and resources ---
 
-    async def read(self, operation: Operation, key: object) -> Any:
+    async def read(self, operation: Operation[T], key: object) -> T:
         """Run a list or a `resources/read`.
 
         Args:
@@ -228,14 +232,14 @@ class Fallbacks:
         self._copies.keep(key, result, anyio.current_time())
         return result
 
-    def _stale(self, operation: Operation, key: object) -> Any:
+    def _stale(self, operation: Operation[T], key: object) -> T | None:
         """The last good copy, marked with its age, or None."""
         found = self._copies.get(key, anyio.current_time())
         if found is None:
             return None
         result, age = found
         self._hub.emit(ServedStale(server=self._hub.server, operation=str(operation), age=age))
-        return with_meta(result, {"resilient-mcp/stale-age": round(age, 3)})
+        return cast("T", with_meta(result, {"resilient-mcp/stale-age": round(age, 3)}))
 
 
 # States of a server that may come back. For a server that failed or was closed, no copy is served.

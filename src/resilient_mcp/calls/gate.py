@@ -7,13 +7,13 @@ raises, and nothing is sent. The server's retry budget is kept here, too.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
 from .._sdk.installed import MCPError
+from ..bounded import LruDict
 from ..errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded, ResilienceError
 from ..event_loop import Signal, clock
 from ..events import BreakerChanged, Throttled
@@ -50,7 +50,7 @@ class Admission:
         used: Whether it was sent. If it was not, tokens and budget are given back.
     """
 
-    operation: Operation
+    operation: Operation[Any]
     deadline: float
     history: History
     permit: Permit | None = None
@@ -121,7 +121,7 @@ class Gate:
         self._budget = RetryBudget(policy.budget) if policy.budget is not None else None
         self._bucket = _bucket(policy.rate_limit)
         self._bulkhead = Bulkhead(policy.concurrency.limit, policy.concurrency.queue) if policy.concurrency else None
-        self._tool_buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._tool_buckets: LruDict[str, TokenBucket] = LruDict(_TOOLS_KEPT)
         self._tools_are_limited = any(tool.rate_limit is not None for tool in policy.tools.values())
         self._unlimited = policy.rate_limit is None and not self._tools_are_limited and self._bulkhead is None
         self._woken: dict[Ticket, anyio.Event] = {}
@@ -137,7 +137,7 @@ class Gate:
     # --- in and out ---
 
     async def enter(
-        self, operation: Operation, *, deadline: float, history: History, patience: float = 0.0
+        self, operation: Operation[Any], *, deadline: float, history: History, patience: float = 0.0
     ) -> Admission:
         """Admit an attempt, waiting for rate-limit tokens and a place under the concurrency limit as needed.
 
@@ -252,9 +252,9 @@ class Gate:
 
     def connected(self) -> None:
         """A new connection was made."""
-        self.hint("a new connection was made")
+        self.readmit("a new connection was made")
 
-    def hint(self, reason: str) -> None:
+    def readmit(self, reason: str) -> None:
         """The server showed a sign of life: half-open an open circuit."""
         if self._breaker is not None:
             with self.watched(reason):
@@ -280,10 +280,10 @@ class Gate:
         while not self.waiting:
             await self._asked.wait()
 
-    def probed(self) -> None:
+    def probe_failed(self) -> None:
         """A probe went unanswered."""
         self._probed_at = clock.now()
-        self._moved.tell()
+        self._moved.notify()
 
     @property
     def is_open(self) -> bool:
@@ -326,7 +326,7 @@ class Gate:
         breaker, began = self._breaker, clock.now()
         deadline, openings = self._clock_deadline(admission), breaker.openings
         self.waiting += 1
-        self._asked.tell()
+        self._asked.notify()
         try:
             while breaker.state is not BreakerState.ISOLATED:
                 now = clock.now()
@@ -369,13 +369,13 @@ class Gate:
         operation = str(admission.operation)  # once: it redacts secrets, and a refusal must be quick
         text = f"{operation} {fate}"
         facts |= admission.history.facts
-        return kind(text, advice=text, server=self._hub.server, operation=operation, **facts)
+        return kind(text, server=self._hub.server, operation=operation, **facts)
 
     def _release(self, admission: Admission) -> None:
         if self._breaker is not None and admission.permit is not None:
             self._breaker.released(admission.permit)
             if admission.permit.trial:
-                self._moved.tell()  # another call may make the trial now
+                self._moved.notify()  # another call may make the trial now
             admission.permit = None
 
     def watched(self, reason: str) -> Any:
@@ -390,7 +390,7 @@ class Gate:
             self._probed_at = -math.inf
             if self._breaker.openings == 1:
                 self._opened_at = clock.now()
-        self._moved.tell()
+        self._moved.notify()
         retry_in = None if new is BreakerState.CLOSED else self._breaker.retry_in(clock.now())
         self._hub.emit(BreakerChanged(server=self._hub.server, old=old, new=new, reason=reason, retry_in=retry_in))
 
@@ -406,10 +406,6 @@ class Gate:
         bucket = self._tool_buckets.get(tool)
         if bucket is None:
             bucket = self._tool_buckets[tool] = _bucket(limit)
-            if len(self._tool_buckets) > _TOOLS_KEPT:
-                self._tool_buckets.popitem(last=False)
-        else:
-            self._tool_buckets.move_to_end(tool)
         return [bucket, self._bucket]
 
     async def _take_tokens(self, admission: Admission) -> None:
@@ -480,7 +476,7 @@ class Gate:
         busy = f"{bulkhead.running} calls are running on MCP server {self._hub.server!r}"
         if ticket is None:
             fate = (
-                f"was refused: {busy} and {bulkhead.waiting} are queued, which is all that its concurrency limit "
+                f"was refused: {busy} (and {bulkhead.waiting} queued), which is all that its concurrency limit "
                 f"allows. {admission.history} Try again later."
             )
             raise self._refusal(Overloaded, admission, fate)

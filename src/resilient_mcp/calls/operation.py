@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from .._sdk.session import Invoke
+from .._sdk.requests import Request
+from .._sdk.session import Progress
 from ..event_loop import loop_time
 from ..evidence import Delivery
 from ..text.printable import printable
 from ..verdicts.verdict import Verdict
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """One operation on the server, such as a tool call.
+class Operation(Generic[T]):
+    """One request of a caller, with its limits.
 
     Attributes:
-        method: The JSON-RPC method.
-        invoke: Sends it, given a session and a progress callback.
-        target: The tool, prompt or resource, or None.
+        request: The request, as data.
         timeout: Time limit of one attempt in seconds, or None for the policy's.
         progress: The caller's progress callback, or None.
-        arguments: A tool's arguments, for the debug log.
-        began: When the caller made it, on the event loop's clock: the total time limit counts from then.
         clean: Turns a target into one printable line of at most the given length.
+        began: When the caller made it, on the event loop's clock: the total time limit counts from then.
     """
 
-    method: str
-    invoke: Invoke
-    target: str | None = None
+    request: Request[T]
     timeout: float | None = None
-    progress: Any = None
-    arguments: Any = None
+    progress: Progress | None = None
     clean: Callable[[str, int], str] = printable
     began: float = field(default_factory=loop_time)
+
+    @property
+    def method(self) -> str:
+        """The JSON-RPC method."""
+        return self.request.method
+
+    @property
+    def target(self) -> str | None:
+        """The tool, prompt or resource, or None."""
+        return self.request.target
+
+    @property
+    def arguments(self) -> Any:
+        """A tool's arguments, or None."""
+        return self.request.arguments
 
     @property
     def tool(self) -> str | None:

@@ -7,13 +7,12 @@ message from it half-opens the circuit. Any JSON-RPC reply is a sign of life, ev
 
 from __future__ import annotations
 
-import math
 import random
 import time
 
 import anyio
 
-from .._sdk.session import Session
+from .._sdk.requests import SignOfLife
 from ..connection.generation import Connection
 from ..evidence import Delivery, Evidence, FailureKind
 from ..observability.hub import logger
@@ -83,7 +82,7 @@ class HealthCheck:
             self._gate.probing = False
 
     def _heard(self) -> None:
-        self._gate.hint("the server sent a message")
+        self._gate.readmit("the server sent a message")
 
     async def _probe(self, connection: Connection) -> None:
         """Probe the server until the circuit is closed.
@@ -103,9 +102,9 @@ class HealthCheck:
             if self._gate.is_closed:
                 return
             if await self._is_alive(connection, answered=False):
-                self._gate.hint("the server answered a probe")
+                self._gate.readmit("the server answered a probe")
             else:
-                self._gate.probed()
+                self._gate.probe_failed()
 
     async def _is_alive(self, connection: Connection, *, answered: bool = True) -> bool:
         """Whether the server replied. If the session turns out to be lost, end the connection.
@@ -115,7 +114,7 @@ class HealthCheck:
             answered: Whether a refusal of the credentials counts as a reply.
         """
         try:
-            await connection.call(_probe, timeout=self._timeout, deadline=math.inf)
+            await connection.call(SignOfLife(), timeout=self._timeout)
         except AttemptError as failed:
             evidence = failed.evidence
             if evidence is None:
@@ -132,7 +131,3 @@ class HealthCheck:
 def _spread(seconds: float) -> float:
     """`seconds`, give or take 10 %, so that many clients do not probe at the same moment."""
     return seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter, not a secret
-
-
-async def _probe(session: Session, _progress: object) -> None:
-    await session.probe()

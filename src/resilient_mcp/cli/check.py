@@ -100,7 +100,7 @@ async def _check(server: ServerConfig, report: Report, timeout: float) -> None:
     try:
         with anyio.move_on_after(timeout) as limit:
             await client.start(wait=False)
-            await client.wait_tried()
+            await client.wait_attempted()
             if client.error is None:
                 report.start_seconds = time.monotonic() - began
                 report.protocol_version = client.protocol_version

@@ -47,7 +47,7 @@ async def _run(client: ResilientClient, timeout: float, *, as_json: bool) -> int
     try:
         with anyio.move_on_after(timeout) as limit:
             await client.start(wait=False)
-            await client.wait_tried()
+            await client.wait_attempted()
             if client.error is None:
                 tools = await list_tools(client)
         if tools is None:

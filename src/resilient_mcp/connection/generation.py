@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import anyio
 
 from .._sdk.installed import MCPError, is_connection_closed, is_local_timeout
-from .._sdk.session import Invoke, Session
+from .._sdk.requests import PING, Request
+from .._sdk.session import Progress, Session
 from ..event_loop import loop_time
 from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import Attempt, InFlight, current_attempt
@@ -23,6 +24,8 @@ from ..observability.hub import current_call
 from ..text.printable import printable
 from ..text.redact import Redactor
 from ..verdicts.verdict import AttemptError
+
+T = TypeVar("T")
 
 # Seconds a call that the SDK woke with "Connection closed" waits for the transport to report why.
 _END_PATIENCE = 2.0
@@ -48,14 +51,15 @@ class Connection:
         generation: The number of this connection, counted from 1.
         session: The negotiated SDK session.
         in_flight: Its requests on the wire.
-        wired: Whether its requests pass through a watched transport; an in-process server of mcp 2.x has no wire.
+        is_wired: Whether its requests pass through a watched transport; an in-process server of mcp 2.x is called
+            directly.
         is_process: Whether the server is a child process of this client.
         redactor: Removes secrets from the errors that calls raise.
         suspected: Set when the process seems to hang, and when the connection is lost.
         lost: Set when the connection takes no more calls.
         at_rest: Set when the tasks that run beside the calls have ended, which must precede the end of the session;
             None if there are no such tasks.
-        hearing: Set once server notifications can arrive, as far as is known.
+        notifications_ready: Set once server notifications can arrive, as far as is known.
         on_gap: Called when notifications may have been missed.
         is_stopped: Returns whether the operating system reports the process as stopped.
         reason: Why it was lost, or None.
@@ -65,13 +69,13 @@ class Connection:
     generation: int
     session: Session
     in_flight: InFlight
-    wired: bool = True
+    is_wired: bool = True
     is_process: bool = False
     redactor: Redactor = field(default_factory=Redactor)
     suspected: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
     at_rest: anyio.Event | None = None
-    hearing: anyio.Event = field(default_factory=anyio.Event)
+    notifications_ready: anyio.Event = field(default_factory=anyio.Event)
     on_gap: Callable[[], object] = lambda: None
     is_stopped: Callable[[], bool] = lambda: False
     reason: Evidence | None = None
@@ -109,27 +113,27 @@ class Connection:
 
     async def call(
         self,
-        invoke: Invoke,
+        request: Request[T],
         *,
         timeout: float,
-        deadline: float,
-        progress: Any = None,
+        deadline: float = math.inf,
+        progress: Progress | None = None,
         meta: dict[str, object] | None = None,
-    ) -> Any:
+    ) -> T:
         """Run one attempt of an operation.
 
         Args:
-            invoke: The operation.
+            request: The request.
             timeout: Seconds the attempt may take; progress restarts the limit.
             deadline: Event-loop time at which the attempt ends even if it makes progress; pauses extend it.
             progress: The caller's progress callback, or None.
             meta: What its requests carry in `_meta`, or None.
 
         Raises:
-            Failed: The attempt failed; carries what is known about it.
+            AttemptError: The attempt failed; carries what is known about it.
         """
         scope = anyio.CancelScope(deadline=min(deadline, loop_time() + timeout))
-        attempt = Attempt(scope, Delivery.NOT_SENT if self.wired else Delivery.UNKNOWN, meta=meta)
+        attempt = Attempt(scope, Delivery.NOT_SENT if self.is_wired else Delivery.UNKNOWN, meta=meta)
         if self.reason is not None:
             attempt.ended = self.reason
             raise AttemptError(None, attempt.conclude(self.reason))
@@ -144,7 +148,7 @@ class Connection:
         try:
             with scope:
                 callback = None if progress is None else _restarting(progress, attempt, timeout, deadline)
-                result = await invoke(self.session, callback)
+                result = await request.perform(self.session, callback)
                 settled = True
                 self.answered_at = loop_time()
             if settled:  # outside `scope`: neither a time limit nor a lost connection can discard the result now
@@ -160,7 +164,7 @@ class Connection:
                 error,
                 evidence,
                 delivery=attempt.delivery,
-                silent=self.wired and self.in_flight.heard == heard,
+                silent=self.is_wired and self.in_flight.heard == heard,
                 lively=anyio.current_time() - self.in_flight.message_at < _LIVELY,
                 earlier=attempt.requests > 1,
             ) from error
@@ -172,7 +176,7 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        silent = self.wired and self.in_flight.heard == heard
+        silent = self.is_wired and self.in_flight.heard == heard
         if silent and attempt.evidence is None and attempt.ended is None:
             self._overdue = True
         late = Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
@@ -180,11 +184,11 @@ class Connection:
 
     async def _callbacks_done(self) -> None:
         """Wait for the callbacks of earlier messages before a result is returned, as the SDK does on 1.x."""
-        if self.session.reader is not None:
-            await self.session.reader.caught_up()
+        if self.session.callback_runner is not None:
+            await self.session.callback_runner.caught_up()
 
     @contextmanager
-    def waiting_for_us(self) -> Iterator[None]:
+    def server_waits(self) -> Iterator[None]:
         """While the server waits for this client: stop the clocks of all attempts, and ignore its silence."""
         if not self._asking:
             for attempt in self._attempts:
@@ -223,7 +227,7 @@ class Connection:
         """Ping a suspected process; end the connection if it sends not a single byte in `timeout` seconds."""
         heard, silence = self.in_flight.heard, self.silence
         try:
-            await self.call(lambda session, _: session.invoke("send_ping"), timeout=timeout, deadline=math.inf)
+            await self.call(PING, timeout=timeout)
         except AttemptError as failed:
             if self.in_flight.heard == heard and failed.evidence is not None and not self._asking:
                 text = f"the server process is frozen: silent for {silence:.0f} s, and no answer to a ping"
@@ -243,9 +247,9 @@ class Connection:
         swallowed = closed or (self.lost.is_set() and is_connection_closed(exc))
         if attempt.answered and not swallowed:  # the server's own error, or a result that failed validation
             return None
-        # Neither a closed stream nor an SDK error: raised locally, by the operation itself. Without a wire no response
-        # is ever seen, so an SDK error is taken for the server's own.
-        if not closed and not (self.wired and isinstance(exc, MCPError)):
+        # Neither a closed stream nor an SDK error: raised locally, by the request itself. A server that is called
+        # directly has no response to see, so an SDK error is taken for the server's own.
+        if not closed and not (self.is_wired and isinstance(exc, MCPError)):
             return None
         # No response came, so the SDK made the error itself: its own time limit, or the end of the session.
         if is_local_timeout(exc):
@@ -274,7 +278,7 @@ class Connection:
                     return
 
 
-def _restarting(progress: Any, attempt: Attempt, timeout: float, deadline: float) -> Any:
+def _restarting(progress: Progress, attempt: Attempt, timeout: float, deadline: float) -> Progress:
     """The caller's progress callback, which also restarts the attempt's time limit."""
 
     async def callback(value: float, total: float | None, message: str | None) -> None:

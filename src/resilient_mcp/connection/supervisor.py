@@ -142,7 +142,7 @@ class Supervisor:
             self._enter(State.CLOSED)
 
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
-        """Open a generation, lend it out until it is lost, wait as the policy says, and repeat."""
+        """Open a generation, let calls use it until it is lost, wait as the policy says, and repeat."""
         while not self._closing.is_set():
             self.generation += 1
             began = anyio.current_time()
@@ -210,7 +210,7 @@ class Supervisor:
             closed.set()
 
     async def _ready(self, connection: Connection, elapsed: float) -> None:
-        """Lend the connection out until it is lost.
+        """Let calls use the connection until it is lost.
 
         Nothing is awaited before `State.READY`, so no call can use the connection before `on_connected` has run.
         """
@@ -245,7 +245,7 @@ class Supervisor:
         self._hub.emit(lost)
         if not self._closing.is_set():
             self._enter(State.RECONNECTING, text)
-            if self._connector.is_process:
+            if self._connector.server.is_process:
                 await self._closed.wait()  # two processes of one server must not run at the same time
 
     async def _beside(self, connection: Connection) -> None:
@@ -304,9 +304,9 @@ class Supervisor:
         elif failure.evidence is _RESTART_BY_CLIENT:
             self._enter(State.RECONNECTING, reason_of(failure))
         else:
-            unreachable = not self._connector.is_process and evidence is not None and not was_ready
+            unreachable = not self._connector.server.is_process and evidence is not None and not was_ready
             now = clock.now()
-            step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - jitter, no secret
+            step = self._meter.next(now, random.random(), metered=not unreachable)  # noqa: S311 - not a secret
             self._next_try = now + step.delay
             if step.delay:
                 text = reason_of(failure)
@@ -337,7 +337,7 @@ class Supervisor:
         """Whether none is ready, but one is expected and no attempt has failed since the last success."""
         return self.ready is None and self.is_awaited and not self._failed_tries
 
-    async def lend(self, deadline: float, longest: float | None = None, reach: float = math.inf) -> Connection:
+    async def wait_ready(self, deadline: float, longest: float | None = None, reach: float = math.inf) -> Connection:
         """Wait for the ready connection and return it.
 
         All times are event-loop times.
@@ -375,7 +375,7 @@ class Supervisor:
             return ""
         return _SCATTERED.format(len(lost), max(1.0, now - lost[0]))
 
-    async def wait_tried(self) -> None:
+    async def wait_attempted(self) -> None:
         """Wait until the first connection attempt has succeeded or failed."""
         while self.state in {State.IDLE, State.CONNECTING}:
             await self._changed.wait()
@@ -417,7 +417,7 @@ class Supervisor:
         failure, name = self._failure, self._hub.server
         if self.state is State.CLOSED or self._closing.is_set():
             text = f"MCP server {name!r}: the client is closed. {sent}"
-            return ServerUnavailable(text, advice=text, server=name, **context)
+            return ServerUnavailable(text, server=name, **context)
         reason = self._reason()
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, "reason": reason, **context}
@@ -458,7 +458,7 @@ class Supervisor:
         """Why there is no connection, as a clause of a sentence."""
         failure = self._failure
         reason = reason_of(failure) if failure is not None else _NOT_YET.get(self.state, "it has not answered yet")
-        if (started := self.starting_for) is not None and self._connector.is_process:
+        if (started := self.starting_for) is not None and self._connector.server.is_process:
             said = f"; its last line on stderr: {self.last_line}" if self.last_line else ""
             starting = f"it has been starting for {started:.0f} s{said}"
             if failure is None:
@@ -486,6 +486,6 @@ class Supervisor:
 
     def _enter(self, state: State, reason: str = "") -> None:
         old, self.state = self.state, state
-        self._changed.tell()
+        self._changed.notify()
         if old is not state:
             self._hub.emit(StateChanged(server=self._hub.server, old=old, new=state, reason=reason))

@@ -24,7 +24,7 @@ from resilient_mcp.client import ResilientClient
 from resilient_mcp.errors import ResilienceError
 from resilient_mcp.events import Connected, Event, RetryScheduled
 from resilient_mcp.policy import Policy, RetryPolicy, TimeoutPolicy
-from resilient_mcp.text.printable import describe
+from resilient_mcp.text.printable import describe, first_leaf
 
 from .._sdk.results import is_error_result
 from .._sdk.transports import timeout_argument
@@ -134,7 +134,7 @@ class Side:
         if self.pending is None and not self.finished:
             self.pending = ("before the fault", time.monotonic())
         if self.pending is not None:
-            self._end(error=_leaf(error), torn=self.session is not None)
+            self._end(error=first_leaf(error), torn=self.session is not None)
         self.finished = True
 
     def _end(self, *, answer: str | None = None, error: BaseException | None = None, torn: bool = False) -> None:
@@ -246,10 +246,3 @@ def _text(result: Any) -> str:
     """The text of a tool's result."""
     text = str(result.content[0].text)
     return f"isError: {text}" if is_error_result(result) else text
-
-
-def _leaf(exc: BaseException) -> BaseException:
-    """The first error inside nested exception groups."""
-    while leaves := getattr(exc, "exceptions", None):
-        exc = leaves[0]
-    return exc

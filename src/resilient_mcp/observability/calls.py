@@ -11,7 +11,7 @@ import os
 import time
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -21,29 +21,13 @@ from ..errors import DeadlineExceeded, ResilienceError
 from ..events import AttemptFailed, CallFinished, Outcome
 from ..evidence import Delivery
 from ..verdicts.verdict import Verdict
-from .hub import Hub, RunningCall, current_call
+from .hub import Described, Hub, RunningCall, current_call
 from .otel import Telemetry
 from .stats import Recorder
 
 _ANSWERED: tuple[Outcome, str | None] = (Outcome.RESULT, None)
 
 _REFUSED: tuple[Outcome, str | None] = (Outcome.TOOL_ERROR, "tool_error")
-
-
-class Described(Protocol):
-    """An operation's description of itself; `str()` gives one printable line."""
-
-    @property
-    def method(self) -> str:
-        """The JSON-RPC method."""
-
-    @property
-    def target(self) -> str | None:
-        """The tool, prompt or resource, or None."""
-
-    @property
-    def arguments(self) -> Any:
-        """The tool's arguments, or None."""
 
 
 class Observer:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 import anyio.lowlevel
@@ -79,6 +79,23 @@ logger.addHandler(logging.NullHandler())  # stay silent unless the application c
 
 
 Listener: TypeAlias = Callable[[Event], None]
+"""Called with each event, in order; it must not block."""
+
+
+class Described(Protocol):
+    """An operation's description of itself; `str()` gives one printable line."""
+
+    @property
+    def method(self) -> str:
+        """The JSON-RPC method."""
+
+    @property
+    def target(self) -> str | None:
+        """The tool, prompt or resource, or None."""
+
+    @property
+    def arguments(self) -> Any:
+        """The tool's arguments, or None."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,22 +1,22 @@
-"""OpenTelemetry: one CLIENT span per call, the two histograms of the MCP conventions, and counters of this library.
+"""OpenTelemetry: one CLIENT span per call, and metrics.
+
+The metrics are the histograms `mcp.client.operation.duration` and `mcp.client.session.duration`, and counters under
+`resilient_mcp.`.
 
 Requires only `opentelemetry-api` (mcp 2.x depends on it; with 1.x install the extra `otel`) and does nothing without
 it. Without a configured OpenTelemetry SDK it costs almost nothing; an SDK configured later is used from then on. Names
-follow the MCP semantic conventions (status Development), or are `resilient_mcp.*` where there is no convention.
+follow the MCP semantic conventions (status Development) where there is one.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Protocol
 
-from mcp import StdioServerParameters
-
-from .._sdk.installed import MCPError, SseServerParameters, StreamableHttpParameters
+from .._sdk.installed import MCPError
 from ..errors import ResilienceError
 from ..events import (
     AttemptFailed,
@@ -29,8 +29,8 @@ from ..events import (
     RetryScheduled,
     Throttled,
 )
-from .calls import ObservedCall
-from .hub import Hub
+from ..in_flight import Attempt
+from .hub import Described, Hub
 
 try:
     from opentelemetry import context, metrics, trace
@@ -97,12 +97,30 @@ class _Instruments:
 _instruments = functools.cache(_Instruments)
 
 
+class TracedCall(Protocol):
+    """A call as it is traced.
+
+    Attributes:
+        operation: What is called.
+        operation_id: Its id, the same in events and logs.
+        tool: The tool, or None.
+        attempt: Its latest attempt on a connection, or None.
+        span: What `begin` stores for `finish`.
+    """
+
+    operation: Described
+    operation_id: str
+    tool: str | None
+    attempt: Attempt | None
+    span: Any
+
+
 class Telemetry:
     """Reports one client to OpenTelemetry; a listener of its hub.
 
     Args:
         hub: The client's hub.
-        server: What the client connects to.
+        place: Where the server is, as OpenTelemetry's attributes.
         connection: Returns the connection in use, or None.
         label: Maps a tool to its name in metrics, from a bounded set of names.
     """
@@ -110,14 +128,14 @@ class Telemetry:
     def __init__(
         self,
         hub: Hub,
-        server: Any,
+        place: Mapping[str, str | int],
         connection: Callable[[], Any],
         label: Callable[[str | None], str | None],
     ) -> None:
         self._hub = hub
         self._connection = connection
         self._label = label
-        self._place = _place(server)
+        self._place = place
         self._our_name = {"resilient_mcp.server": hub.server}
         self._protocol: dict[str, Any] = {}
         self._instruments = _instruments()
@@ -129,7 +147,7 @@ class Telemetry:
 
     # --- one call ---
 
-    def begin(self, call: ObservedCall) -> None:
+    def begin(self, call: TracedCall) -> None:
         """Start the span of a call, which stays current until the call ends."""
         if not self._tracing:
             self._tracing = _is_configured(trace.get_tracer_provider())
@@ -142,7 +160,7 @@ class Telemetry:
         if span.is_recording():
             self._running[call.operation_id] = span
 
-    def _describe(self, call: ObservedCall) -> tuple[str, dict[str, Any]]:
+    def _describe(self, call: TracedCall) -> tuple[str, dict[str, Any]]:
         """The name and initial attributes of a call's span."""
         method, target = call.operation.method, call.operation.target
         attributes = {
@@ -166,7 +184,7 @@ class Telemetry:
 
     def finish(
         self,
-        call: ObservedCall,
+        call: TracedCall,
         outcome: Outcome,
         error: str | None,
         exc: BaseException | None,
@@ -211,7 +229,7 @@ class Telemetry:
         self._measured[method, target, error, code] = attributes
         return attributes
 
-    def _ending(self, call: ObservedCall, error: str | None, code: str | None, attempts: int) -> dict[str, Any]:
+    def _ending(self, call: TracedCall, error: str | None, code: str | None, attempts: int) -> dict[str, Any]:
         """Span attributes known only when the call has ended."""
         attributes: dict[str, Any] = {"resilient_mcp.attempts": attempts, **self._protocol}
         if call.attempt is not None and call.attempt.request_id is not None:
@@ -225,7 +243,7 @@ class Telemetry:
             attributes["rpc.response.status_code"] = code
         return attributes
 
-    def _bounded_target(self, call: ObservedCall) -> str | None:
+    def _bounded_target(self, call: TracedCall) -> str | None:
         method, target = call.operation.method, call.operation.target
         if target is not None and method == "prompts/get":
             return self._bounded("prompt", self._hub.redactor.line(target, _NAME))
@@ -303,17 +321,6 @@ def _target(method: str, target: str | None) -> dict[str, str]:
     if target is not None and method == "prompts/get":
         return {"gen_ai.prompt.name": target}
     return {}
-
-
-def _place(server: Any) -> dict[str, Any]:
-    """Attributes that say where the server is."""
-    if isinstance(server, StdioServerParameters):
-        return {"network.transport": "pipe"}
-    if not isinstance(server, StreamableHttpParameters | SseServerParameters):
-        return {}
-    parts = urlsplit(server.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return {"network.transport": "tcp", "server.address": parts.hostname or "", "server.port": port}
 
 
 def _response_code(exc: BaseException | None) -> str | None:

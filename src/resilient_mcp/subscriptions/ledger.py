@@ -128,7 +128,7 @@ class Ledger:
             self._wishes.pop(key, None)
             self._tidy(key)
 
-    def wanted(self, key: Key) -> Value | None:
+    def desired(self, key: Key) -> Value | None:
         """The wanted value of `key`: the latest wish, or None."""
         return next(reversed(self._wishes[key].values())) if key in self._wishes else None
 
@@ -155,23 +155,23 @@ class Ledger:
         self._parts.clear()
         return True
 
-    def in_force(self, key: Key) -> bool:
+    def is_active(self, key: Key) -> bool:
         """Whether `key` is known to be in force with the wanted value."""
         part = self._parts.get(key)
-        return part is not None and part.known and part.value is not None and part.value == self.wanted(key)
+        return part is not None and part.known and part.value is not None and part.value == self.desired(key)
 
-    def held(self) -> list[Key]:
+    def active(self) -> list[Key]:
         """The keys that are in force."""
-        return [key for key in self._parts if self.in_force(key)]
+        return [key for key in self._parts if self.is_active(key)]
 
-    def differs(self, key: Key) -> bool:
+    def needs_request(self, key: Key) -> bool:
         """Whether a request is needed to bring `key` into the wanted state."""
-        part, wanted = self._parts.get(key, _NOTHING), self.wanted(key)
+        part, wanted = self._parts.get(key, _NOTHING), self.desired(key)
         if not self._offered(key) or (wanted is None and isinstance(key, LogLevel)):
             return False
         return not part.known or part.value != wanted
 
-    def lacking(self) -> list[Key]:
+    def unsupported(self) -> list[Key]:
         """The keys that are wanted but not offered by the server."""
         return [key for key in self._wishes if not self._offered(key)]
 
@@ -185,7 +185,7 @@ class Ledger:
         return min((time for time in times if time > now), default=math.inf)
 
     def _differing(self) -> list[Key]:
-        return [key for key in {**self._wishes, **self._parts} if self.differs(key)]
+        return [key for key in {**self._wishes, **self._parts} if self.needs_request(key)]
 
     # --- requests and their outcomes ---
 

@@ -1,4 +1,4 @@
-"""The replay: puts what the ledger wants in force on one connection, in the background, and keeps it so.
+"""The replay: puts what the ledger wants into force on one connection, in the background, and keeps it in force.
 
 Failures are retried with back-off for as long as the connection lives. What was restored, and where changes may have
 been missed, is reported. Each connection has a replay of its own.
@@ -6,7 +6,6 @@ been missed, is reported. Each connection has a replay of its own.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,10 +16,11 @@ import anyio
 import anyio.abc
 
 from .._sdk.installed import METHOD_NOT_FOUND, MCPError, is_connection_closed
+from .._sdk.requests import Request, SessionMethod, SetSubscribed
 from .._sdk.results import change_of_event, resource_updated
-from .._sdk.session import Session, open_listen
+from .._sdk.session import open_listen
 from ..connection.generation import Connection
-from ..event_loop import clock
+from ..event_loop import Signal, clock
 from ..events import Restored
 from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import Attempt, current_attempt
@@ -34,7 +34,7 @@ from .watcher import Watcher
 # Maximum number of concurrent requests of one replay, so that calls are not crowded out.
 AT_ONCE = 32
 # Seconds to wait for the server's notification stream (GET) before subscribing anyway.
-HEARING = 2.0
+STREAM_PATIENCE = 2.0
 # The holder of wishes made through `subscribe_resource` and `set_logging_level`.
 USER = "user"
 
@@ -49,8 +49,8 @@ class SubscriptionState:
         carried: What was wanted before the newest connection was made.
         opened: The SDK's newest stream of each filter.
         proven: Capabilities that the server has proven by an answer, whatever it declares.
-        work: Set and replaced when there may be something to do.
-        done: Set and replaced when something was done.
+        work: Notified when there may be work.
+        done: Notified when some of it is done.
     """
 
     def __init__(self) -> None:
@@ -60,19 +60,9 @@ class SubscriptionState:
         self.carried: set[Key] = set()
         self.opened: dict[Key, Any] = {}
         self.proven: set[str] = set()
-        self.work = anyio.Event()
-        self.done = anyio.Event()
+        self.work = Signal()
+        self.done = Signal()
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
-
-    def tell(self) -> None:
-        """Wake the replay to look for work."""
-        work, self.work = self.work, anyio.Event()
-        work.set()
-
-    def tell_done(self) -> None:
-        """Wake everyone who waits for something to be in force."""
-        done, self.done = self.done, anyio.Event()
-        done.set()
 
     def is_busy(self, key: Key) -> bool:
         """Whether a request about `key` is in progress or queued."""
@@ -90,9 +80,10 @@ class SubscriptionState:
             lock, users = self._locks.pop(key)
             if users > 1:
                 self._locks[key] = lock, users - 1
-            if self.ledger.differs(key):  # otherwise each of hundreds of keys would make the replay look at all of them
-                self.tell()
-            self.tell_done()
+            # Only then: otherwise each of hundreds of keys would make the replay look at all of them.
+            if self.ledger.needs_request(key):
+                self.work.notify()
+            self.done.notify()
 
     def missed(self, key: Key) -> None:
         """Report to its watchers that changes of `key` may have been missed."""
@@ -114,25 +105,25 @@ class SubscriptionState:
         self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
         if failure is not None and generation == self.ledger.generation:
             self.failures[key] = failure
-        self.tell()
-        self.tell_done()
+        self.work.notify()
+        self.done.notify()
 
 
 class Replay:
     """The replay of one connection.
 
     Args:
-        desk: The shared state.
+        state: The shared state.
         connection: The connection.
         timeout: Time limit of one request in seconds.
         classifier: Decides whether a failure means that the connection is lost.
         hub: Receives events.
-        handler: Called with an update of each resource of the user whose changes may have been missed.
+        handler: Called with an update of each resource that the user subscribed to, whose changes may have been missed.
     """
 
     def __init__(
         self,
-        desk: SubscriptionState,
+        state: SubscriptionState,
         connection: Connection,
         timeout: float,
         classifier: Classifier,
@@ -140,8 +131,8 @@ class Replay:
         *,
         handler: Callable[[Any], Awaitable[None]],
     ) -> None:
-        self._desk = desk
-        self._ledger = desk.ledger
+        self._state = state
+        self._ledger = state.ledger
         self._connection = connection
         self._generation = connection.generation
         self._timeout = timeout
@@ -151,31 +142,31 @@ class Replay:
         self._handler_turn = anyio.Lock()
         self._turns = anyio.Semaphore(AT_ONCE)
         self._working: set[Key] = set()
-        self._watchers = list(desk.watchers)
+        self._watchers = list(state.watchers)
         self._first: set[Key] | None = None
         self._restored: list[Key] = []
         self._streams: dict[Key, anyio.CancelScope] = {}
 
     async def run(self, tg: anyio.abc.TaskGroup) -> None:
         """Work until cancelled, in tasks of `tg`."""
-        connection, ledger, desk = self._connection, self._ledger, self._desk
+        connection, ledger, state = self._connection, self._ledger, self._state
         connection.on_gap = lambda: self._after_gap(tg)
         # Subscribe only once notifications can arrive: an update sent before the stream is open would be lost.
-        with anyio.move_on_after(HEARING):
-            await connection.hearing.wait()
+        with anyio.move_on_after(STREAM_PATIENCE):
+            await connection.notifications_ready.wait()
         if connection.session.is_legacy:
             for watcher in self._watchers:
                 if not watcher.internal:  # the catalog lists the tools on each connection anyway
                     watcher.missed_lists()
         # The first round restores what earlier connections had; one `Restored` event reports it when all of it is done.
-        self._first = desk.carried.intersection(ledger.due(clock.now()))
+        self._first = state.carried.intersection(ledger.due(clock.now()))
         self._report_first()  # if nothing is due, what the server does not offer is still reported
         while True:
-            # Taken before looking, so that no `tell` is missed.
-            work, now = desk.work, clock.now()
+            # Taken before looking, so that no notification is missed.
+            work, now = state.work.upcoming, clock.now()
             for key in ledger.due(now):
-                # A busy key has a request of the user in progress, and `alone` calls `tell` when that ends.
-                if key not in self._working and not desk.is_busy(key):
+                # A busy key has a user's request in progress; `alone` notifies `work` when that ends.
+                if key not in self._working and not state.is_busy(key):
                     self._working.add(key)
                     tg.start_soon(self._settle, key, tg)
             await clock.wait(work, ledger.next_due(now) - now)
@@ -185,8 +176,8 @@ class Replay:
     async def _settle(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """Bring `key` into the state that is wanted, in one attempt."""
         try:
-            async with self._desk.alone(key), self._turns:
-                if self._ledger.differs(key):  # again, as it may have changed while this task waited its turn
+            async with self._state.alone(key), self._turns:
+                if self._ledger.needs_request(key):  # again, as it may have changed while this task waited its turn
                     await self._try(key, tg)
         finally:
             self._working.discard(key)
@@ -194,30 +185,30 @@ class Replay:
             self._first.discard(key)
             self._report_first()
         # It failed, or the wish changed during the request. The loop skipped the key meanwhile, so make it look again.
-        if self._ledger.differs(key):
-            self._desk.tell()
+        if self._ledger.needs_request(key):
+            self._state.work.notify()
 
     async def _try(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """Send one request for `key` and record its outcome in the ledger."""
-        desk, ledger = self._desk, self._ledger
+        state, ledger = self._state, self._ledger
         # The value as of now: the wish may change during the request, and the outcome is about what was sent.
-        value = ledger.wanted(key)
+        value = ledger.desired(key)
         ledger.sending(self._generation, key, value)
         try:
             await self._ask(key, value, tg)
         except AttemptError as failed:
             gone = is_refusal(failed) or isinstance(key, Listen)  # a stream that did not open is certainly gone
-            desk.failed(self._generation, key, failed, gone=gone)
+            state.failed(self._generation, key, failed, gone=gone)
             self._judge(key, failed)
         else:
             came = ledger.settled(self._generation, key, value, clock.now())
-            self._came(key, tg) if came else desk.failures.pop(key, None)
+            self._came(key, tg) if came else state.failures.pop(key, None)
 
     async def _ask(self, key: Key, value: Value | None, tg: anyio.abc.TaskGroup) -> None:
         """Send the request that sets `key` to `value`, or open or close its stream.
 
         Raises:
-            Failed: The request failed.
+            AttemptError: The request failed.
         """
         if isinstance(key, Listen):
             if value is None:
@@ -230,12 +221,12 @@ class Replay:
                     raise failed
             return
 
-        async def invoke(session: Session, _progress: Any) -> Any:
-            if isinstance(key, Resource):
-                return await session.set_subscribed(key.uri, subscribed=value is not None, options={})
-            return await session.invoke("set_logging_level", value)
-
-        await self._connection.call(invoke, timeout=self._timeout, deadline=math.inf)
+        request: Request[Any]
+        if isinstance(key, Resource):
+            request = SetSubscribed(key.uri, subscribed=value is not None)
+        else:
+            request = SessionMethod("logging/setLevel", "set_logging_level", (value,))
+        await self._connection.call(request, timeout=self._timeout)
 
     def _judge(self, key: Key, failed: AttemptError) -> None:
         """End the connection if the failure says so; else, in the first round, report changes as possibly missed."""
@@ -245,13 +236,13 @@ class Replay:
         if verdict.reconnect and failed.evidence is not None:
             self._connection.lose(failed.evidence)
         elif self._is_first(key):
-            self._desk.missed(key)
+            self._state.missed(key)
 
     def _came(self, key: Key, tg: anyio.abc.TaskGroup) -> None:
         """`key` came into force: report that earlier changes may have been missed, and that it is restored."""
-        had_failed = self._desk.failures.pop(key, None) is not None
+        had_failed = self._state.failures.pop(key, None) is not None
         if had_failed or self._is_shown(key):
-            self._desk.missed(key)
+            self._state.missed(key)
         self._tell_handler([key], tg)
         if self._is_first(key):
             self._restored.append(key)
@@ -261,9 +252,9 @@ class Replay:
     def _after_gap(self, tg: anyio.abc.TaskGroup) -> None:
         """The notification stream was interrupted: any notification may have been missed."""
         if self._connection.reason is None and self._connection.session.is_legacy:
-            for watcher in list(self._desk.watchers):
+            for watcher in list(self._state.watchers):
                 watcher.missed()
-            self._tell_handler([key for key in self._ledger.held() if isinstance(key, Resource)], tg)
+            self._tell_handler([key for key in self._ledger.active() if isinstance(key, Resource)], tg)
 
     # --- reporting ---
 
@@ -288,9 +279,9 @@ class Replay:
         if self._first or self._connection.reason is not None:
             return
         self._first = None
-        failed = [*self._desk.failures, *self._ledger.lacking()]
+        failed = [*self._state.failures, *self._ledger.unsupported()]
         restored = [key for key in self._restored if self._is_shown(key)]
-        failed = [key for key in failed if key in self._desk.carried and self._is_shown(key)]
+        failed = [key for key in failed if key in self._state.carried and self._is_shown(key)]
         if restored or failed:
             self._emit(restored, failed)
 
@@ -334,14 +325,14 @@ class Replay:
         ended: Exception | None = None
         with anyio.CancelScope() as scope:
             self._streams[key] = scope
-            self._desk.opened[key] = stream
-            for watcher in self._desk.watchers:
+            self._state.opened[key] = stream
+            for watcher in self._state.watchers:
                 if watcher.filter == key:
                     watcher.opened(stream)
             task_status.started(None)
             try:
                 async for event in stream:
-                    for watcher in list(self._desk.watchers):
+                    for watcher in list(self._state.watchers):
                         if watcher.filter == key:
                             watcher.notify(*change_of_event(event))
             except Exception as exc:
@@ -349,13 +340,13 @@ class Replay:
             finally:
                 await manager.__aexit__(None, None, None)
                 self._leave(attempt)
-            if self._desk.opened.get(key) is stream:
-                del self._desk.opened[key]
+            if self._state.opened.get(key) is stream:
+                del self._state.opened[key]
         # `_ask` removes the scope before it cancels it: if it is still here, the server or the network ended it.
         if self._streams.get(key) is scope:
             del self._streams[key]
             evidence = attempt.evidence or Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the listen stream ended")
-            self._desk.failed(self._generation, key, AttemptError(ended, evidence), gone=True)
+            self._state.failed(self._generation, key, AttemptError(ended, evidence), gone=True)
 
     async def _seen(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence about a stream that was not acknowledged; None if the server refused it."""
@@ -365,7 +356,7 @@ class Replay:
             return None
         if is_connection_closed(exc):
             return await self._connection.why_closed()
-        if not self._connection.wired and isinstance(exc, MCPError):
+        if not self._connection.is_wired and isinstance(exc, MCPError):
             return None  # an in-process server has no transport to observe: its own error is all there is
         kind = FailureKind.TIMEOUT if isinstance(exc, TimeoutError) else FailureKind.CLOSED
         return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")

@@ -1,7 +1,7 @@
-"""The subscriptions of a client, across all its connections: what the user and watchers want.
+"""The subscriptions of a client, across all its connections: what the user and the watchers want.
 
 A wish is recorded immediately and needs no server: what is wanted is put in force on every later connection, what was
-withdrawn is not. A replay, which runs in the background on each connection, does that.
+withdrawn is not. A replay does that, in the background, on each connection.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 from mcp.types import EmptyResult
 
+from .._sdk.requests import Request
 from .._sdk.results import change_in
-from .._sdk.session import Invoke, Session
+from .._sdk.session import Progress, Session
 from ..connection.generation import Connection
 from ..errors import CircuitOpen, DeadlineExceeded, RateLimitExceeded, ResilienceError, ServerUnavailable
 from ..event_loop import clock, loop_time
@@ -26,7 +28,7 @@ from ..policy import Policy
 from ..verdicts.classifier import Classifier
 from ..verdicts.verdict import Category
 from .ledger import Key, Listen, LogLevel, Resource, Value
-from .replay import HEARING, USER, Replay, SubscriptionState, is_refusal
+from .replay import STREAM_PATIENCE, USER, Replay, SubscriptionState, is_refusal
 from .watcher import Feed, ListenWatcher, Watcher
 
 # The capability that each kind of key needs, up to 2025-11-25.
@@ -41,7 +43,7 @@ class Subscriptions:
         hub: Receives events.
         classifier: Decides whether a failure means that the connection is lost.
         current: Returns the connection that takes calls, or None.
-        is_free: Whether the circuit is not in the way of calls.
+        is_free: Returns whether no call has to wait for the circuit.
         handler: Called with every message, and with an update of each resource that may have been missed.
     """
 
@@ -61,7 +63,7 @@ class Subscriptions:
         self._current = current
         self._is_free = is_free
         self._handler = handler
-        self._desk = SubscriptionState()
+        self._state = SubscriptionState()
         self._closed = False
 
     # --- what comes from the server ---
@@ -75,7 +77,7 @@ class Subscriptions:
         connection = self._current()
         if change is not None and (connection is None or connection.session.is_legacy):
             kind, uri = change
-            for watcher in list(self._desk.watchers):
+            for watcher in list(self._state.watchers):
                 watcher.notify(kind, uri)
         try:
             await self._handler(message)
@@ -84,7 +86,7 @@ class Subscriptions:
 
     def feed(self, on_change: Callable[[], object]) -> None:
         """Call `on_change` whenever the server's list of tools changed, or may have changed."""
-        self._desk.watchers[Feed(on_change)] = None
+        self._state.watchers[Feed(on_change)] = None
 
     # --- what the user asks for ---
 
@@ -92,8 +94,8 @@ class Subscriptions:
         self,
         key: Resource | LogLevel,
         value: Value | None,
-        invoke: Callable[[Session], Awaitable[Any]],
-        run: Callable[[Invoke, float], Awaitable[Any]],
+        request: Request[EmptyResult],
+        run: Callable[[Request[EmptyResult], float], Awaitable[EmptyResult]],
     ) -> EmptyResult:
         """Record or withdraw a wish of the user, and send it to the server.
 
@@ -102,15 +104,15 @@ class Subscriptions:
         Args:
             key: What to change.
             value: The wanted value; None to withdraw the wish.
-            invoke: Sends the request.
-            run: Runs that like any operation; takes the time at which it was made, on the event loop's clock.
+            request: The request to send for it.
+            run: Runs a request like any operation; takes the time at which it was made, on the event loop's clock.
 
         Raises:
             DeadlineExceeded: Another request about the same key did not finish in time.
             ResilienceError: As raised by `run`; not for a withdrawal that could not be sent now.
             MCPError: The server refused it; the previous wish is restored.
         """
-        desk, ledger = self._desk, self._desk.ledger
+        state, ledger = self._state, self._state.ledger
         if (connection := self._current()) is not None:
             self._begin(connection)
         before: Value | None = None
@@ -118,60 +120,61 @@ class Subscriptions:
             before = ledger.want(key, USER, value)
         else:
             ledger.release(key, USER)
-            if ledger.wanted(key) is not None or connection is None or not self._is_free():
-                desk.tell()  # the replay does the rest
+            if ledger.desired(key) is not None or connection is None or not self._is_free():
+                state.work.notify()  # the replay does the rest
                 return EmptyResult()
-        generation = 0
-
-        async def marked(session: Session, _progress: Any) -> Any:
-            nonlocal generation
-            # Found out per attempt: a retry may run on a later connection than the first attempt.
-            generation = self._generation_of(session)
-            ledger.sending(generation, key, value)
-            result = await invoke(session)
-            if ledger.settled(generation, key, value, clock.now()):
-                desk.proven.add(_NEEDED[type(key)])  # servers built with SDK 1.x never declare it
-                desk.missed(key)
-            return result
-
+        recorded = _Recorded(self, key, value, request)
         began, limit = loop_time(), min(self._policy.timeout.request, self._policy.timeout.total)
         # The limit covers the wait for the lock only; the request itself has the deadlines of any operation.
         with anyio.CancelScope(deadline=began + limit) as turn:
-            async with desk.alone(key):
+            async with state.alone(key):
                 turn.deadline = math.inf
                 try:
-                    return cast("EmptyResult", await run(marked, began))
+                    return await run(recorded, began)
                 except ResilienceError as error:
                     if value is None and isinstance(error, ServerUnavailable | CircuitOpen | RateLimitExceeded):
                         return EmptyResult()  # withdrawn all the same: the replay sends it once the server is back
                     if error.verdict is not None and error.verdict.category is Category.PERMANENT:
-                        self._refused(generation, key, value, before)
+                        self._refused(recorded, before)
                     raise
                 except Exception:  # the server's own error, or the SDK's about a wrong argument
-                    self._refused(generation, key, value, before)
+                    self._refused(recorded, before)
                     raise
         text = (
             f"{key} on MCP server {self._hub.server!r} was not sent: another request about the same took longer than "
             f"{limit:g} s. Try again later."
         )
-        raise DeadlineExceeded(text, advice=text, elapsed=limit, server=self._hub.server, operation=str(key))
+        raise DeadlineExceeded(text, elapsed=limit, server=self._hub.server, operation=str(key))
 
-    def _refused(self, generation: int, key: Key, value: Value | None, before: Value | None) -> None:
+    def sending(self, session: Session, key: Key, value: Value | None) -> int:
+        """Record that a request to make `key` be `value` is about to be sent on `session`.
+
+        Returns:
+            The generation of the session; 0 if its connection is no longer current.
+        """
+        connection = self._current()
+        generation = 0
+        if connection is not None and connection.session is session:
+            self._begin(connection)
+            generation = connection.generation
+        self._state.ledger.sending(generation, key, value)
+        return generation
+
+    def settled(self, generation: int, key: Resource | LogLevel, value: Value | None) -> None:
+        """Record the server's answer: `key` is `value`."""
+        state = self._state
+        if state.ledger.settled(generation, key, value, clock.now()):
+            state.proven.add(_NEEDED[type(key)])  # servers built with SDK 1.x never declare it
+            state.missed(key)
+
+    def _refused(self, recorded: _Recorded, before: Value | None) -> None:
         """Restore the previous wish after a refusal, unless a newer one replaced it meanwhile."""
-        ledger = self._desk.ledger
-        self._desk.failed(generation, key, None, gone=True)
-        if value is not None and ledger.wanted(key) == value:
+        ledger, key, value = self._state.ledger, recorded.key, recorded.value
+        self._state.failed(recorded.generation, key, None, gone=True)
+        if value is not None and ledger.desired(key) == value:
             ledger.release(key, USER)
             if before is not None:
                 ledger.want(key, USER, before)
-
-    def _generation_of(self, session: Session) -> int:
-        """The generation that `session` belongs to; 0 if its connection is no longer current."""
-        connection = self._current()
-        if connection is None or connection.session is not session:
-            return 0
-        self._begin(connection)
-        return connection.generation
 
     # --- watchers ---
 
@@ -189,7 +192,7 @@ class Subscriptions:
         """
         if (connection := self._current()) is not None:
             self._begin(connection)
-        self._desk.watchers[watcher] = None
+        self._state.watchers[watcher] = None
         try:
             if self._closed:
                 watcher.end()
@@ -199,50 +202,50 @@ class Subscriptions:
             yield
         finally:
             watcher.end()
-            self._desk.watchers.pop(watcher, None)
+            self._state.watchers.pop(watcher, None)
             for key in [*watcher.keys(legacy=True), *watcher.keys(legacy=False)]:
-                self._desk.ledger.release(key, watcher)
-            self._desk.tell()
+                self._state.ledger.release(key, watcher)
+            self._state.work.notify()
 
     async def _enter(self, watcher: Watcher, connection: Connection) -> None:
-        desk, name = self._desk, self._hub.server
+        state, name = self._state, self._hub.server
         patient = isinstance(watcher, ListenWatcher)
         if not patient:
             self._check_offered(watcher, connection)
         keys = watcher.keys(legacy=connection.session.is_legacy)
         for key in keys:
-            desk.failures.pop(key, None)
-            desk.ledger.want(key, watcher)
-        desk.tell()
+            state.failures.pop(key, None)
+            state.ledger.want(key, watcher)
+        state.work.notify()
         with anyio.move_on_after(self._policy.timeout.ready):
-            with anyio.move_on_after(HEARING):
-                await connection.hearing.wait()
+            with anyio.move_on_after(STREAM_PATIENCE):
+                await connection.notifications_ready.wait()
             await self._in_force(keys, connection, patient=patient)
             for key in keys:
-                if (stream := desk.opened.get(key)) is not None:
+                if (stream := state.opened.get(key)) is not None:
                     watcher.opened(stream)
             return
         if patient:
             text = f"MCP server {name!r} did not acknowledge subscriptions/listen in time."
-            raise ServerUnavailable(text, advice=text, server=name, operation="subscriptions/listen")
+            raise ServerUnavailable(text, server=name, operation="subscriptions/listen")
 
     def _check_offered(self, watcher: Watcher, connection: Connection) -> None:
         lacking = [path for path in watcher.capabilities() if not connection.session.offers(path)]
         if lacking:
             name = self._hub.server
             text = f"MCP server {name!r} does not declare {' and '.join(lacking)}: watch() would never see a change."
-            raise ResilienceError(text, advice=text, server=name, operation="watch")
+            raise ResilienceError(text, server=name, operation="watch")
 
     async def _in_force(self, keys: list[Key], connection: Connection, *, patient: bool) -> None:
         """Wait until all of `keys` are in force. Unless `patient`, network failures are left to the replay."""
-        desk, left = self._desk, list(keys)
+        state, left = self._state, list(keys)
         while patient or connection.reason is None:
-            done = desk.done  # taken before looking, so that no `tell_done` is missed
-            failures = [desk.failures[key] for key in left if key in desk.failures] if desk.failures else []
+            done = state.done.upcoming  # taken before looking, so that nothing is missed
+            failures = [state.failures[key] for key in left if key in state.failures] if state.failures else []
             for failed in failures:
                 if failed.cause is not None and is_refusal(failed):
                     raise failed.cause
-            while left and desk.ledger.in_force(left[-1]):
+            while left and state.ledger.is_active(left[-1]):
                 left.pop()
             if not left or (failures and not patient):
                 return
@@ -251,41 +254,83 @@ class Subscriptions:
     def close(self) -> None:
         """The client is closed: end all watchers."""
         self._closed = True
-        for watcher in list(self._desk.watchers):
+        for watcher in list(self._state.watchers):
             watcher.end()
 
     # --- connections ---
 
     def _begin(self, connection: Connection) -> None:
         """Reset the ledger for a new connection. Idempotent, as a caller may see the connection before `keep` does."""
-        desk, session = self._desk, connection.session
+        state, session = self._state, connection.session
         legacy = session.is_legacy
 
         def offered(key: Key) -> bool:
             if isinstance(key, Listen):
-                asked = any(isinstance(holder, ListenWatcher) for holder in desk.ledger.holders(key))
+                asked = any(isinstance(holder, ListenWatcher) for holder in state.ledger.holders(key))
                 return not legacy and (asked or any(map(session.offers, key.capabilities())))
             needed = _NEEDED[type(key)]
-            return legacy and (needed in desk.proven or session.offers(needed))
+            return legacy and (needed in state.proven or session.offers(needed))
 
-        if not desk.ledger.begin(connection.generation, offered):
+        if not state.ledger.begin(connection.generation, offered):
             return
-        desk.failures.clear()
-        desk.opened.clear()
-        for watcher in desk.watchers:
+        state.failures.clear()
+        state.opened.clear()
+        for watcher in state.watchers:
             for key in watcher.keys(legacy=not legacy):
-                desk.ledger.release(key, watcher)
+                state.ledger.release(key, watcher)
             for key in watcher.keys(legacy=legacy):
-                desk.ledger.want(key, watcher)
-        desk.carried = desk.ledger.keys()
+                state.ledger.want(key, watcher)
+        state.carried = state.ledger.keys()
 
     async def keep(self, connection: Connection) -> None:
         """Put what is wanted in force on `connection`, and keep it so, until cancelled."""
         self._begin(connection)
         timeout = self._policy.timeout.request
-        replay = Replay(self._desk, connection, timeout, self._classifier, self._hub, handler=self._handler)
+        replay = Replay(self._state, connection, timeout, self._classifier, self._hub, handler=self._handler)
         try:
             async with anyio.create_task_group() as tg:
                 await replay.run(tg)
         finally:
-            self._desk.tell_done()  # wakes `_in_force`, which must not wait for a lost connection
+            self._state.done.notify()  # wakes `_in_force`, which must not wait for a lost connection
+
+
+@dataclass(eq=False)
+class _Recorded:
+    """A user's request that records itself in the ledger.
+
+    While it is in flight, it is unknown what is in force; its answer settles that.
+
+    Attributes:
+        subscriptions: The owner of the ledger.
+        key: What to change.
+        value: The wanted value, or None.
+        request: The request to send.
+        generation: The connection on which it was sent last; 0 if that is no longer current.
+    """
+
+    subscriptions: Subscriptions
+    key: Resource | LogLevel
+    value: Value | None
+    request: Request[EmptyResult]
+    generation: int = 0
+
+    @property
+    def method(self) -> str:
+        """The JSON-RPC method."""
+        return self.request.method
+
+    @property
+    def target(self) -> str | None:
+        """The resource, or None."""
+        return self.request.target
+
+    @property
+    def arguments(self) -> None:
+        """A tool's arguments: it has none."""
+
+    async def perform(self, session: Session, progress: Progress | None) -> EmptyResult:
+        # Per attempt: a retry may run on a later connection than the first attempt.
+        self.generation = self.subscriptions.sending(session, self.key, self.value)
+        result = await self.request.perform(session, progress)
+        self.subscriptions.settled(self.generation, self.key, self.value)
+        return result

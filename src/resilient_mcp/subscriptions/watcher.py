@@ -1,17 +1,14 @@
 """Watchers: iterators of changes, collapsed until they are read and marked where some may have been missed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import anyio
-
-from .._sdk.results import event_of_change, uri_text
+from .._sdk.results import event_of_change, wire_uri
+from ..event_loop import Signal
 from .ledger import Key, Listen, Resource
 
-Kind: TypeAlias = Literal["resource", "tools", "prompts", "resource_list"]
+ChangeKind: TypeAlias = Literal["resource", "tools", "prompts", "resource_list"]
 
 # Unread changes kept beyond one for each thing watched. Bounded, as a server may name any number of sub-resources.
 _MAX_PENDING = 1024
@@ -27,7 +24,7 @@ class Change:
         missed: Changes may have been missed while the connection was away; whether there were any is not known.
     """
 
-    kind: Kind
+    kind: ChangeKind
     uri: str | None = None
     missed: bool = False
 
@@ -52,9 +49,9 @@ class Watcher:
     ) -> None:
         if isinstance(resources, str):
             raise TypeError(f"resources is the string {resources!r}: write a list of URIs, [{resources!r}]")
-        self._spelling = {uri_text(uri): str(uri) for uri in resources}
+        self._spelling = {wire_uri(uri): str(uri) for uri in resources}
         self.filter = Listen(tuple(sorted(self._spelling)), tools, prompts, resource_list)
-        self._lists: list[Kind] = []
+        self._lists: list[ChangeKind] = []
         if tools:
             self._lists.append("tools")
         if prompts:
@@ -63,8 +60,8 @@ class Watcher:
             self._lists.append("resource_list")
         if not self._spelling and not self._lists and not self.may_be_empty:
             raise ValueError("nothing to watch: name resources, or set tools, prompts or resource_list")
-        self._pending: dict[tuple[Kind, str | None], bool] = {}
-        self._more = anyio.Event()
+        self._pending: dict[tuple[ChangeKind, str | None], bool] = {}
+        self._more = Signal()
         self.entered = False
         self.ended = False
 
@@ -76,7 +73,7 @@ class Watcher:
         """The capabilities that the server must declare."""
         return self.filter.capabilities()
 
-    def notify(self, kind: Kind, uri: str | None) -> None:
+    def notify(self, kind: ChangeKind, uri: str | None) -> None:
         """Add a change, unless what changed is not watched."""
         if uri is None:
             if kind in self._lists:
@@ -106,11 +103,11 @@ class Watcher:
         for kind in self._lists:
             self._add((kind, None), missed=True)
 
-    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:
+    def _add(self, change: tuple[ChangeKind, str | None], *, missed: bool) -> None:
         if missed and not self.entered:
             return  # the user has read nothing yet that could be out of date
         self._pending[change] = self._pending.get(change, False) or missed
-        self._wake()
+        self._more.notify()
 
     def opened(self, stream: Any) -> None:
         """The SDK opened a `subscriptions/listen` stream for this watcher (2026-07-28)."""
@@ -118,13 +115,9 @@ class Watcher:
     def end(self) -> None:
         """End the iteration."""
         self.ended = True
-        self._wake()
+        self._more.notify()
 
-    def _wake(self) -> None:
-        more, self._more = self._more, anyio.Event()
-        more.set()
-
-    def __aiter__(self) -> Watcher:
+    def __aiter__(self) -> "Watcher":
         return self
 
     async def __anext__(self) -> Change:
@@ -156,7 +149,7 @@ class ListenWatcher(Watcher):
         prompts_list_changed: bool = False,
         resources_list_changed: bool = False,
         resource_subscriptions: Iterable[str] = (),
-    ) -> ListenWatcher:
+    ) -> "ListenWatcher":
         """Create a watcher from the arguments of the SDK's `listen()`."""
         return cls(
             resource_subscriptions,
@@ -187,5 +180,5 @@ class Feed(Watcher):
         super().__init__(tools=True)
         self._on_change = on_change
 
-    def _add(self, change: tuple[Kind, str | None], *, missed: bool) -> None:  # noqa: ARG002 - all changes are treated alike
+    def _add(self, change: tuple[ChangeKind, str | None], *, missed: bool) -> None:  # noqa: ARG002 - all changes are treated alike
         self._on_change()

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 from typing_extensions import Self
 
+from ..event_loop import Signal
 from ..testing import _protocol, _sockets
 from ._beside import Beside
 from .replies import HttpReply, Reply, SseEvent
@@ -79,7 +80,7 @@ class ScriptedHttpServer:
         self._known = _protocol.results(tools, modern=modern)
         self._session = 0
         self._first_valid = 1
-        self._arrived = anyio.Event()
+        self._arrived = Signal()
         self._open: set[_Connection] = set()
         self._beside = Beside()
 
@@ -140,8 +141,7 @@ class ScriptedHttpServer:
         method = message.get("method") or verb.split()[0]
         request = Request(method, message.get("id"), message.get("params") or {}, headers, os.getpid())
         self.requests.append(request)
-        self._arrived.set()
-        self._arrived = anyio.Event()
+        self._arrived.notify()
         reply = self._complete(self._reply(request), request)
         await anyio.sleep(reply.delay)
         return await connection.send(reply)

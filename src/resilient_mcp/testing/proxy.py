@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import anyio
 from typing_extensions import Self
 
+from ..event_loop import Signal
 from ..testing import _sockets
 from ._beside import Beside
 from .toxics import Bandwidth, Direction, Latency, LimitData, ResetPeer, Slicer, SlowClose, Timeout, Toxic
@@ -190,7 +191,7 @@ class _Toxics:
         self.seed = seed
         self.added: list[_Added] = []
         self._numbers = 0
-        self._changed = anyio.Event()
+        self._changed = Signal()
 
     def add(self, toxic: Toxic) -> None:
         self._numbers += 1
@@ -205,8 +206,7 @@ class _Toxics:
         self._tell()
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._changed.notify()
 
     async def until(self, due: Callable[[], float]) -> None:
         """Wait until the time `due()`, which is evaluated again whenever a toxic is added or removed."""

@@ -93,7 +93,7 @@ def _in_login(text: str) -> Iterator[str]:
 
 
 def in_value(value: str) -> Iterator[str]:
-    """The secrets in a value whose name does not tell: of URLs, pairs, JSON and lists only the secret parts."""
+    """The secrets in a value whose name is no help: of URLs, pairs, JSON and lists only the secret parts."""
     for secret in found(value):
         yield secret
         if KNOWN.match(secret) and len(rest := re.split("[-_.]", secret)[-1]) >= _SHORTEST_REST:

@@ -1,8 +1,9 @@
 """Decides what is a credential, by name and by appearance.
 
-A value is a secret if the name of its variable, header, flag or parameter says so, or if it looks like one: a known
-prefix, or letters and digits mixed as no word mixes them. Words, paths, hosts, versions and identifiers are not treated
-as secrets, since a log without them cannot be read.
+A value is a secret if the name of its variable, header, flag or parameter says so (`API_KEY`, `*_TOKEN`, `PASSWORD`,
+`--auth`, `-u user:...`), or if it looks like one: a known prefix (`sk-...`, `ghp_...`), a JWT, a private key, or
+letters and digits mixed as no word mixes them. Words, paths, hosts, versions and identifiers are not treated as
+secrets, since a log without them cannot be read.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ _SHOWN = 300
 # npm's prefix on each line of an error.
 _NPM = re.compile(r"npm (?:error|ERR!)(?: (?:code|\d{3}))?(?= |$)")
 
-_SAYS_NOTHING = re.compile(
+_BOILERPLATE = re.compile(
     r"""
       [\W_]*$                                        # brackets, carets, rules
     | at\ .*(?:[:(]|<anonymous>)                     # a frame of a stack trace of Node
@@ -58,7 +58,7 @@ def last_words(stderr: str, lines: int) -> list[str]:
         Printable lines, none of them empty.
     """
     written = [line for line in stderr.splitlines() if printable(line)][-_READ:]
-    telling = [line for line in written if not _SAYS_NOTHING.match(_plain(line))] or written
+    telling = [line for line in written if not _BOILERPLATE.match(_plain(line))] or written
     last = len(telling) - 1
     best = sorted(range(len(telling)), key=lambda n: (n == last, _rank(telling[n]), n), reverse=True)
     return [printable(telling[n], _SHOWN) for n in sorted(best[:lines])]

@@ -2,8 +2,8 @@
 
 A `Redactor` knows the secrets a client was configured with (environment, headers, URLs, arguments that look like
 credentials, the `Authorization` of each request) in the forms in which servers echo them, and recognizes other secrets
-by their pattern. It replaces each with `***`. Text is cleaned *before* it is cut, since half a secret is not
-recognized.
+by their pattern; `credentials` has the rules. It replaces each with `***`. Text is cleaned *before* it is cut, since
+half a secret is not recognized. Tool results are not changed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from mcp import StdioServerParameters
-from mcp.client.stdio import get_default_environment
 from mcp.types import ErrorData
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from .._sdk.installed import SseServerParameters, StreamableHttpParameters
-from .configured import in_arguments, in_header, in_pairs, in_url
+from ..bounded import LruDict
+from .configured import in_header
 from .credentials import MASK, is_credential_header, is_random, is_worth_keeping
 from .patterns import masked
 from .printable import MAX_DETAIL, printable
@@ -55,13 +53,8 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._given = _spellings(secrets)
-        self._learned: dict[str, set[Spelling]] = {}
+        self._learned: LruDict[str, set[Spelling]] = LruDict(_LEARNED_KEPT)
         self._sort()
-
-    @classmethod
-    def of(cls, server: Any, http_client: Any = None) -> Redactor:
-        """The redactor of a client, with the secrets that `server` and `http_client` are configured with."""
-        return cls(_configured(server, http_client))
 
     def _sort(self) -> None:
         known = self._given.union(*self._learned.values())
@@ -70,24 +63,19 @@ class Redactor:
         self._escaped = [form for one in self._known for form in one.escaped]
         self._margin = max([MAX_DETAIL, *(one.length for one in known)])
 
-    def learn(self, secret: str) -> None:
-        """Add a secret, such as an OAuth token; only the latest 64 added ones are remembered."""
-        self._learn(secret, "token")
-
     def learn_headers(self, headers: Any) -> None:
-        """Add the credentials in the headers of a request (an HTTP library's `Headers`)."""
+        """Add the credentials in the headers of a request (an HTTP library's `Headers`).
+
+        Only the latest 64 are remembered.
+        """
         for name, value in headers.raw:
             if _carries_credentials(name):
                 self._learn(value.decode("latin-1"), name.decode("latin-1"))
 
     def _learn(self, value: str, name: str) -> None:
-        if (known := self._learned.pop(value, None)) is not None:
-            self._learned[value] = known
-            return
-        self._learned[value] = _spellings(in_header(name, value))
-        if len(self._learned) > _LEARNED_KEPT:
-            del self._learned[next(iter(self._learned))]
-        self._sort()
+        if self._learned.get(value) is None:
+            self._learned[value] = _spellings(in_header(name, value))
+            self._sort()
 
     # --- text ---
 
@@ -235,29 +223,6 @@ def _worth_keeping(secrets: Iterable[str]) -> Iterator[str]:
             yield secret[:_BEGINNING]
         if "\n" in secret:
             yield from (line for line in map(str.strip, secret.splitlines()) if len(line) >= _LINE_OF_KEY)
-
-
-def _configured(server: Any, http_client: Any) -> Iterator[str]:
-    """The secrets in the configuration of a server and of an HTTP client."""
-    if isinstance(server, StdioServerParameters):
-        harmless = get_default_environment()  # HOME, PATH and others that the SDK passes to every server
-        own = {name: value for name, value in (server.env or {}).items() if harmless.get(name) != value}
-        yield from in_pairs(own.items())
-        yield from in_arguments(server.args)
-    elif isinstance(server, StreamableHttpParameters | SseServerParameters):
-        yield from in_url(server.url)
-        yield from _in_headers(server.headers or {})
-    if http_client is not None:
-        yield from _in_headers(http_client.headers)
-        yield from in_url(str(http_client.base_url))
-        yield from in_pairs(http_client.params.multi_items())
-        for cookie in http_client.cookies.jar:
-            yield from in_header("cookie", f"{cookie.name}={cookie.value}")
-
-
-def _in_headers(headers: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in headers.items():
-        yield from in_header(name, str(value))
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 # Bytes kept of each end of an oversized line: enough to find the JSON-RPC id at either end.
 _KEPT = 4096
 
-_ID = rb'"id"\s*:\s*(\d+|"[^"\\]{1,64}")'
+# At most 18 digits: JSON allows any number, but `int` takes only 4,300, and no client counts that far.
+_ID = rb'"id"\s*:\s*(\d{1,18}(?!\d)|"[^"\\]{1,64}")'
 _ID_FIRST = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?' + _ID)
 _ID_LAST = re.compile(_ID + rb'\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*$')
 

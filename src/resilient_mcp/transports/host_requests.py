@@ -42,29 +42,29 @@ class Link(Protocol):
 
 @asynccontextmanager
 async def linked(
-    streams: Any, link: Link, waiting_for_us: Callable[[], AbstractContextManager[None]]
+    streams: Any, link: Link, server_waits: Callable[[], AbstractContextManager[None]]
 ) -> AsyncIterator[Streams]:
     """Attach `link` to a transport's streams.
 
     Args:
         streams: A context manager of the (read, write) streams.
         link: Answers the server's requests.
-        waiting_for_us: Returns a context that is open while the server waits for such an answer.
+        server_waits: Returns a context that is open while the server waits for such an answer.
     """
     async with streams as (read, write):
-        yield LinkedReader(read, link, write, waiting_for_us), LinkedWriter(write, link)
+        yield LinkedReader(read, link, write, server_waits), LinkedWriter(write, link)
 
 
 class LinkedReader:
     """A read stream that passes the server's requests to a link, except `ping`, which the session answers."""
 
     def __init__(
-        self, inner: Any, link: Link, write: Any, waiting_for_us: Callable[[], AbstractContextManager[None]]
+        self, inner: Any, link: Link, write: Any, server_waits: Callable[[], AbstractContextManager[None]]
     ) -> None:
         self._inner = inner
         self._link = link
         self._write = write
-        self._waiting_for_us = waiting_for_us
+        self._server_waits = server_waits
         self._open: dict[Any, Callable[[], object]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -94,7 +94,7 @@ class LinkedReader:
             return False
 
         waiting = ExitStack()
-        waiting.enter_context(self._waiting_for_us())
+        waiting.enter_context(self._server_waits())
 
         async def reply(answer: dict[str, Any]) -> None:
             self._open.pop(request_id, None)

@@ -64,7 +64,7 @@ _PERSON = 600.0
 class HttpEdge:
     """Replaces the HTTP client in the SDK's transports; everything but `send` is delegated to the wrapped client.
 
-    Each generation has its own edge; all of them share the client, with its pool and auth.
+    Each generation has its own instance; all of them share the client, with its pool and auth.
 
     Args:
         inner: The client that does the I/O.
@@ -377,7 +377,7 @@ class HttpEdge:
                 if response.status_code not in _NOT_YET:
                     self._on_stream(evidence)
                     return _response(response.status_code, response.headers, request, content=b"")
-            chance = random.random()  # noqa: S311 - jitter, no secret
+            chance = random.random()  # noqa: S311 - jitter, not a secret
             await clock.sleep(half_jitter(tries, base=_REOPEN_BASE, cap=_REOPEN_CAP, random=chance))
             tries += 1
 

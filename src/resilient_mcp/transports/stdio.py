@@ -8,9 +8,10 @@ do not stop other calls.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -29,13 +30,21 @@ from .._sdk.messages import (
     method_and_id,
     response_id,
 )
+from .._sdk.transports import Streams
+from ..event_loop import Signal
 from ..evidence import Delivery, Evidence, ExitStatus, FailureKind
 from ..in_flight import InFlight
+from ..text.configured import in_arguments, in_pairs
 from ..text.redact import Redactor
 from .framing import LineFramer, Oversize
+from .names import name_of_command
 from .process import STDERR_TAIL, ServerProcess, spawn
+from .server import Channel, Server
 from .sse_events import parse
 from .stderr import StderrLines
+
+# Characters of a name.
+_NAME = 100
 
 # Seconds to wait, after stdout ended, for the exit that usually explains it.
 _EXIT_GRACE = 1.0
@@ -44,10 +53,55 @@ _EXIT_GRACE = 1.0
 _GARBAGE_READ = 64 * 1024
 
 # Maximum garbage lines per connection that are passed to the `message_handler`.
-_TOLD = 100
+_REPORTED = 100
 
 # Possible beginnings of a message, to find one that follows other text on the same line.
 _STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
+
+
+class StdioServer(Server):
+    """A command that is started as a child process.
+
+    Args:
+        parameters: The SDK's parameters.
+
+    Raises:
+        ValueError: The command is empty, or the encoding is not UTF-8.
+    """
+
+    is_process = True
+    detects_disconnect = True
+    configured_by = "command, args, env and cwd in StdioServerParameters"
+
+    def __init__(self, parameters: StdioServerParameters) -> None:
+        if not parameters.command.strip():
+            raise ValueError(
+                f"StdioServerParameters.command is {parameters.command!r}: write the program to start, such as 'npx'"
+            )
+        if parameters.encoding.lower().replace("_", "-") not in {"utf-8", "utf8"}:
+            raise ValueError(
+                f"StdioServerParameters.encoding is {parameters.encoding!r}: leave it at 'utf-8', which MCP prescribes"
+            )
+        self._parameters = parameters
+
+    @classmethod
+    def of(cls, given: Any, http_client: Any) -> Server | None:  # noqa: ARG003 - it has no HTTP
+        return cls(given) if isinstance(given, StdioServerParameters) else None
+
+    def name(self, redactor: Redactor) -> str:
+        return redactor.line(name_of_command(self._parameters.command, self._parameters.args), _NAME)
+
+    def secrets(self) -> Iterator[str]:
+        harmless = get_default_environment()  # HOME, PATH and the like, which the SDK gives to every server
+        own = {name: value for name, value in (self._parameters.env or {}).items() if harmless.get(name) != value}
+        yield from in_pairs(own.items())
+        yield from in_arguments(self._parameters.args)
+
+    def telemetry(self) -> Mapping[str, str | int]:
+        return {"network.transport": "pipe"}
+
+    def open(self, channel: Channel) -> AbstractAsyncContextManager[Streams]:
+        return stdio(self._parameters, channel)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +132,7 @@ class StdioWriter:
         self._in_flight = in_flight
         self._on_broken = on_broken
         self._queue: deque[_Outgoing] = deque()
-        self._wake = anyio.Event()
+        self._wake = Signal()
         self._broken = False
 
     async def send(self, item: SessionMessage) -> None:
@@ -102,7 +156,7 @@ class StdioWriter:
         # No await since `_write_now`: otherwise another sender could write between the two parts of this message.
         outgoing = _Outgoing(memoryview(data)[written:], request_id, anyio.Event(), begun=written > 0)
         self._queue.append(outgoing)
-        self._wake.set()
+        self._wake.notify()
         if method == "notifications/cancelled":
             self._withdraw(cancelled_id(item), outgoing)
             return  # not awaited: the caller that gives up must not hang on a frozen server
@@ -130,9 +184,9 @@ class StdioWriter:
             if not outgoing.begun:
                 self._drop(outgoing)
             raise
-        # `done` is also set when the pipe breaks. Only a message that never began may be reported as not sent: the
-        # server may have read one that began, and `on_end` gives its call the evidence.
-        if self._broken and not outgoing.begun:
+        # `done` is also set when the pipe breaks or the message is withdrawn. Only a message that never began may be
+        # reported as not sent: the server may have read one that began, and `on_end` gives its call the evidence.
+        if not outgoing.begun:
             raise anyio.BrokenResourceError
 
     async def flush(self) -> None:
@@ -150,10 +204,9 @@ class StdioWriter:
                     self._break()
                     self._on_broken()
                     return
-                self._queue.popleft()
+                self._drop(head)  # not `popleft`: `aclose` may have emptied the queue meanwhile
                 head.done.set()
-            self._wake = anyio.Event()  # no await since the queue was seen empty, so no wake-up is lost
-            await self._wake.wait()
+            await self._wake.wait()  # no await since the queue was seen empty, so no wake-up is lost
 
     def _withdraw(self, request_id: object, courtesy: _Outgoing) -> None:
         """Drop a cancelled request that is still queued, together with its cancellation, here called `courtesy`."""
@@ -161,6 +214,7 @@ class StdioWriter:
             if waiting.request_id == request_id and request_id is not None and not waiting.begun:
                 self._drop(waiting)
                 self._drop(courtesy)
+                waiting.done.set()  # its sender may still wait: `_written` reports that nothing was sent
                 return
 
     def _drop(self, outgoing: _Outgoing) -> None:
@@ -214,7 +268,7 @@ class StdioReader:
         self._max_bytes = max_bytes
         self._errors = errors
         self._ready: deque[SessionMessage | Exception] = deque()
-        self._told = 0
+        self._reported = 0
         self._on_garbage = on_garbage
         self._on_end = on_end
         self._ended = False
@@ -266,8 +320,8 @@ class StdioReader:
             found, fault = _damaged(line)
             if found is not None:
                 self._fail(found, fault)
-            elif self._told < _TOLD:
-                self._told += 1
+            elif self._reported < _REPORTED:
+                self._reported += 1
                 self._ready.append(self._redactor.clean_error(problem))
             return
         if (answered := response_id(message)) is not None:
@@ -321,51 +375,34 @@ def _damaged(line: bytes) -> tuple[object, str]:
 
 
 @asynccontextmanager
-async def stdio(
-    parameters: StdioServerParameters,
-    in_flight: InFlight,
-    redactor: Redactor,
-    *,
-    max_bytes: int,
-    shutdown: float,
-    stderr: StderrLines,
-    on_garbage: Callable[[str], None],
-    on_start: Callable[[ServerProcess], None],
-    on_end: Callable[[Evidence], None],
-) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+async def stdio(parameters: StdioServerParameters, channel: Channel) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
     """Start a server process and connect to it; on exit, stop it and everything it started.
+
+    The server gets four fifths of `Policy.timeout.shutdown` to stop by itself before it is killed.
 
     Args:
         parameters: The SDK's parameters.
-        in_flight: The connection's requests.
-        redactor: Removes secrets from the server's output.
-        max_bytes: Maximum length of a message.
-        shutdown: Seconds for stopping the server; it is killed after 80 % of them.
-        stderr: Receives the server's stderr.
-        on_garbage: Called with each stdout line that is not a message, printable.
-        on_start: Called with the process.
-        on_end: Called once with the evidence of how the server ended.
+        channel: The connection that it carries.
 
     Raises:
         OSError: The server cannot be started.
     """
+    redactor, in_flight, shutdown = channel.redactor, channel.in_flight, channel.policy.timeout.shutdown
+    stderr = StderrLines(channel.name, redactor, channel.errlog)
     env = {**get_default_environment(), **(parameters.env or {})}
     process = await spawn([parameters.command, *parameters.args], env, parameters.cwd)
     process.on_stderr = stderr.feed
-    on_start(process)
-    ended = anyio.Event()
-    exited = anyio.Event()
-    reported = anyio.Event()
-    broken = anyio.Event()
+    channel.on_start(process)
+    ended, exited, reported, broken = (anyio.Event() for _ in range(4))
     status: ExitStatus | None = None
 
     reader = StdioReader(
         process,
         in_flight,
         redactor,
-        max_bytes=max_bytes,
+        max_bytes=channel.policy.max_message_bytes,
         errors=parameters.encoding_error_handler,
-        on_garbage=lambda line: on_garbage(redactor.line(line[:_GARBAGE_READ].decode("utf-8", "replace"))),
+        on_garbage=lambda line: channel.on_garbage(redactor.line(line[:_GARBAGE_READ].decode("utf-8", "replace"))),
         on_end=ended.set,
     )
     writer = StdioWriter(process, in_flight, broken.set)
@@ -397,7 +434,7 @@ async def stdio(
             await _explained(ended, exited)
         finally:
             reported.set()  # also if cancelled, so that nothing waits for it
-        on_end(_end_evidence(process.pid, status))
+        channel.on_end(_end_evidence(process.pid, status))
 
     async with anyio.create_task_group() as tg:
         for task in (watch_exit, watch_stdin, report, process.drain_stderr, writer.flush):

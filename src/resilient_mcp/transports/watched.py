@@ -2,19 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import anyio
 from mcp.shared.message import SessionMessage
 
 from .._sdk.messages import add_meta, clean_error_response, encode, method_and_id, response_id
+from .._sdk.transports import POSTS_ONE_BY_ONE, Streams
 from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import InFlight, current_attempt
 from ..text.redact import Redactor
+from . import http_logs
+from .http import HttpEdge
+from .server import Channel
 
 # Seconds to wait for a request to get from the SDK's stream to the HTTP client; far more than it takes.
 _ARRIVAL = 1.0
+
+
+class Wrap(Protocol):
+    """Wraps the HTTP client of a connection in an `HttpEdge`."""
+
+    def __call__(self, client: Any, *, out_of_band: bool = True) -> HttpEdge:
+        """The wrapped client; `out_of_band` if answers arrive on a stream other than the POST's (HTTP+SSE)."""
+        ...
+
+
+@asynccontextmanager
+async def watched(channel: Channel, connect: Callable[[Wrap], Any]) -> AsyncIterator[Streams]:
+    """The wrapped streams of an SDK's or a user's transport.
+
+    Args:
+        channel: The connection that it carries.
+        connect: Returns the transport; its argument wraps the HTTP client that the transport uses, if any.
+    """
+    async with anyio.create_task_group() as background:
+        edges: list[HttpEdge] = []
+
+        def wrap(client: Any, *, out_of_band: bool = True) -> HttpEdge:
+            edge = HttpEdge(
+                client,
+                channel.in_flight,
+                channel.redactor,
+                spawn=background.start_soon,
+                max_bytes=channel.policy.max_message_bytes,
+                patience=channel.policy.timeout.shutdown,
+                on_broken_handshake=channel.on_end,
+                on_stream=channel.on_stream,
+                out_of_band=out_of_band,
+            )
+            edges.append(edge)
+            return edge
+
+        http_logs.connecting.set(channel.redactor)  # the SDK's transport starts its tasks in this context
+        streams: tuple[Any, ...] = ()
+        try:
+            async with connect(wrap) as streams:
+                one_by_one = bool(edges) and POSTS_ONE_BY_ONE
+                writer = WatchedWriter(streams[1], channel.in_flight, sends=not edges, one_by_one=one_by_one)
+                reader = WatchedReader(streams[0], channel.in_flight, channel.redactor, channel.on_end)
+                try:
+                    yield reader, writer
+                finally:
+                    reason = channel.reason()
+                    for edge in edges:
+                        edge.session_lost = reason is not None and reason.kind is not FailureKind.CLOSED
+        finally:
+            # Not earlier: a transport that is still delivering an answer would log an error.
+            with anyio.move_on_after(channel.policy.timeout.shutdown, shield=True):
+                for stream in streams[:2]:
+                    await stream.aclose()
+        background.cancel_scope.cancel()
 
 
 class WatchedWriter:
@@ -39,7 +99,7 @@ class WatchedWriter:
         """Write one message.
 
         Raises:
-            UnencodableError: It has no JSON; nothing was sent.
+            UnencodableError: It cannot be encoded as JSON; nothing was sent.
         """
         method, request_id = method_and_id(item)
         is_request = method is not None and request_id is not None
@@ -61,7 +121,7 @@ class WatchedWriter:
                 await self._inner.send(item)
 
     async def _send_in_turn(self, turn: anyio.Lock, item: SessionMessage, request_id: object) -> None:
-        """See `_sdk.POSTS_ONE_BY_ONE`."""
+        """See `POSTS_ONE_BY_ONE`."""
         async with turn:
             arrived = anyio.Event()
             self._awaited = request_id, arrived

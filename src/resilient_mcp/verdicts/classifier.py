@@ -3,6 +3,11 @@
 These are separate questions. A call is retried only if the first answer is yes (`retryable`) and the second allows it:
 the delivery is `NOT_SENT` or `REJECTED`, or the operation is repeatable. The rules are the tables below (sans-I/O);
 a policy overrides them per server and per tool, and a user's own classifier takes precedence over both.
+
+A call counts as not run only on proof: the request never left, or it got a response that is never sent for a request
+that ran. A 5xx proves nothing, since routers send 503 while the server is still working; the exceptions, with which
+Envoy and HAProxy report that nothing was forwarded, are in `gateways`. That a 429 was not run is an assumption. Once
+one attempt may have run, the whole call may have run.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import email.utils
 import enum
 import errno
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,10 +24,8 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from .._sdk.installed import INTERNAL_ERROR, UNSUPPORTED_PROTOCOL_VERSION, MCPError
-from ..errors import data_of
+from .._sdk.installed import INTERNAL_ERROR, UNSUPPORTED_PROTOCOL_VERSION, MCPError, data_of
 from ..evidence import Delivery, Evidence, FailureKind
-from ..observability.hub import logger
 from ..policy import Policy
 from ..text.printable import describe, printable
 from ..text.redact import Redactor
@@ -29,7 +33,9 @@ from ..verdicts import tool_errors
 from .gateways import not_forwarded_by
 from .verdict import RETRYABLE, Category, Failure, Verdict
 
-Classify: TypeAlias = Callable[[Failure], "Verdict | None"]
+logger = logging.getLogger("resilient_mcp")
+
+Classify: TypeAlias = Callable[[Failure], Verdict | None]
 """A user's own classifier: returns a verdict, or None to use the tables."""
 
 Rule: TypeAlias = tuple[Category, Delivery]

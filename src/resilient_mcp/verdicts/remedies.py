@@ -6,12 +6,7 @@ A remedy refers to what the user wrote: Python code, a file of servers, or a com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from mcp import StdioServerParameters
-
-from .._sdk.installed import SseServerParameters, StreamableHttpParameters
-from .._sdk.transports import is_in_process_server
 from ..evidence import Evidence, FailureKind
 from ..text.last_words import last_words
 from ..text.printable import describe, printable
@@ -40,16 +35,9 @@ class Wording:
     restart: str = ""
 
 
-def in_python(server: Any) -> Wording:
-    """The wording for arguments of `ResilientClient`."""
-    where = "the function that returns the transport"
-    if isinstance(server, StdioServerParameters):
-        where = "command, args, env and cwd in StdioServerParameters"
-    elif isinstance(server, StreamableHttpParameters | SseServerParameters):
-        where = "the server's URL"
-    elif is_in_process_server(server):
-        where = "the server object"
-    return Wording(where, "the credentials given to the HTTP client", "restart()")
+def in_python(configured_by: str) -> Wording:
+    """The wording for arguments of `ResilientClient`; `configured_by` names those that say where the server is."""
+    return Wording(configured_by, "the credentials given to the HTTP client", "restart()")
 
 
 def reason_of(failure: AttemptError) -> str:

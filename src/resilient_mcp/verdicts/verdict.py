@@ -1,7 +1,5 @@
 """What is known of a failed attempt, and the verdict on it."""
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 from typing import Any

@@ -71,7 +71,7 @@ def archive() -> Server:
         if name == "file":
             for uri in sorted(wanted):
                 await context.session.send_resource_updated(AnyUrl(uri))
-            return [types.TextContent(type="text", text=f"{len(wanted)} told")]
+            return [types.TextContent(type="text", text=f"{len(wanted)} notified")]
         if name == "whisper":
             text = f"the level is {level}"
             await context.session.send_log_message(level, text, logger="archive", related_request_id=context.request_id)

@@ -82,10 +82,10 @@ def archive() -> Server:
         if params.name == "file":
             for uri in sorted(wanted):
                 await ctx.session.send_resource_updated(uri)
-            return text(f"{len(wanted)} told")
+            return text(f"{len(wanted)} notified")
         if params.name == "whisper":
-            told = f"the level is {level}"
-            await ctx.session.send_log_message(level, told, logger="archive", related_request_id=ctx.request_id)
+            message = f"the level is {level}"
+            await ctx.session.send_log_message(level, message, logger="archive", related_request_id=ctx.request_id)
             return text("whispered")
         return text("not on the list")
 

@@ -152,11 +152,11 @@ async def test_a_retry_over_stdio(telemetry: Telemetered):
     assert "server.port" not in span.attributes
     assert span.attributes["resilient_mcp.operation.id"] == operation_id
     assert span.attributes["resilient_mcp.attempts"] == 3
-    told = [event.name for event in span.events]
-    assert told.count("resilient_mcp.attempt_failed") == 3
-    assert told.count("resilient_mcp.retry") == 2
-    assert told.count("resilient_mcp.connected") == 2
-    assert "resilient_mcp.disconnected" in told
+    names = [event.name for event in span.events]
+    assert names.count("resilient_mcp.attempt_failed") == 3
+    assert names.count("resilient_mcp.retry") == 2
+    assert names.count("resilient_mcp.connected") == 2
+    assert "resilient_mcp.disconnected" in names
     [retry] = {event.attributes["resilient_mcp.transparent"] for event in span.events if event.name.endswith("retry")}
     assert retry is False
     assert sum(point.count for point in points["mcp.client.operation.duration"]) == 2
@@ -228,7 +228,7 @@ async def test_the_number_of_time_series_is_bounded(telemetry: Telemetered):
     """Beyond a bound, invented codes, methods and tools are counted as `_OTHER` and `other`."""
     hub = Hub("s")
     stats = Recorder(hub.redactor)
-    one = Telemetry(hub, None, lambda: None, stats.label)
+    one = Telemetry(hub, {}, lambda: None, stats.label)
     made = [one._measured_as(f"method/{n}", stats.label(f"tool-{n}"), str(n), str(n)) for n in range(2000)]
     assert len({attributes["mcp.method.name"] for attributes in made}) == 101
     assert len({attributes["error.type"] for attributes in made}) == 101
@@ -250,7 +250,7 @@ async def test_circuit_changes_are_recorded_in_every_running_call(telemetry: Tel
                 stream, request_id
             )
 
-        one: Any = client._degrade._executor._observer.telemetry
+        one: Any = client._fallbacks._executor._observer.telemetry
         server.faults = [seen]
         await client.call_tool("echo", {"text": "x"})
         points = telemetry.points()
@@ -266,7 +266,7 @@ ALONE = """
 import asyncio, sys
 {before}
 from tests.support import client_of, raw_server
-from resilient_mcp import telemetry
+from resilient_mcp.observability import otel
 
 async def main():
     async with client_of(raw_server()) as client:
@@ -289,13 +289,13 @@ def run_alone(**parts: str) -> None:
 @pytest.mark.skipif(MAJOR != 1, reason="mcp 2.x itself needs opentelemetry-api")
 def test_it_works_where_opentelemetry_is_not_installed():
     """The client works without OpenTelemetry, which mcp 1.x does not install."""
-    run_alone(before="sys.modules['opentelemetry'] = None", after="assert not telemetry.IS_INSTALLED")
+    run_alone(before="sys.modules['opentelemetry'] = None", after="assert not otel.IS_INSTALLED")
 
 
 def test_an_sdk_that_is_configured_late_is_used_from_then_on():
     """The first call is not recorded, the second is: spans and measurements."""
     run_alone(
-        between="from tests.test_telemetry import Telemetered; late = Telemetered()",
+        between="from tests.test_otel import Telemetered; late = Telemetered()",
         after="[span] = late.spans(); assert span.name == 'tools/call echo';"
         "assert [p.count for p in late.points()['mcp.client.operation.duration']] == [1]",
     )

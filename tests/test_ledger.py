@@ -23,7 +23,7 @@ def ledger_of(*wanted: Key, generation: int = 1) -> Ledger:
 
 
 def settle(ledger: Ledger, key: Key, now: float = 0.0) -> bool:
-    value = ledger.wanted(key)
+    value = ledger.desired(key)
     ledger.sending(ledger.generation, key, value)
     return ledger.settled(ledger.generation, key, value, now)
 
@@ -34,7 +34,7 @@ def test_what_is_wanted_is_due_until_the_server_has_it():
     assert ledger.due(0.0) == [A, B]
     assert settle(ledger, A)
     assert ledger.due(0.0) == [B]
-    assert ledger.held() == [A]
+    assert ledger.active() == [A]
     assert not ledger.begin(1, lambda key: True)
     assert ledger.begin(2, lambda key: True)
     assert ledger.due(0.0) == [A, B]
@@ -70,7 +70,7 @@ def test_answers_from_older_connections_are_ignored():
     assert not ledger.settled(1, A, True, 0.0)
     ledger.failed(1, A, 0.0, 1.0, gone=True)
     assert ledger.due(0.0) == [A]
-    assert not ledger.in_force(A)
+    assert not ledger.is_active(A)
 
 
 def test_an_unanswered_subscription_is_settled_by_another_request():
@@ -80,7 +80,7 @@ def test_an_unanswered_subscription_is_settled_by_another_request():
     ledger.failed(1, A, 0.0, 0.0, gone=False)
     ledger.release(A, "user")
     assert ledger.due(CAP) == [A]
-    assert ledger.wanted(A) is None
+    assert ledger.desired(A) is None
     ledger.sending(1, A, None)
     ledger.settled(1, A, None, 1.0)
     assert ledger.due(math.inf) == []
@@ -139,7 +139,7 @@ def test_what_is_not_offered_is_never_sent():
     ledger.want(LEVEL, "user", "error")
     assert ledger.due(0.0) == []
     ledger.begin(1, lambda key: key == LEVEL)
-    assert ledger.lacking() == [A]
+    assert ledger.unsupported() == [A]
     assert ledger.due(0.0) == [LEVEL]
 
 
@@ -149,7 +149,7 @@ def test_the_log_level_changes_and_is_never_undone():
     assert ledger.want(LEVEL, "user", "error") is None
     settle(ledger, LEVEL)
     assert ledger.want(LEVEL, "user", "debug") == "error"
-    assert ledger.wanted(LEVEL) == "debug"
+    assert ledger.desired(LEVEL) == "debug"
     assert ledger.due(0.0) == [LEVEL]
     settle(ledger, LEVEL)
     ledger.release(LEVEL, "user")
@@ -215,9 +215,9 @@ class Journey(RuleBasedStateMachine):
             self.send(due[pick % len(due)], outcome)
 
     def send(self, key: Key, outcome: str) -> None:
-        generation, value = self.ledger.generation, self.ledger.wanted(key)
+        generation, value = self.ledger.generation, self.ledger.desired(key)
         self.ledger.sending(generation, key, value)
-        assert not self.ledger.in_force(key)
+        assert not self.ledger.is_active(key)
         if outcome in ("answered", "lost after"):
             (self.server.add if value else self.server.discard)(key)
         if outcome == "refused" and not value:
@@ -246,7 +246,7 @@ class Journey(RuleBasedStateMachine):
     @invariant()
     def what_is_said_to_be_in_force_is(self) -> None:
         if self.up:
-            assert set(self.ledger.held()) <= self.server
+            assert set(self.ledger.active()) <= self.server
 
     def teardown(self) -> None:
         """At rest, the server's set equals the user's."""
@@ -261,7 +261,7 @@ class Journey(RuleBasedStateMachine):
             self.now += CAP
         wanted = {key for key, _ in self.user}
         assert self.server == wanted
-        assert set(self.ledger.held()) == wanted
+        assert set(self.ledger.active()) == wanted
         assert set(self.ledger._parts) == wanted
 
 

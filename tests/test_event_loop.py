@@ -1,0 +1,276 @@
+"""Signals that nobody misses, a clock whose waits can be skipped, and tasks that outlive the scope they began in."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from collections import deque
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import pytest
+
+from resilient_mcp import event_loop
+from resilient_mcp.event_loop import Clock, Signal, loop_time, spawn
+
+pytestmark = pytest.mark.anyio
+
+
+async def waiting(tg: anyio.abc.TaskGroup, waits: list[Any]) -> list[int]:
+    """Start to await each of `waits` in a task of its own; the list of those that are over."""
+    over: list[int] = []
+
+    async def one(number: int) -> None:
+        await waits[number]
+        over.append(number)
+
+    for number in range(len(waits)):
+        tg.start_soon(one, number)
+    await anyio.wait_all_tasks_blocked()
+    assert over == []
+    return over
+
+
+# --- signals ---
+
+
+async def test_a_signal_wakes_everyone_who_waits():
+    """One `notify` is enough, however they came to wait."""
+    signal = Signal()
+    async with anyio.create_task_group() as tg:
+        over = await waiting(tg, [signal.wait(), signal.wait(), signal.upcoming.wait()])
+        signal.notify()
+        with anyio.fail_after(5):
+            await anyio.wait_all_tasks_blocked()
+        assert sorted(over) == [0, 1, 2]
+
+
+async def test_who_took_the_upcoming_event_misses_nothing():
+    """What happens after it was taken is not missed, however late the wait begins and however often it happens."""
+    signal = Signal()
+    upcoming = signal.upcoming
+    signal.notify()
+    signal.notify()
+    with anyio.fail_after(5):
+        await upcoming.wait()
+
+
+async def test_waiters_of_earlier_events_are_woken():
+    """Each event is set by the first `notify` after it was taken: none is left behind when it is replaced."""
+    signal = Signal()
+    taken = []
+    for _ in range(5):
+        taken.append(signal.upcoming)
+        signal.notify()
+    assert all(event.is_set() for event in taken)
+    assert len(set(map(id, taken))) == 5
+    assert not signal.upcoming.is_set()
+
+
+async def test_what_happened_before_is_over():
+    """A signal is not a flag: who begins to wait afterwards waits for the next time."""
+    signal = Signal()
+    signal.notify()
+    async with anyio.create_task_group() as tg:
+        over = await waiting(tg, [signal.wait(), signal.upcoming.wait()])
+        signal.notify()
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(over) == [0, 1]
+
+
+async def test_a_waiter_that_waits_again_waits_for_the_next_time():
+    """The event is replaced before it is set, so nobody who was woken finds the old one and spins."""
+    signal = Signal()
+    woken = []
+
+    async def wait_twice() -> None:
+        for number in range(2):
+            await signal.wait()
+            woken.append(number)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(wait_twice)
+        await anyio.wait_all_tasks_blocked()
+        signal.notify()
+        await anyio.wait_all_tasks_blocked()
+        assert woken == [0]
+        signal.notify()
+
+
+async def test_the_event_is_replaced_before_it_is_set():
+    """Code that runs as soon as the old event is set already finds the next one."""
+    signal, found = Signal(), []
+
+    class Old:
+        def set(self) -> None:
+            found.append(signal.upcoming)
+
+    old: Any = Old()
+    signal.upcoming = old
+    signal.notify()
+    assert found == [signal.upcoming]
+    assert signal.upcoming is not old
+
+
+@pytest.mark.parametrize("consumers", [1, 7])
+async def test_nothing_is_lost_between_looking_and_waiting(consumers: int):
+    """Consumers that take `upcoming`, then look, then wait get every item, whatever runs in between."""
+    signal, queue, got = Signal(), deque[int](), []
+
+    async def consume() -> None:
+        while len(got) < 300:
+            upcoming = signal.upcoming
+            if queue:
+                got.append(queue.popleft())
+                continue
+            await anyio.lowlevel.checkpoint()  # the producer runs between the look and the wait
+            await upcoming.wait()
+
+    async def produce() -> None:
+        for number in range(300):
+            queue.append(number)
+            signal.notify()
+            if number % 3:
+                await anyio.lowlevel.checkpoint()
+        while len(got) < 300:
+            await anyio.lowlevel.checkpoint()
+        signal.notify()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            for _ in range(consumers):
+                tg.start_soon(consume)
+            tg.start_soon(produce)
+    assert got == list(range(300))
+
+
+# --- the clock ---
+
+
+@pytest.fixture
+def instant() -> Clock:
+    """A clock of which somebody wants the waits to be skipped."""
+    clock = Clock()
+    clock.instant = 1
+    return clock
+
+
+async def test_the_loops_own_time():
+    """`loop_time` is `anyio.current_time`, and a clock agrees with it until something is skipped."""
+    before = anyio.current_time()
+    assert before <= loop_time() <= Clock().now() <= anyio.current_time()
+
+
+async def test_a_clock_can_be_moved_on():
+    """Skipped time adds up, and is the clock's own: another one has its own time."""
+    clock, other = Clock(), Clock()
+    clock.advance(3600)
+    clock.advance(60)
+    assert clock.now() - other.now() == pytest.approx(3660, abs=1)
+
+
+async def test_a_sleep_takes_its_time():
+    """Where nothing is skipped, the clock moves with the loop's."""
+    clock = Clock()
+    clock_before, before = clock.now(), anyio.current_time()
+    await clock.sleep(0.02)
+    assert anyio.current_time() - before >= 0.02
+    assert clock.now() - clock_before == pytest.approx(anyio.current_time() - before, abs=0.01)
+
+
+async def test_a_skipped_sleep_takes_a_moment(instant: Clock):
+    """The clock has moved on by an hour and the loop has not, but other tasks had a moment to run."""
+    clock_before, before = instant.now(), anyio.current_time()
+    with anyio.fail_after(5):
+        await instant.sleep(3600)
+    assert 3600 <= instant.now() - clock_before < 3605
+    assert 0.005 < anyio.current_time() - before < 5
+
+
+async def test_a_short_sleep_is_not_made_longer(instant: Clock, monkeypatch: pytest.MonkeyPatch):
+    """A wait that is shorter than the moment a skipped one takes stays as it is."""
+    monkeypatch.setattr(event_loop, "_TICK", 60.0)
+    clock_before = instant.now()
+    with anyio.fail_after(5):
+        await instant.sleep(0.001)
+    assert instant.now() - clock_before >= 0.001
+
+
+@pytest.mark.parametrize("kind", [anyio.Event, Signal])
+async def test_waiting_for_what_happens(kind: Any, instant: Clock):
+    """A wait without a limit ends when it happens, not earlier, and no time is skipped."""
+    something = kind()
+    clock_before, before = instant.now(), anyio.current_time()
+    async with anyio.create_task_group() as tg:
+        over = await waiting(tg, [instant.wait(something, math.inf)])
+        await anyio.sleep(5 * event_loop._TICK)
+        assert over == []
+        something.set() if isinstance(something, anyio.Event) else something.notify()
+        with anyio.fail_after(5):
+            await anyio.wait_all_tasks_blocked()
+        assert over == [0]
+    assert instant.now() - clock_before == pytest.approx(anyio.current_time() - before, abs=0.5)
+
+
+@pytest.mark.parametrize("kind", [anyio.Event, Signal])
+async def test_waiting_for_what_does_not_happen(kind: Any, instant: Clock):
+    """A wait with a limit ends at the limit, which is skipped."""
+    clock_before = instant.now()
+    with anyio.fail_after(5):
+        await instant.wait(kind(), 3600)
+    assert 3600 <= instant.now() - clock_before < 3605
+
+
+async def test_a_limit_that_is_not_skipped_takes_its_time():
+    """The limit of a wait is real where nothing is skipped."""
+    clock = Clock()
+    before = anyio.current_time()
+    await clock.wait(anyio.Event(), 0.02)
+    assert anyio.current_time() - before >= 0.02
+    assert clock.now() - loop_time() == pytest.approx(0, abs=0.01)
+
+
+# --- tasks ---
+
+
+@pytest.fixture
+def without_trio(anyio_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On asyncio, as if trio had never been imported."""
+    if anyio_backend == "asyncio":
+        monkeypatch.delitem(sys.modules, "trio", raising=False)
+
+
+@pytest.mark.parametrize("fixture", ["with_trio", "without_trio"])
+async def test_a_task_outlives_its_maker(fixture: str, request: pytest.FixtureRequest):
+    """What `spawn` runs is not cancelled with the scope that it was started in, and any task can wait for it."""
+    if fixture == "without_trio":
+        request.getfixturevalue(fixture)
+    begun, go_on, done = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def run() -> None:
+        begun.set()
+        await go_on.wait()
+        done.set()
+
+    tasks = []
+    async with anyio.create_task_group() as tg:
+
+        async def start() -> None:
+            with anyio.CancelScope() as scope:
+                tasks.append(spawn(run))
+                await begun.wait()
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+
+        tg.start_soon(start)
+    assert not done.is_set()
+    go_on.set()
+    with anyio.fail_after(5):
+        await done.wait()
+    assert tasks != [None]
+    for task in tasks:
+        if isinstance(task, asyncio.Task):
+            await task
