@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _ARGUMENTS = '{"city": "Oslo"}'
 _POLICY = '{"retry": {"attempts": 6}}'
+_ERROR = '{"code": -32602, "message": "..."}'
 # Characters of an argument quoted in a message.
 _SHOWN = 50
 
@@ -50,6 +51,7 @@ def demo() -> None:
 
 _CONFIG = typer.Argument(metavar="CONFIG", help="An mcpServers file, as used by Claude Desktop, Cursor or VS Code.")
 _SERVER = typer.Argument(metavar="SERVER", help="The server's name in the file.")
+_POLICY_OPTION = typer.Option(metavar="JSON", help="The policy, in the format of 'resilience' in a file.")
 _SECONDS = typer.Option(min=0.1, metavar="SECONDS", help="Time limit for each server.")
 
 
@@ -64,6 +66,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Connect to every server in a file, concurrently, and report each server's status.
+
+    For a server that fails, this shows its exit status and the lines of stderr that name the cause.
 
     Exit status 0 if all are healthy, 1 if any is not, 2 if the file cannot be used.
     """
@@ -103,6 +107,8 @@ def call(
 ) -> None:
     """Call one tool of one server. Retries are reported on stderr.
 
+    If the call fails and the server does not list the tool, the tools that it lists are shown.
+
     Exit status 0 if the tool succeeded, 1 if it failed or did not answer, 2 if the file or arguments cannot be used.
     """
     given = _object(arguments, "the arguments", _ARGUMENTS)
@@ -126,15 +132,23 @@ def wrap(
             help="An HTTP header for --url, 'Name: value'; ${VAR} is expanded. May be repeated.",
         ),
     ] = None,
-    policy: Annotated[
-        str, typer.Option(metavar="JSON", help="The policy, in the format of 'resilience' in a file.")
-    ] = "{}",
+    policy: Annotated[str, _POLICY_OPTION] = "{}",
 ) -> None:
     """Serve MCP on stdin and stdout in front of a server that may crash, hang or lose its session.
 
     In a host's configuration, put this command in front of the server's own:
 
     "command": "resilient-mcp", "args": ["wrap", "--", "npx", "-y", "some-mcp-server"]
+
+    The host sees the real server: its name, capabilities, instructions, tools, resources and prompts.
+
+    Progress, logs and the server's questions are passed on. The host may speak MCP up to 2025-11-25.
+
+    If a call cannot be saved, a tool result tells the model what happened.
+
+    Time limits are the policy's. For tools that take more than five minutes without progress:
+
+    --policy '{"timeout": {"attempt": 1800}}'
     """
     given = _object(policy, "--policy", _POLICY)
     from .wrap import client_of, run  # noqa: PLC0415
@@ -144,6 +158,44 @@ def wrap(
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from None
     raise typer.Exit(run(client))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})  # a negative code is not an option
+def explain(
+    number: Annotated[
+        str | None, typer.Argument(metavar="STATUS|CODE", help="An HTTP status (100 to 599) or a JSON-RPC code.")
+    ] = None,
+    *,
+    policy: Annotated[str, _POLICY_OPTION] = "{}",
+    tool: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The tool that is called, for its settings in the policy.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Explain how a failure is handled: may the call have run, when is it sent again, and which rule decides?
+
+    Without an argument, it reads a JSON-RPC response, a JSON-RPC error or a tool result from stdin.
+
+    If there is nothing on stdin, it prints the table of all kinds of failures.
+
+    resilient-mcp explain 503
+
+    resilient-mcp explain -32602
+
+    resilient-mcp explain < result.json
+
+    Exit status 0, or 2 if the input cannot be used.
+    """
+    given = _object(policy, "--policy", _POLICY)
+    from .explain import read_stdin, run  # noqa: PLC0415
+
+    text = read_stdin() if number is None else ""
+    message = _object(text, "stdin", _ERROR) if text else None
+    try:
+        status = run(number, message, policy=given, tool=tool, as_json=as_json)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from None
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -22,17 +22,17 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from mcp import StdioServerParameters
-from pydantic import ValidationError
 
 from .._sdk.installed import INVALID_REQUEST, PARSE_ERROR, StreamableHttpParameters
 from ..bridge import Bridge
 from ..client import ResilientClient
-from ..config import expand, policy_problems
-from ..policy import Policy
+from ..config import expand
+from ..event_loop import Signal
 from ..text.printable import printable
 from ..transports.framing import LineFramer, Oversize
 from ..verdicts.remedies import Wording
 from .narrate import narrate
+from .policies import policy_of
 from .run import run as run_until_signalled
 
 _CHUNK = 256 * 1024
@@ -84,13 +84,8 @@ def client_of(command: list[str], url: str | None, headers: list[str], policy: d
     else:
         # The host set this process's environment for the server; by default the SDK passes on only a few variables.
         server = StdioServerParameters(command=command[0], args=command[1:], env=dict(os.environ))
-    try:
-        checked = Policy.model_validate(policy)
-    except ValidationError as exc:
-        problems = (": ".join(filter(None, [".".join(keys), text])) for keys, text in policy_problems(exc))
-        raise ValueError(f"--policy: {'; '.join(problems)}") from None
     # The server's stderr is already forwarded to this process's stderr, line by line.
-    client = ResilientClient(server, policy=checked, on_event=partial(narrate, stderr=False))
+    client = ResilientClient(server, policy=policy_of(policy), on_event=partial(narrate, stderr=False))
     client.reword(Wording("--url" if url is not None else "the command after 'wrap --'", "the credentials in --header"))
     return client
 
@@ -130,8 +125,8 @@ class HostPipe:
         self._framer = LineFramer(max_bytes)
         self._queue: deque[memoryview] = deque()
         self._queued = 0
-        self._wake = anyio.Event()
-        self._drained = anyio.Event()
+        self._wake = Signal()
+        self._drained = Signal()
         kind = os.fstat(stdout).st_mode
         # Only pipes and sockets are made non-blocking. The flag belongs to the open file, so on a terminal it would
         # affect the other processes that share it; on a regular file it has no effect.
@@ -181,7 +176,7 @@ class HostPipe:
         if data:
             self._queue.append(data)
             self._queued += len(data)
-            self._wake.set()
+            self._wake.notify()
             while self._queued > _MAX_QUEUED:
                 await self._drained.wait()
 
@@ -200,8 +195,7 @@ class HostPipe:
                     self._queue.popleft()
                 else:
                     self._queue[0] = head[written:]
-            self._announce()
-            self._wake = anyio.Event()
+            self._drained.notify()
             await self._wake.wait()
 
     async def _write(self, data: memoryview) -> int:
@@ -220,13 +214,9 @@ class HostPipe:
     def _gone(self) -> None:
         self._queue.clear()
         self._queued = 0
-        self._announce()
+        self._drained.notify()
         if self.on_gone is not None:
             self.on_gone()
-
-    def _announce(self) -> None:
-        self._drained.set()
-        self._drained = anyio.Event()
 
 
 @dataclass(frozen=True, slots=True)
