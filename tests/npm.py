@@ -14,6 +14,7 @@ needs_npm = pytest.mark.skipif(
 )
 NODE = shutil.which("node") or "node"
 PACKAGES = ("@modelcontextprotocol/server-everything@2026.8.31", "@modelcontextprotocol/sdk@1.32.2")
+PYRIGHT = "pyright@1.1.414"
 LOOPBACK_ONLY = """
 process.stdin.resume().on("end", () => process.exit());  // exits with its test, however that ends
 const net = require("net");
@@ -28,10 +29,22 @@ net.Server.prototype.listen = function (port, ...rest) {
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the packages, and a script that makes their servers listen on the loopback only."""
     folder = tmp_path_factory.mktemp("everything")
-    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
-    subprocess.run(command, check=True, capture_output=True, timeout=180)
+    install(folder, *PACKAGES)
     (folder / "loopback.cjs").write_text(LOOPBACK_ONLY)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pyright(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs pyright."""
+    folder = tmp_path_factory.mktemp("pyright")
+    install(folder, PYRIGHT)
+    return [NODE, str(folder / "node_modules/pyright/index.js")]
+
+
+def install(folder: Path, *packages: str) -> None:
+    command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *packages]
+    subprocess.run(command, check=True, capture_output=True, timeout=180)
 
 
 def program(folder: Path) -> str:

@@ -1,5 +1,9 @@
 """Imports every exported name; `__init__` loads this module on first use."""
 
+import inspect
+from typing import get_origin
+
+from .calls.fallbacks import Fallback
 from .calls.gate import Circuit
 from .client import ResilientClient
 from .config import ConfigError
@@ -34,9 +38,9 @@ from .events import (
     Throttled,
 )
 from .evidence import Delivery, Evidence, ExitStatus
-from .explain import explain
-from .group import ResilientClientGroup
-from .observability.hub import EventStream
+from .explanation import explain
+from .group import NameHook, ResilientClientGroup
+from .observability.hub import EventStream, Listener
 from .observability.stats import Health, Latency, Stats, ToolStats
 from .policy import (
     BreakerPolicy,
@@ -51,8 +55,10 @@ from .policy import (
     TimeoutPolicy,
     ToolPolicy,
 )
+from .session import Session
 from .strategies.breaker import BreakerState
 from .subscriptions.watcher import Change
+from .verdicts.classifier import Classify
 from .verdicts.verdict import Category, Failure, Verdict
 
 __all__ = [
@@ -67,6 +73,7 @@ __all__ = [
     "Change",
     "Circuit",
     "CircuitOpen",
+    "Classify",
     "Concurrency",
     "ConfigError",
     "Connected",
@@ -79,12 +86,15 @@ __all__ = [
     "Evidence",
     "ExitStatus",
     "Failure",
+    "Fallback",
     "GarbageOnStdout",
     "Health",
     "HealthPolicy",
     "InvalidArguments",
     "Latency",
+    "Listener",
     "LoopGuard",
+    "NameHook",
     "Outcome",
     "Overloaded",
     "Policy",
@@ -101,6 +111,7 @@ __all__ = [
     "ServedStale",
     "ServerFailed",
     "ServerUnavailable",
+    "Session",
     "Starting",
     "State",
     "StateChanged",
@@ -112,3 +123,9 @@ __all__ = [
     "Verdict",
     "explain",
 ]
+
+# Users see `resilient_mcp.Policy` in tracebacks, pickles and documentation, wherever the class is defined. Aliases
+# (`Classify`) have no module of their own.
+for _export in [globals()[name] for name in __all__]:
+    if get_origin(_export) is None and (inspect.isclass(_export) or inspect.isfunction(_export)):
+        _export.__module__ = __package__

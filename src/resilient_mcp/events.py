@@ -1,12 +1,10 @@
-"""The events of a client, one frozen dataclass each, and the hub that delivers them in order.
+"""The events of a client, one frozen dataclass each, delivered in order.
 
 Pass `on_event=` to `ResilientClient`, or iterate over `client.events()`. A listener that raises or is slow is logged,
 and no call fails because of it. The logger `resilient_mcp` gets the same facts in the record's `extra`: one INFO per
 change of state, one WARNING per retry that costs an attempt, DEBUG for most of the rest. Text from a server has its
 secrets removed, and is one printable line in the log.
 """
-
-from __future__ import annotations
 
 import enum
 import logging

@@ -4,8 +4,6 @@ The SDK loses the details of a failure; the server process and the HTTP client h
 `Evidence`, on which every other layer bases its decisions. This module imports no other module of the package.
 """
 
-from __future__ import annotations
-
 import enum
 import signal
 from dataclasses import dataclass, field
@@ -56,7 +54,7 @@ class ExitStatus:
     stderr: str = field(default="", repr=False)
 
     @classmethod
-    def from_returncode(cls, pid: int, returncode: int, stderr: str = "") -> ExitStatus:
+    def from_returncode(cls, pid: int, returncode: int, stderr: str = "") -> "ExitStatus":
         """Convert a `subprocess` return code, where a negative number is a signal."""
         if returncode < 0:
             return cls(pid, signal=-returncode, stderr=stderr)

@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from . import config
 from ._sdk.results import LISTS, capability_of, items_of, list_result
+from ._sdk.session import Progress
 from .calls.catalog import pages
 from .client import ResilientClient
 from .errors import ResilienceError
@@ -25,6 +26,7 @@ from .events import State
 from .observability.hub import Listener, logger
 from .observability.stats import Health
 from .policy import Policy
+from .session_methods import Timeout
 from .text.printable import describe
 
 SERVER_META = "resilient-mcp/server"
@@ -55,6 +57,7 @@ class ResilientClientGroup:
     Entering starts all servers concurrently. It returns once each server's first connection attempt has succeeded or
     failed, or `patience` seconds after the latest server became ready. A server that is still starting then goes on
     starting, and only calls to it wait for it. A server that fails stays in the group, and its client keeps trying.
+    `add()` and `remove()` work while the group runs.
 
     Args:
         servers: Name to server: whatever `ResilientClient` takes, or a `ResilientClient`. You close a client that you
@@ -98,8 +101,11 @@ class ResilientClientGroup:
     ) -> Self:
         """Create a group of the servers in an `mcpServers` file, with their policies.
 
+        The file may have VS Code's `servers`, comments, trailing commas, `${VAR}` and `${VAR:-default}`. Keys that only
+        other hosts know are ignored.
+
         Raises:
-            ConfigError: The file cannot be used; lists all of its problems.
+            ConfigError: The file cannot be used; lists all of its problems, with server, key and remedy.
         """
         group = cls(name_hook=name_hook, patience=patience, **options)
         for name, entry in config.load(path).items():
@@ -153,7 +159,7 @@ class ResilientClientGroup:
         with anyio.CancelScope() as scope:
 
             async def wait(client: ResilientClient) -> None:
-                await client.wait_tried()
+                await client.wait_attempted()
                 if client.error is None:
                     scope.deadline = anyio.current_time() + self._patience
 
@@ -178,7 +184,7 @@ class ResilientClientGroup:
         member = self._members[name] = self._member(name, server, policy)
         if self._started:
             await _begin(member)
-            await member.client.wait_tried()
+            await member.client.wait_attempted()
         return member.client
 
     async def remove(self, name: str) -> None:
@@ -282,27 +288,38 @@ class ResilientClientGroup:
 
     # --- calls ---
 
-    async def call_tool(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> Any:
+    async def call_tool(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        read_timeout_seconds: Timeout = None,
+        progress_callback: Progress | None = None,
+        **options: Any,
+    ) -> types.CallToolResult:
         """Call a tool by its name in the group.
 
         Args:
             name: The name that `list_tools` returns.
             arguments: The tool's arguments.
-            **options: As on `ResilientClient.call_tool`.
+            read_timeout_seconds: As on `ResilientClient.call_tool`, like the next two.
+            progress_callback: Gets progress notifications.
+            **options: Any other option.
 
         Raises:
             ResilienceError: No server has that tool; `ResilientClient.call_tool` raises the rest.
         """
         client, own = await self._route("list_tools", self.list_tools, name)
-        return await client.call_tool(own, arguments, **options)
+        return await client.call_tool(own, arguments, read_timeout_seconds, progress_callback, **options)
 
-    async def get_prompt(self, name: str, arguments: dict[str, str] | None = None, **options: Any) -> Any:
+    async def get_prompt(
+        self, name: str, arguments: dict[str, str] | None = None, **options: Any
+    ) -> types.GetPromptResult:
         """Get a prompt by its name in the group; raises as `call_tool` does."""
         client, own = await self._route("list_prompts", self.list_prompts, name)
         return await client.get_prompt(own, arguments, **options)
 
     async def _route(
-        self, method: str, listing: Callable[[], Awaitable[Any]], name: str
+        self, method: str, listing: Callable[[], Awaitable[object]], name: str
     ) -> tuple[ResilientClient, str]:
         """Find the client that has `name`, and the server's own name for it."""
         found = self._known(method, name)
@@ -315,7 +332,7 @@ class ResilientClientGroup:
         text = f"No server in this group has {name!r} in its {LISTS[method]}."
         if missing:
             text += f" These servers are not available: {', '.join(missing)}."
-        raise ResilienceError(text, advice=text)
+        raise ResilienceError(text)
 
     def _known(self, method: str, name: str) -> tuple[ResilientClient, str] | None:
         for member in self._members.values():

@@ -5,8 +5,6 @@ covers one server. Policies are frozen and strict: an unknown key or an impossib
 `pydantic.ValidationError` (a `ValueError`) that names the key, the value and the remedy.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 import re
@@ -128,8 +126,9 @@ class BudgetPolicy(_Frozen):
     """How many retries all callers of a server may spend together, so that retries never amplify an overload.
 
     The scheme is that of gRPC's retry throttling (proposal A6) and AWS's retry quota. The size follows AWS, since
-    gRPC's 10 tokens would leave twenty callers without retries after one restart. Retrying a request that was never
-    sent is free.
+    gRPC's 10 tokens would leave twenty callers without retries after one restart. The tokens are taken when a retry is
+    sent. Retrying a request that was never sent is free, and so is the retry on the first new connection; once two
+    connections have ended during a call, its retries are not.
     """
 
     tokens: PositiveFinite = 100.0
@@ -148,10 +147,16 @@ class BudgetPolicy(_Frozen):
 class BreakerPolicy(_Frozen):
     """When calls to a failing server are refused without being sent, and for how long.
 
-    Lost connections, 5xx and timeouts without any sign of life from the server count as failures. Throttling, a tool's
-    own errors, permanent errors and cancellation by the caller do not. While the circuit is open the server is probed,
-    and any reply admits one call. The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a failure rate over
-    30 s).
+    Lost connections, 5xx and timeouts without any sign of life from the server count as failures; twenty calls hit by
+    one outage count as one. Not counted are throttling, refusals such as 401, JSON-RPC errors without an HTTP error
+    status, `isError` results, cancellation by the caller, and a 503 while the server answers other calls.
+
+    While the circuit is open the server is probed. Any message from it, or a new connection, admits one trial call,
+    whose outcome closes or reopens the circuit. For `timeout.ready` after it first opened, calls wait for the circuit
+    as for an unavailable server; later they wait one second for a probe, unless one has just failed. `client.circuit`
+    operates it by hand.
+
+    The numbers are Envoy's (5 in a row, up to 300 s) and Finagle's (a failure rate over 30 s).
     """
 
     failures: Count = 5
@@ -196,7 +201,8 @@ class Concurrency(_Frozen):
 class HealthPolicy(_Frozen):
     """When an idle server is probed. Any JSON-RPC reply is a sign of life.
 
-    Has no effect over stdio, where the exit of the process is noticed directly.
+    The probe is `ping`, or `server/discover` at 2026-07-28. Has no effect over stdio, where the exit of the process is
+    noticed directly.
     """
 
     idle: PositiveFinite = 30.0
@@ -217,7 +223,7 @@ class LoopGuard(_Frozen):
 
 
 class TimeoutPolicy(_Frozen):
-    """Time limits."""
+    """Time limits. With `inf` for `attempt`, `request` and `total`, a call that was sent may take forever."""
 
     connect: Positive = 120.0
     """To start or reach the server and finish the handshake; `npx` and `uvx` download first. Calls wait this long for
@@ -292,11 +298,15 @@ class ToolPolicy(_Frozen):
     loop_guard: LoopGuard | None = None
     """Replaces the server's `loop_guard`."""
     validate_arguments: bool = False
-    """Whether to check arguments against the tool's `inputSchema` before sending anything."""
+    """Whether to check arguments against the tool's `inputSchema` before sending anything. A schema that cannot be used
+    blocks no call, and remote references in it are never fetched."""
 
 
 class Policy(_Frozen):
     """All settings for one server.
+
+    Every attempt passes the circuit breaker, the rate limit and the concurrency limit, in this order. One that is not
+    admitted waits within the call's deadline or fails immediately, and is not sent.
 
     Example:
         >>> policy = Policy(retry=RetryPolicy(attempts=6), tools={"get_*": ToolPolicy(repeatable=True)})
@@ -327,13 +337,16 @@ class Policy(_Frozen):
     tools: dict[str, ToolPolicy] = {}
     """Maps a glob pattern to the settings of the tools it matches; the first matching pattern wins."""
     dialect: Literal["chatforest-resilience", "chatforest-errors", "mcpcat"] | None = None
-    """What this server means by the error codes that servers use differently; see the README."""
+    """The published set of meanings that this server's error codes follow, since servers use -32000 to -32019 in
+    different ways. `resilient-mcp explain CODE` shows the default."""
     error_codes: ErrorCodes = {}
     """Meaning of JSON-RPC codes on this server; takes precedence over its dialect and the default table."""
     http_statuses: HttpStatuses = {}
     """Meaning of HTTP statuses on this server or the gateway in front of it; takes precedence over the default table.
     By default a request answered 429 was not run and one answered 5xx may have run: `{503: "refused"}` says that this
-    server does not run requests it answers 503 either, `{429: "transient"}` that it may run those it answers 429."""
+    server does not run requests it answers 503 either, `{429: "transient"}` that it may run those it answers 429.
+    Behind a HAProxy that resends requests (`retry-on`), use `{503: "transient"}`: there even its own 503 proves
+    nothing."""
     send_operation_id: bool = False
     """Whether each request carries `resilient-mcp/operation-id`, the same for all attempts of a call, and
     `resilient-mcp/attempt` in its `_meta`, so that a server can tell a retry from a new call."""
@@ -345,7 +358,8 @@ class Policy(_Frozen):
     text that a model can act on. The server's own errors are always raised."""
     serve_stale: bool = False
     """Whether lists and resources are served from the last good copy while the server is unavailable, with their age
-    in `_meta` as `resilient-mcp/stale-age` (seconds)."""
+    in `_meta` as `resilient-mcp/stale-age` (seconds). At most 256 answers and 16 MiB are kept, and none is served when
+    the server rejects the credentials."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """A longer server message fails its call instead of exhausting this process's memory."""
 

@@ -4,14 +4,11 @@ Latencies are kept in histograms whose buckets grow by 5 %, so that a percentile
 three hours. A histogram takes 3 KiB; all tools beyond the first 256 share one.
 """
 
-from __future__ import annotations
-
 import math
 from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from ..events import AttemptFailed, BreakerChanged, Connected, Disconnected, Event, Outcome, State
 from ..evidence import ExitStatus
@@ -262,14 +259,14 @@ class Recorder:
         return Stats(
             calls=sum(self._outcomes.values()),
             running=self.running,
-            outcomes=MappingProxyType(dict(self._outcomes)),
+            outcomes=dict(self._outcomes),  # not a `MappingProxyType`, which can be neither pickled nor copied
             retries=self._retries,
             transparent_retries=self._transparent,
-            failures=MappingProxyType(dict(self._failures)),
+            failures=dict(self._failures),
             connections=self._connections,
             reconnects=max(0, self._connections - 1),
             disconnects=self._disconnects,
             breaker=self._breaker,
             latency=self._histogram.latency(),
-            tools=MappingProxyType({tally.label: tally.snapshot() for tally in tallies}),
+            tools={tally.label: tally.snapshot() for tally in tallies},
         )
