@@ -283,7 +283,8 @@ class JsonRequest:
     @property
     def target(self) -> str | None:
         """The tool, prompt or resource, if its params name one."""
-        target = (self.params or {}).get(_TARGETS.get(self.method, ""))
+        key = _TARGETS.get(self.method)
+        target = None if key is None else (self.params or {}).get(key)
         return target if isinstance(target, str) else None
 
     @property

@@ -503,7 +503,7 @@ class Executor:
 
 def _retry_state(call: _Call, attempt: _FailedAttempt) -> Any:
     """The state that tenacity's `wait` and `stop` are called with."""
-    import tenacity  # noqa: PLC0415 - who set one has imported it; others need not wait for that
+    import tenacity  # noqa: PLC0415 - slow, and a policy that sets one has imported it already
 
     error = attempt.failed.cause or RuntimeError(attempt.verdict.reason)
     state = tenacity.RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
