@@ -387,8 +387,8 @@ def with_hook(at: Any) -> Any:
 
 
 def with_small_pool(_: Any) -> Any:
-    """A user's client with a single connection and a short time limit for getting it."""
-    return http.AsyncClient(limits=http.Limits(max_connections=1), timeout=http.Timeout(5, pool=0.03))
+    """A user's client with a single connection and a time limit for getting it, enough for the handshake's requests."""
+    return http.AsyncClient(limits=http.Limits(max_connections=1), timeout=http.Timeout(5, pool=0.3))
 
 
 def with_read_timeout(_: Any) -> Any:
