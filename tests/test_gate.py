@@ -39,6 +39,7 @@ from resilient_mcp import (
 from resilient_mcp._sdk.installed import MCPError
 from resilient_mcp._sdk.results import is_error_result
 from resilient_mcp.calls.probe import _spread
+from resilient_mcp.event_loop import clock
 from resilient_mcp.testing import ScriptedStdioServer
 
 from .support import (
@@ -583,7 +584,7 @@ async def test_unused_tokens_are_returned():
         await client.call_tool("echo", {"text": "x"})
         for _ in range(5):
             await fails(client, RateLimitExceeded)
-        now = anyio.current_time()
+        now = clock.now()
         assert [client._gate._tool_buckets["echo"].reserve(now, 0) for _ in range(3)] == [0, 0, None]
     narrow = policy(rate_limit=RateLimit(rate=0.001, burst=4), concurrency=Concurrency(limit=1, queue=1))
     async with server.serve(), client_of(server.url, narrow) as client:
@@ -597,7 +598,7 @@ async def test_unused_tokens_are_returned():
             await anyio.wait_all_tasks_blocked()
             await fails(client, Overloaded)
             tg.cancel_scope.cancel()
-        now = anyio.current_time()
+        now = clock.now()
         assert [client._gate._bucket.reserve(now, 0) for _ in range(4)] == [0, 0, 0, None]
 
 
