@@ -317,3 +317,23 @@ def test_rubbish_is_a_validation_error(rubbish: Any):
     except ValidationError:
         return
     assert Policy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_the_policies_of_tools_are_remembered():
+    """A name is matched once; a copy with other tools does not share what was found, and equality ignores it."""
+    fast, slow = ToolPolicy(attempt_timeout=1), ToolPolicy(attempt_timeout=9)
+    policy = Policy(tools={"get_*": fast, "*": slow})
+    untouched = Policy(tools={"get_*": fast, "*": slow})
+    for _ in range(2):
+        assert policy.tool("get_x") == fast
+        assert policy.tool("x") == slow
+        assert policy.tool("x" * 1000) == slow
+    copy = policy.model_copy(update={"tools": {"get_*": slow}})
+    for _ in range(2):
+        assert copy.tool("get_x") == slow
+        assert copy.tool("x") == ToolPolicy()
+    assert policy == untouched
+    assert policy.model_dump() == untouched.model_dump()
+    for n in range(3000):
+        policy.tool(f"tool-{n}")
+    assert policy.tool("get_x") == fast

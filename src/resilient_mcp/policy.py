@@ -8,8 +8,9 @@ covers one server. Policies are frozen and strict: an unknown key or an impossib
 import difflib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -24,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails
 from typing_extensions import Self
 
+from .bounded import LruDict
 from .text.configured import shown
 
 
@@ -365,10 +367,28 @@ class Policy(_Frozen):
 
     def tool(self, name: str) -> ToolPolicy:
         """The policy of the first pattern in `tools` that matches `name`, case-sensitively."""
-        for pattern, policy in self.tools.items():
-            if fnmatchcase(name, pattern):
-                return policy
-        return _NO_TOOL_POLICY
+        if not self.tools:
+            return _NO_TOOL_POLICY
+        tools, known = self._known
+        if tools is not self.tools:  # a copy with other tools has the memory of the original
+            return _first(self.tools, name)
+        if (policy := known.get(name)) is None:
+            policy = _first(tools, name)
+            if len(name) <= _LONGEST_NAME:
+                known[name] = policy
+        return policy
+
+    @cached_property
+    def _known(self) -> tuple[Mapping[str, ToolPolicy], LruDict[str, ToolPolicy]]:
+        """`tools`, and what was found in it: with 500 patterns a search takes longer than the rest of a call."""
+        return self.tools, LruDict(_NAMES_KEPT)
 
 
 _NO_TOOL_POLICY = ToolPolicy()
+
+# Names of tools whose policies are remembered, and how long such a name may be: models invent them.
+_NAMES_KEPT, _LONGEST_NAME = 1024, 200
+
+
+def _first(tools: Mapping[str, ToolPolicy], name: str) -> ToolPolicy:
+    return next((policy for pattern, policy in tools.items() if fnmatchcase(name, pattern)), _NO_TOOL_POLICY)
