@@ -113,9 +113,9 @@ RAW_SERVER = _stdio("raw_server")
 
 
 @contextmanager
-def http_server(kind: str) -> Iterator[str]:
+def http_server(module: str, *arguments: str) -> Iterator[str]:
     """The URL of a Streamable HTTP server that runs within this context."""
-    command = [sys.executable, "-m", "tests.benchmarks.sdk_server", kind]
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -204,7 +204,7 @@ async def _refusal(client: ResilientClient, calls: int) -> float:
     return 1e6 * statistics.median(times)
 
 
-async def _throughput(client: Any) -> float:
+async def throughput(client: Any) -> float:
     """Calls per second, for 64 concurrent calls until all are answered."""
     began = time.perf_counter()
     texts = await asyncio.gather(*(call(client, "echo", {"text": str(n)}) for n in range(_AT_ONCE)))
@@ -270,8 +270,8 @@ async def strategies(*, quick: bool) -> list[Row]:
 
 async def _at_once(endpoint: Endpoint, rounds: int) -> Figures:
     async with _sides(endpoint, BASELINES) as sides:
-        await turn_by_turn(sides, _throughput, 4)  # to warm up
-        return await turn_by_turn(sides, _throughput, rounds)
+        await turn_by_turn(sides, throughput, 4)  # to warm up
+        return await turn_by_turn(sides, throughput, rounds)
 
 
 async def at_once(*, quick: bool) -> list[Row]:
@@ -309,7 +309,7 @@ async def big(*, quick: bool) -> list[Row]:
     return [*rows, Row("  per MB: 50 MB against 5 MB", "s/MB", "itself", small, large, Goal(2))]
 
 
-async def http(*, quick: bool) -> list[Row]:
+async def http_sdk(*, quick: bool) -> list[Row]:
     """Sequential Streamable HTTP calls: the p50 of calls answered as JSON, and of calls answered as SSE.
 
     The tool of the SSE row reports progress; otherwise a server of mcp 2.x answers in JSON.
@@ -319,13 +319,13 @@ async def http(*, quick: bool) -> list[Row]:
     async def ignore(*_: object) -> None:
         return
 
-    with http_server("json") as url:
+    with http_server("sdk_server", "json") as url:
         json_answers = await _latency(url, 60, rounds)
-    with http_server("sse") as url:
+    with http_server("sdk_server", "sse") as url:
         sse_answers = await _latency(url, 40, rounds, tool="report", progress_callback=ignore)
     return [
-        *_rows("HTTP, JSON answers, p50", "ms", json_answers, Goal(1.05)),
-        *_rows("HTTP, SSE answers, p50", "ms", sse_answers, Goal(1.05)),
+        *_rows("HTTP, SDK server, JSON answers, p50", "ms", json_answers, Goal(1.05)),
+        *_rows("HTTP, SDK server, SSE answers, p50", "ms", sse_answers, Goal(1.05)),
     ]
 
 
@@ -350,7 +350,7 @@ COMPARISONS: dict[str, Callable[..., Awaitable[list[Row]]]] = {
     "strategies": strategies,
     "at_once": at_once,
     "big": big,
-    "http": http,
+    "http_sdk": http_sdk,
     "crash": crash,
 }
 """The comparisons by name, in the order in which they run."""

@@ -28,7 +28,7 @@ async def memory(*, quick: bool) -> list[Row]:
     """KiB per idle client; the baselines are for comparison, the goal is an absolute figure."""
     rounds = 1 if quick else 3
     rows = []
-    with http_server("json") as url:
+    with http_server("sdk_server", "json") as url:
         for figure, goal, traced in (("allocated by Python", 100.0, True), ("growth of the process", None, False)):
             figures = {side: [_in_a_process(url, side, traced) for _ in range(rounds)] for side in _CONNECTS}
             what = f"idle client, HTTP: {figure}"
