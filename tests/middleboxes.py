@@ -69,6 +69,7 @@ async def nginx(
     http: str = "",
     upstream: str = "",
     certificate: Path | None = None,
+    http2: bool = False,
 ) -> AsyncIterator[Middlebox]:
     """Run nginx in front of `upstreams`.
 
@@ -80,6 +81,7 @@ async def nginx(
         http: Lines for `http`, such as `limit_req_zone`.
         upstream: Lines for `upstream`, such as `keepalive`.
         certificate: A PEM file with certificate and key: serve TLS.
+        http2: Whether to offer HTTP/2 too; needs `certificate`.
     """
     port = free_port()
     servers = "".join(f"server 127.0.0.1:{address}; " for address in upstreams)
@@ -99,7 +101,7 @@ async def nginx(
             {http}
             upstream servers {{ {servers} {upstream} }}
             server {{
-                listen 127.0.0.1:{port}{" ssl" if certificate else ""};
+                listen 127.0.0.1:{port}{" ssl" if certificate else ""}{" http2" if http2 else ""};
                 {tls}
                 proxy_set_header Host $http_host;
                 {server}

@@ -206,7 +206,7 @@ def test_misspelt_keys(tmp_path: Path, entry: object, key: str, meant: str):
 OTHERS = [
     "active", "alwaysAllow", "auth", "authProviderType", "autoApprove", "availableTools", "bundled", "chatMenu",
     "connectionTimeout", "customUserVars", "description", "dev", "disabledTools", "enabled", "enabledTools",
-    "env_keys", "environment", "excludeTools", "exclude_tags", "extensionName", "gallery", "headersHelper", "icon",
+    "env_keys", "environment", "excludeTools", "exclude_tags", "extensionName", "gallery", "icon",
     "iconPath", "id", "includeTools", "include_tags", "initTimeout", "init_timeout", "keep_alive", "kind",
     "metadata", "name", "note", "oauth", "oauthScopes", "order", "priority", "requestOptions", "roots", "sampling",
     "sandbox", "scope", "serverInstructions", "settings", "source", "sse_read_timeout", "startup",

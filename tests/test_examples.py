@@ -96,6 +96,15 @@ def test_surviving_a_restart(tmp_path):
     assert answers[0][2] != answers[1][2]
 
 
+def test_rotating_a_token(tmp_path):
+    """All calls are answered with one new token, on the same session."""
+    assert run_example("rotating_a_token.py", tmp_path) == [
+        "answers: 0 1 2 3 4 5 6 7 8 9",
+        "tokens fetched: 2",
+        "connections to the server so far: 1",
+    ]
+
+
 def test_circuit_breaker(tmp_path):
     """Three calls fail, the fourth is not sent, and the client recovers when the server is back."""
     lines = run_example("circuit_breaker.py", tmp_path)

@@ -43,7 +43,7 @@ from resilient_mcp.evidence import FailureKind
 
 SOURCE = Path(resilient_mcp.__file__).parent
 EXPORTS: dict[str, Any] = {name: getattr(resilient_mcp, name) for name in resilient_mcp.__all__}
-ALIASES = {"Classify", "Fallback", "Listener", "NameHook"}
+ALIASES = {"Classify", "Fallback", "HeadersFunction", "Listener", "NameHook"}
 DEFINED = sorted(EXPORTS.keys() - ALIASES)
 CLASSES = sorted(name for name in DEFINED if inspect.isclass(EXPORTS[name]))
 DATACLASSES = sorted(name for name in CLASSES if dataclasses.is_dataclass(EXPORTS[name]))

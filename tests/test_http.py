@@ -1,4 +1,4 @@
-"""The HTTP edge over real sockets: SDK servers that are killed and restarted, and a scripted server for every fault."""
+"""Streamable HTTP over real sockets: SDK servers that are killed and restarted, and a server with every fault."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from resilient_mcp import (
 )
 from resilient_mcp._sdk.installed import MAJOR, MCPError, http
 from resilient_mcp._sdk.results import is_error_result
-from resilient_mcp._sdk.transports import KEEPALIVE
+from resilient_mcp.transports.http.client import KEEPALIVE
 from resilient_mcp.verdicts.classifier import DIALECTS, ERROR_CODES
 
 from .support import (
@@ -503,7 +503,7 @@ async def test_a_users_client_is_used_and_left_open():
 
 
 async def test_an_auth_flow_sees_the_401_first():
-    """The edge sits above the auth flow, so a token that is refreshed on a 401 fails no call."""
+    """The auth flow comes first, so a token that is refreshed on a 401 fails no call."""
     server = ScriptedHttp()
 
     class Refreshing(http.Auth):

@@ -53,7 +53,6 @@ ORDER = (
 # A module of more lines needs a reason here.
 MAX_LINES = 450
 LONG = {
-    "transports.http": "one wrapper around the HTTP client; its streams share its state",
     "transports.stdio": "writer and reader share one process and the evidence of its end",
     "calls.gate": "admission and release of each limit belong together: what one takes the other gives back",
     "calls.executor": "one loop per call; its branches share the call's state",
@@ -82,7 +81,7 @@ TESTED_IN = {
     "_sdk.repairs": "test_http.py::test_the_first_answers_of_a_tool_share_one_listing",
     "_sdk.results": "test_dropin.py",
     "_sdk.session": "test_dropin.py::test_the_sessions_own_helpers",
-    "_sdk.transports": "test_http.py",
+    "_sdk.transports": "test_http.py::test_the_older_sse_transport",
     "calls.catalog": "test_fallbacks.py",
     "calls.operation": "test_ending.py",
     "calls.probe": "test_gate.py",
@@ -133,7 +132,15 @@ TESTED_IN = {
     "text.spellings": "test_redact.py::test_every_spelling_of_a_secret",
     "transports.foreign": "test_dropin.py::test_a_transport_that_opens_once_is_refused",
     "transports.host_requests": "test_bridge.py::test_server_requests_and_the_hosts_answers_are_forwarded_unchanged",
-    "transports.http_logs": "test_redact.py",
+    "transports.http.answers": "test_sse_events.py",
+    "transports.http.auth": "test_oauth.py::test_a_login_that_fails_at_the_start",
+    "transports.http.delivery": "test_http.py::test_a_users_transport_proves_only_what_the_trace_shows",
+    "transports.http.endpoint": "test_headers.py::test_a_token_is_rotated_without_a_restart",
+    "transports.http.headers_command": "test_headers.py",
+    "transports.http.logs": "test_redact.py",
+    "transports.http.sending": "test_http.py::test_only_redirects_within_the_origin_are_followed",
+    "transports.http.transport": "test_http_transport.py::test_a_reply_that_is_never_accepted_delays_no_call",
+    "transports.jsonrpc": "test_sse_events.py",
     "transports.in_process": "test_client.py::test_an_in_process_server",
     "transports.process": "test_stdio.py",
     "transports.server": "test_client.py::test_a_transport_factory",

@@ -362,8 +362,8 @@ async def test_servers_behind_one_address_without_sticky_sessions():
     """Sessions that are lost again and again are diagnosed in the error and in the event."""
     async with http_server() as one, http_server() as two, nginx(one.port, two.port) as gateway:
         events, policy = Recorder(), Policy(restart=RestartPolicy(base=0.01, intensity=4))
-        async with ResilientClient(gateway.url, policy=policy, on_event=events, **LEGACY) as client:
-            with anyio.fail_after(PATIENCE), pytest.raises(ServerUnavailable, match=SCATTERED):
+        with anyio.fail_after(PATIENCE), pytest.raises(ServerUnavailable, match=SCATTERED):
+            async with ResilientClient(gateway.url, policy=policy, on_event=events, **LEGACY) as client:
                 while True:
                     await client.call_tool("echo", {"text": "x"})
     assert any(re.search(SCATTERED, event.reason) for event in events.of(Disconnected))

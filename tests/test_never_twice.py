@@ -518,6 +518,7 @@ def reset_after(pause: float) -> Step:
 @example([died], [], [LISTED, Listing(hint=False, after=1, stale_after=None)], None, 4)
 @example([died], [], [LISTED, Listing(hint=True, after=5, stale_after=None)], None, 4)
 @example([reset_after(5)], [], [Listing(hint=True, after=0, stale_after=3)], None, 4)
+@pytest.mark.timeout(60)  # 6 s on an idle machine
 @given(
     st.lists(step, min_size=1, max_size=8),
     st.lists(st.sampled_from([0.0, 0.5, 20.0]), max_size=4),

@@ -27,7 +27,8 @@ from resilient_mcp.connection.server import server_of
 from resilient_mcp.evidence import FailureKind
 from resilient_mcp.text.printable import add_note
 from resilient_mcp.text.redact import Redactor
-from resilient_mcp.transports import http_logs
+from resilient_mcp.transports.http import logs
+from resilient_mcp.transports.server import HttpOptions
 
 SECRETS = ["hunter2 \"\\\\/é\n& more'𝄞", 'S3cr3t/Va+lue&x=9"q', "Zx9kQ1ttAA77", "hunter-two", "<>&'\"!", "a\\b\\\\c<d"]
 SPELLINGS: list[Callable[[str], str]] = [
@@ -164,7 +165,7 @@ def test_secrets_of_an_http_server():
         cookies={"c": "client-cookie"},
         base_url="https://host/Base9kQ1tt",
     )
-    redactor = Redactor(server_of(server, client).secrets())
+    redactor = Redactor(server_of(server, HttpOptions(http_client=client)).secrets())
     for secret in (
         "head-secret", "p@ssword", "p%40ssword", "query-secret", "frag-s3cret", "client-head", "Path9kQ1tt",
         "client-param", "client-cookie", base64.b64encode(b"joe:p@ssword").decode(), "Base9kQ1tt",
@@ -309,7 +310,7 @@ def test_log_records_are_cleaned_while_a_client_sends(name: str, caplog: pytest.
     caplog.set_level(logging.DEBUG, name)
     logger, secret = logging.getLogger(name), "s3cr3t"
     logger.debug("to %s", "s3cr3t")
-    token = http_logs.sending.set(Redactor(["s3cr3t"]))
+    token = logs.sending.set(Redactor(["s3cr3t"]))
     try:
         logger.debug("to %s", "s3cr3t")
         logger.debug("to %s", "nowhere")
@@ -318,7 +319,7 @@ def test_log_records_are_cleaned_while_a_client_sends(name: str, caplog: pytest.
         except ValueError:
             logger.debug("failed", exc_info=True)
     finally:
-        http_logs.sending.reset(token)
+        logs.sending.reset(token)
     assert [record.getMessage() for record in caplog.records] == ["to s3cr3t", "to ***", "to nowhere", "failed"]
     assert caplog.records[2].args == ("nowhere",)
     assert "s3cr3t" not in caplog.text.partition("to ***")[2]
@@ -327,9 +328,24 @@ def test_log_records_are_cleaned_while_a_client_sends(name: str, caplog: pytest.
 def test_a_record_that_cannot_be_formatted(monkeypatch: pytest.MonkeyPatch):
     """The request does not fail, and the record's parts are cleaned all the same."""
     record = logging.LogRecord("httpx", logging.INFO, "", 0, "%d", ("s3cr3t",), None)
-    token = http_logs.sending.set(Redactor(["s3cr3t"]))
+    token = logs.sending.set(Redactor(["s3cr3t"]))
     try:
         assert logging.getLogger("httpx").filter(record)
     finally:
-        http_logs.sending.reset(token)
+        logs.sending.reset(token)
     assert record.getMessage() == "%d ('***',)"
+
+
+def test_a_value_that_pydantic_cut_is_masked():
+    """Half a token is not recognised as one; a value that is quoted whole stays readable."""
+    cut = "[type=missing, input_value={'token_type': 'Bearer', ...UF9IRh3Uwa4RgJg1lub8EU'}, input_type=dict]"
+    assert Redactor().clean(cut) == "[type=missing, input_value=***, input_type=dict]"
+    whole = "Input should be a valid integer [type=int_parsing, input_value='abc', input_type=str]"
+    assert Redactor().clean(whole) == whole
+
+
+def test_learned_secrets_are_masked():
+    """Those of a login, in every text from then on."""
+    redactor = Redactor()
+    redactor.learn(["s3cr3t-of-a-login"])
+    assert redactor.clean("code=x s3cr3t-of-a-login") == "code=x ***"

@@ -33,6 +33,7 @@ __all__ = [
     "Failure",
     "Fallback",
     "GarbageOnStdout",
+    "HeadersFunction",
     "Health",
     "HealthPolicy",
     "InvalidArguments",

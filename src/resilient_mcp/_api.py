@@ -58,6 +58,7 @@ from .policy import (
 from .session import Session
 from .strategies.breaker import BreakerState
 from .subscriptions.watcher import Change
+from .transports.http.headers import HeadersFunction
 from .verdicts.classifier import Classify
 from .verdicts.verdict import Category, Failure, Verdict
 
@@ -88,6 +89,7 @@ __all__ = [
     "Failure",
     "Fallback",
     "GarbageOnStdout",
+    "HeadersFunction",
     "Health",
     "HealthPolicy",
     "InvalidArguments",

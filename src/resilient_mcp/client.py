@@ -45,6 +45,8 @@ from .session_methods import SessionMethods, Timeout, seconds
 from .subscriptions.subscriptions import Subscriptions
 from .text.redact import Redactor
 from .transports.host_requests import Link
+from .transports.http.headers import HeadersFunction
+from .transports.server import HttpOptions
 from .verdicts.classifier import Classifier, Classify
 from .verdicts.remedies import Wording, in_python, reason_of
 
@@ -78,6 +80,11 @@ class ResilientClient(SessionMethods):
             the environment variable `RESILIENT_MCP_DEBUG` is set and not `0`.
         http_client: The HTTP client to use (httpx on mcp 1.x, httpx2 on 2.x), with its headers, auth and proxies. You
             close it, and you set TCP keepalive, which the default client has.
+        headers: HTTP headers of every request: a mapping, or a function (or coroutine function) without arguments that
+            returns one. It is called for each connection, and again after a 401, so a token can be rotated without a
+            restart. They take precedence over those of `http_client`.
+        auth: An `Auth` of the HTTP library for every request, such as the SDK's `OAuthClientProvider`; by default that
+            of `http_client`.
         errlog: Receives the stderr of the server's process, line by line and without secrets, as on `stdio_client`:
             `sys.stderr` by default; None discards it. The logger `resilient_mcp.server` gets it in any case.
         sampling_callback: As on `ClientSession`, like the next five.
@@ -110,6 +117,8 @@ class ResilientClient(SessionMethods):
         fallbacks: Mapping[str, Fallback] | None = None,
         debug: bool | None = None,
         http_client: Any = None,
+        headers: Mapping[str, str] | HeadersFunction | None = None,
+        auth: Any = None,
         errlog: TextIO | None = _STDERR,
         sampling_callback: SamplingFnT | None = None,
         elicitation_callback: ElicitationFnT | None = None,
@@ -120,7 +129,7 @@ class ResilientClient(SessionMethods):
         read_timeout_seconds: Timeout = None,
         **session_options: Any,
     ) -> None:
-        given, server = server, server_of(server, http_client)
+        given, server = server, server_of(server, HttpOptions(http_client, headers, auth))
         check_listener(on_event)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(f"policy must be a Policy, not a {type(policy).__name__}: write Policy.model_validate(...)")

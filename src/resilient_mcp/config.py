@@ -28,6 +28,8 @@ from .policy import Policy
 from .text.credentials import safe_url
 from .text.printable import printable
 from .text.redact import Redactor
+from .transports.http.headers import HeadersFunction
+from .transports.http.headers_command import HeadersCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,12 @@ class ServerConfig:
     Attributes:
         server: The SDK's `StdioServerParameters`, `StreamableHttpParameters` or `SseServerParameters`.
         policy: Its policy.
+        headers: Returns headers from its `headersHelper`, or None: pass it as `ResilientClient(headers=...)`.
     """
 
     server: Any = field(repr=False)
     policy: Policy
+    headers: HeadersFunction | None = None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, ServerConfig]:
@@ -153,6 +157,9 @@ class _Entry(BaseModel):
     """How to reach it; by default `stdio` with `command`, and `http` (Streamable HTTP) with `url`."""
     headers: dict[str, str] = {}
     """HTTP headers for every request."""
+    headersHelper: str | None = None  # noqa: N815 - as Claude Code spells it
+    """A shell command that prints more headers, as a JSON object of strings. It runs for each connection, and again
+    after a 401."""
     disabled: bool = False
     """Whether to leave this server out."""
     resilience: Policy = Policy()
@@ -190,7 +197,7 @@ _LONGEST_KEY = 64
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Keys whose values are never shown.
-_SECRET = frozenset({"env", "headers", "args"})
+_SECRET = frozenset({"env", "headers", "headersHelper", "args"})
 # What is wrong and what to write instead, by pydantic's error type.
 _REMEDIES = {
     "string_type": "must be a string: put it in quotes",
@@ -201,7 +208,7 @@ _REMEDIES = {
 _A_FILE = 'write {"mcpServers": {"name": {"command": "..."}}}'
 _HTTP = frozenset({"http", "streamable-http", "streamableHttp"})
 # The two ways to reach a server, each with the keys that have no effect with it.
-_NEEDLESS = {"command": ("headers",), "url": ("args", "env", "cwd")}
+_NEEDLESS = {"command": ("headers", "headersHelper"), "url": ("args", "env", "cwd")}
 # What other hosts, and people, call `url` and `command`. In an entry that has one of the two, such a key belongs to
 # another host and is ignored.
 _OTHER_NAMES = {
@@ -303,9 +310,11 @@ class _Reader:
         self._check(name, value)
         entry = self._entry(name, {key: item for key, item in value.items() if key != "resilience"})
         server = None if entry is None else self._parameters(name, entry)
-        if len(self.problems) > before or merged is None:
+        if len(self.problems) > before or merged is None or entry is None:
             return None
-        return ServerConfig(server, merged)
+        helper = entry.headersHelper
+        headers = None if helper is None or server is None else HeadersCommand(helper, name=name, url=server.url)
+        return ServerConfig(server, merged, headers)
 
     def _entry(self, name: str, value: dict[str, Any]) -> _Entry | None:
         try:
@@ -338,6 +347,8 @@ class _Reader:
         kind, needed = value.get("type"), "command" if value.get("type") == "stdio" else "url"
         if kind in {"stdio", "sse", *_HTTP} and needed not in given:
             self._add(name, "type", f"is {kind!r}, which needs {needed!r}: add it, or leave 'type' out")
+        if "headersHelper" in given and value.get("type") == "sse":
+            self._add(name, "headersHelper", "has no effect with type 'sse': remove it")
         for key in _NEEDLESS[ways[0]]:
             if value.get(key):
                 self._add(name, key, f"has no effect with {ways[0]!r}: remove it")

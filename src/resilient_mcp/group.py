@@ -28,6 +28,7 @@ from .observability.stats import Health
 from .policy import Policy
 from .session_methods import Timeout
 from .text.printable import describe
+from .transports.http.headers import HeadersFunction
 
 SERVER_META = "resilient-mcp/server"
 """The key in a listed item's `_meta` for the name of its server."""
@@ -109,13 +110,16 @@ class ResilientClientGroup:
         """
         group = cls(name_hook=name_hook, patience=patience, **options)
         for name, entry in config.load(path).items():
-            group._members[name] = group._member(name, entry.server, entry.policy)
+            group._members[name] = group._member(name, entry.server, entry.policy, entry.headers)
         return group
 
-    def _member(self, name: str, server: Any, policy: Policy | None = None) -> _Member:
+    def _member(
+        self, name: str, server: Any, policy: Policy | None = None, headers: HeadersFunction | None = None
+    ) -> _Member:
         if isinstance(server, ResilientClient):
             return _Member(server, owned=server.state is State.IDLE)
-        client = ResilientClient(server, name=name, policy=policy or self._policy, **self._options)
+        options = self._options if headers is None else {**self._options, "headers": headers}
+        client = ResilientClient(server, name=name, policy=policy or self._policy, **options)
         return _Member(client, owned=True)
 
     # --- lifecycle ---

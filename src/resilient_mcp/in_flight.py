@@ -153,7 +153,6 @@ class InFlight:
             since and nothing was in flight then.
         on_message: Called for each JSON-RPC message from the server.
         message_at: When the latest of them arrived.
-        arrived: Called with each id that reaches the HTTP transport.
         session_id: The connection's `Mcp-Session-Id`, printable, or None.
     """
 
@@ -165,7 +164,6 @@ class InFlight:
         self.waiting_since: float | None = None
         self.on_message: Callable[[], object] | None = None
         self.message_at = -math.inf
-        self.arrived: Callable[[object], None] = lambda _: None
         self.session_id: str | None = None
 
     def sending(self, method: str, request_id: RequestId) -> dict[str, object] | None:

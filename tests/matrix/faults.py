@@ -217,7 +217,7 @@ ANYWHERE = [
     Fault(
         "killed, and this process has no descriptor left for a moment",
         UNHARMED,
-        STREAMS,  # where each call is a connection of its own, so that it cannot take the descriptor of the last one
+        STDIO,  # over HTTP, a call would take the descriptor of the connection that it finds closed
         policy={"restart": RestartPolicy(base=0.01, max_delay=0.05, intensity=100)},
         before=kill_and_take_descriptors,
         during=give_back_descriptors_soon,

@@ -28,6 +28,9 @@ _types: Any = types
 http: Any
 """The HTTP library the installed SDK uses: httpx on 1.x, httpx2 on 2.x. Both have the same API."""
 
+httpcore: Any
+"""What that library's own transport is built on."""
+
 MCPError: Any
 """The installed SDK's error class."""
 
@@ -35,11 +38,11 @@ HighLevelServer: Any
 """The installed SDK's high-level server class: `FastMCP` on 1.x, `MCPServer` on 2.x."""
 
 if MAJOR == 1:
-    http = import_module("httpx")
+    http, httpcore = import_module("httpx"), import_module("httpcore")
     MCPError = import_module("mcp.shared.exceptions").McpError
     HighLevelServer = import_module("mcp.server.fastmcp").FastMCP
 else:
-    http = import_module("httpx2")
+    http, httpcore = import_module("httpx2"), import_module("httpcore2")
     MCPError = _mcp.MCPError
     HighLevelServer = import_module("mcp.server.mcpserver").MCPServer
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from mcp import types
-from mcp.shared.message import SessionMessage
+from mcp.shared.message import ClientMessageMetadata, SessionMessage
 
 from .installed import MAJOR, _types
 from .results import dump
@@ -67,6 +68,53 @@ def response_id(item: SessionMessage) -> Any:
     """The id of an incoming response or error; None for anything else."""
     message = body_of(item)
     return message.id if isinstance(message, _RESPONSES) else None
+
+
+_NOTIFICATION = _types.JSONRPCNotification
+
+
+def is_notification(item: SessionMessage) -> bool:
+    """Whether a message is a notification."""
+    return isinstance(body_of(item), _NOTIFICATION)
+
+
+def result_id(item: SessionMessage) -> Any:
+    """The id of an incoming response with a result; None for anything else."""
+    message = body_of(item)
+    return message.id if isinstance(message, _types.JSONRPCResponse) else None
+
+
+def negotiated_version(item: SessionMessage) -> str | None:
+    """The protocol version in an incoming response to `initialize`; None if there is none."""
+    version = getattr(body_of(item), "result", {}).get("protocolVersion")
+    return version if isinstance(version, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the SDK attaches to an outgoing message for a Streamable HTTP transport.
+
+    Attributes:
+        headers: Headers of this message (2.x).
+        token: The event id from which to resume the answer of an earlier request, or None.
+        on_token: Called with each event id of the answer, or None.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: str | None = None
+    on_token: Callable[[str], Awaitable[None]] | None = None
+
+
+_NO_HINTS = Hints()
+
+
+def hints_of(item: SessionMessage) -> Hints:
+    """The hints attached to an outgoing message."""
+    metadata: Any = item.metadata
+    if not isinstance(metadata, ClientMessageMetadata):
+        return _NO_HINTS
+    headers = getattr(metadata, "headers", None) or {}
+    return Hints(headers, metadata.resumption_token, metadata.on_resumption_token_update)
 
 
 def clean_error_response(item: SessionMessage, clean: Callable[[Any], Any]) -> None:

@@ -54,7 +54,7 @@ class Session:
     @classmethod
     @asynccontextmanager
     async def open(cls, streams: Any, options: Mapping[str, Any], *, legacy: bool) -> AsyncIterator[Self]:
-        """Negotiate a session over `streams`, a context manager of (read, write), or on 2.x an in-process server.
+        """Negotiate a session over `streams`, a context manager of (read, write).
 
         Args:
             streams: The transport.

@@ -22,7 +22,7 @@ from ..policy import Policy
 from ..text.printable import first_leaf
 from ..text.redact import Redactor
 from ..transports.host_requests import Link, linked
-from ..transports.http import evidence_of, is_about_auth
+from ..transports.http.evidence import evidence_of, is_about_http
 from ..transports.process import ServerProcess, is_stopped
 from ..transports.server import Channel, Server
 from ..verdicts.classifier import is_outage, is_session_lost
@@ -88,8 +88,7 @@ class Connector:
 
     Attributes:
         server: What it connects to.
-        link: Answers server requests, from the next connection on, or None. Not used for an in-process server that is
-            called directly (mcp 2.x).
+        link: Answers server requests, from the next connection on, or None.
         opening: The latest connection, while it is being opened and afterwards.
     """
 
@@ -134,7 +133,7 @@ class Connector:
         try:
             with handshake.scope:
                 target: Any = self.server.open(self._channel(opening))
-                if self.link is not None and self.server.is_wired:
+                if self.link is not None:
                     target = linked(target, self.link, opening.server_waits)
                 token = current_attempt.set(handshake)
                 options = {**self._options, **opening.timed(self._options)}
@@ -154,7 +153,7 @@ class Connector:
                 logger.debug("%s did not answer server/discover; using initialize next", self._hub.server)
         evidence = opening.ended or handshake.evidence
         leaf = None if failure is None else first_leaf(failure)
-        if evidence is None and leaf is not None and (isinstance(leaf, http.HTTPError) or is_about_auth(leaf)):
+        if evidence is None and leaf is not None and is_about_http(leaf):
             unsent = not connected and isinstance(leaf, http.ConnectError | http.ConnectTimeout)
             delivery = Delivery.NOT_SENT if unsent else Delivery.UNKNOWN
             evidence = evidence_of(leaf, delivery, self._hub.redactor)
@@ -209,7 +208,6 @@ class _Opening:
             self.generation,
             session,
             self.in_flight,
-            is_wired=self._server.is_wired,
             is_process=self._server.is_process,
             redactor=self._redactor,
             notifications_ready=self._notifications_ready,

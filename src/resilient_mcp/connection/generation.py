@@ -51,8 +51,6 @@ class Connection:
         generation: The number of this connection, counted from 1.
         session: The negotiated SDK session.
         in_flight: Its requests on the wire.
-        is_wired: Whether its requests pass through a watched transport; an in-process server of mcp 2.x is called
-            directly.
         is_process: Whether the server is a child process of this client.
         redactor: Removes secrets from the errors that calls raise.
         suspected: Set when the process seems to hang, and when the connection is lost.
@@ -69,7 +67,6 @@ class Connection:
     generation: int
     session: Session
     in_flight: InFlight
-    is_wired: bool = True
     is_process: bool = False
     redactor: Redactor = field(default_factory=Redactor)
     suspected: anyio.Event = field(default_factory=anyio.Event)
@@ -133,7 +130,7 @@ class Connection:
             AttemptError: The attempt failed; carries what is known about it.
         """
         scope = anyio.CancelScope(deadline=min(deadline, loop_time() + timeout))
-        attempt = Attempt(scope, Delivery.NOT_SENT if self.is_wired else Delivery.UNKNOWN, meta=meta)
+        attempt = Attempt(scope, meta=meta)
         if self.reason is not None:
             attempt.ended = self.reason
             raise AttemptError(None, attempt.conclude(self.reason))
@@ -164,7 +161,7 @@ class Connection:
                 error,
                 evidence,
                 delivery=attempt.delivery,
-                silent=self.is_wired and self.in_flight.heard == heard,
+                silent=self.in_flight.heard == heard,
                 lively=anyio.current_time() - self.in_flight.message_at < _LIVELY,
                 earlier=attempt.requests > 1,
             ) from error
@@ -176,7 +173,7 @@ class Connection:
             self._attempts.discard(attempt)
             if not self._attempts and self.lost.is_set():
                 self._idle.set()
-        silent = self.is_wired and self.in_flight.heard == heard
+        silent = self.in_flight.heard == heard
         if silent and attempt.evidence is None and attempt.ended is None:
             self._overdue = True
         late = Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
@@ -247,9 +244,8 @@ class Connection:
         swallowed = closed or (self.lost.is_set() and is_connection_closed(exc))
         if attempt.answered and not swallowed:  # the server's own error, or a result that failed validation
             return None
-        # Neither a closed stream nor an SDK error: raised locally, by the request itself. A server that is called
-        # directly has no response to see, so an SDK error is taken for the server's own.
-        if not closed and not (self.is_wired and isinstance(exc, MCPError)):
+        # Neither a closed stream nor an SDK error: raised locally, by the request itself.
+        if not closed and not isinstance(exc, MCPError):
             return None
         # No response came, so the SDK made the error itself: its own time limit, or the end of the session.
         if is_local_timeout(exc):

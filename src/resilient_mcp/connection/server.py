@@ -6,30 +6,32 @@ from typing import Any
 
 from ..transports.foreign import ForeignServer
 from ..transports.in_process import InProcessServer
-from ..transports.server import Server
+from ..transports.server import HttpOptions, Server
 from ..transports.sse import SseServer
 from ..transports.stdio import StdioServer
 from ..transports.streamable_http import StreamableHttpServer
 
 # Tried in this order, so the most general comes last.
 KINDS: tuple[type[Server], ...] = (StdioServer, StreamableHttpServer, SseServer, InProcessServer, ForeignServer)
+_NOTHING = HttpOptions()
 
 
-def server_of(given: Any, http_client: Any = None) -> Server:
+def server_of(given: Any, options: HttpOptions = _NOTHING) -> Server:
     """The server that a user passed to `ResilientClient`.
 
     Args:
         given: Its `server`.
-        http_client: Its `http_client`, or None.
+        options: Its HTTP options.
 
     Raises:
         ValueError: It cannot work, such as an empty command.
-        TypeError: It is not a server, or `http_client` has no effect with it.
+        TypeError: It is not a server, or one of `options` has no effect with it.
     """
     for kind in KINDS:
-        if (server := kind.of(given, http_client)) is not None:
-            if http_client is not None and not kind.takes_http_client:
-                raise TypeError(f"http_client is for Streamable HTTP servers, but the server is {type(given).__name__}")
+        if (server := kind.of(given, options)) is not None:
+            if useless := [name for name in options.given() if name not in kind.takes_http]:
+                names = " and ".join(useless)
+                raise TypeError(f"{names}= is for Streamable HTTP servers, but the server is {type(given).__name__}")
             return server
     raise TypeError(
         f"server is {type(given).__name__}: pass a URL, StdioServerParameters, StreamableHttpParameters, "

@@ -356,8 +356,6 @@ class Replay:
             return None
         if is_connection_closed(exc):
             return await self._connection.why_closed()
-        if not self._connection.is_wired and isinstance(exc, MCPError):
-            return None  # an in-process server has no transport to observe: its own error is all there is
         kind = FailureKind.TIMEOUT if isinstance(exc, TimeoutError) else FailureKind.CLOSED
         return Evidence(kind, Delivery.UNKNOWN, printable(str(exc)) or "no acknowledgement in time")
 

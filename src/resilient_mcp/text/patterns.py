@@ -137,7 +137,11 @@ _Pattern: TypeAlias = tuple[tuple[str, ...], re.Pattern[str], Callable[[re.Match
 
 # Each pattern matches a name, a separator and a value. It is tried only on text whose lower case contains one of its
 # hints, which most text does not.
+# What pydantic quotes of a long value that it rejects is cut in its middle, and half a secret is not recognized.
+_CUT_INPUT = re.compile(r"(input_value)(=)([^\n]{1,80}?\.\.\.[^\n]{1,80}?)(?=, input_type=)")
+
 _PATTERNS: tuple[_Pattern, ...] = (
+    (("input_value=",), _CUT_INPUT, lambda _: True),
     (("authorization", "cookie", "x-api-key"), _HEADER, _is_header_secret),
     (("bearer",), _BEARER, _is_bearer),
     (("basic",), _BASIC, _is_basic),

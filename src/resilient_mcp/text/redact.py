@@ -70,11 +70,17 @@ class Redactor:
         """
         for name, value in headers.raw:
             if _carries_credentials(name):
-                self._learn(value.decode("latin-1"), name.decode("latin-1"))
+                text = value.decode("latin-1")
+                self._learn(text, in_header(name.decode("latin-1"), text))
 
-    def _learn(self, value: str, name: str) -> None:
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Add secrets, such as the tokens of a login. Only the latest 64 are remembered."""
+        for secret in secrets:
+            self._learn(secret, [secret])
+
+    def _learn(self, value: str, secrets: Iterable[str]) -> None:
         if self._learned.get(value) is None:
-            self._learned[value] = _spellings(in_header(name, value))
+            self._learned[value] = _spellings(secrets)
             self._sort()
 
     # --- text ---

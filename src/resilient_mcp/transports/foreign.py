@@ -8,7 +8,7 @@ from typing import Any
 
 from .._sdk.transports import Streams
 from ..text.redact import Redactor
-from .server import Channel, Server
+from .server import Channel, HttpOptions, Server
 from .sse import SseServer
 from .stdio import StdioServer
 from .streamable_http import StreamableHttpServer
@@ -31,7 +31,7 @@ class ForeignServer(Server):
         self._name: str = next(filter(None, names), type(factory).__name__)
 
     @classmethod
-    def of(cls, given: Any, http_client: Any) -> Server | None:  # noqa: ARG003 - it has its own
+    def of(cls, given: Any, options: HttpOptions) -> Server | None:  # noqa: ARG003 - it has its own
         if hasattr(given, "__aenter__"):
             return cls._of_transport(given)
         return cls(given) if callable(given) else None
@@ -57,14 +57,14 @@ class ForeignServer(Server):
         return self._name
 
     def open(self, channel: Channel) -> AbstractAsyncContextManager[Streams]:
-        return watched(channel, lambda _: self._factory())
+        return watched(channel, self._factory)
 
 
 def _name_of(given: Any) -> str | None:
     """The name of the server that an SDK transport connects to, given its first argument; None if it is unknown."""
     kinds = (StdioServer, StreamableHttpServer, SseServer)
     try:
-        server = next(filter(None, (kind.of(given, None) for kind in kinds)), None)
+        server = next(filter(None, (kind.of(given, HttpOptions()) for kind in kinds)), None)
     except (TypeError, ValueError):
         return None
     return None if server is None else server.name(Redactor(server.secrets()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TextIO
 
 from .._sdk.transports import Streams
@@ -46,6 +46,25 @@ class Channel:
     reason: Callable[[], Evidence | None]
 
 
+@dataclass(frozen=True, slots=True)
+class HttpOptions:
+    """What a user may say about HTTP, as on `ResilientClient`.
+
+    Attributes:
+        http_client: The HTTP client to use, or None.
+        headers: Headers of every request: a mapping, a function, or None.
+        auth: The auth of every request, or None.
+    """
+
+    http_client: Any = None
+    headers: Any = None
+    auth: Any = None
+
+    def given(self) -> list[str]:
+        """The names of those that were given."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+
 class Server(ABC):
     """A server as the user configured it, and the transport to it.
 
@@ -53,36 +72,34 @@ class Server(ABC):
 
     Attributes:
         is_process: Whether the server is a child process of this one.
-        is_wired: Whether its messages pass through streams; an in-process server of mcp 2.x is called directly.
         is_ordered: Whether requests arrive in the order in which they are written.
         detects_disconnect: Whether the end of the server is noticed without health checks.
         has_notification_stream: Whether the server's notifications need a stream of their own (GET).
-        takes_http_client: Whether the user may pass the HTTP client.
+        takes_http: Which of `HttpOptions` it takes.
         configured_by: The arguments that say where it is, as named in messages to a user who configured it in Python.
         url: Its URL, or None.
     """
 
     is_process: ClassVar[bool] = False
-    is_wired: bool = True
     is_ordered: ClassVar[bool] = True
     detects_disconnect: ClassVar[bool] = False
     has_notification_stream: ClassVar[bool] = False
-    takes_http_client: ClassVar[bool] = False
+    takes_http: ClassVar[frozenset[str]] = frozenset()
     configured_by: ClassVar[str]
     url: str | None = None
 
     @classmethod
     @abstractmethod
-    def of(cls, given: Any, http_client: Any) -> Server | None:
+    def of(cls, given: Any, options: HttpOptions) -> Server | None:
         """The server, if `given` is one of this kind; else None.
 
         Args:
             given: The `server` of `ResilientClient`.
-            http_client: Its `http_client`, for the kinds that take one.
+            options: Its HTTP options, for the kinds that take them.
 
         Raises:
             ValueError: It is of this kind, but cannot work.
-            TypeError: It is of this kind, but it or `http_client` is of a type that cannot be used.
+            TypeError: It is of this kind, but it or one of `options` is of a type that cannot be used.
         """
 
     @abstractmethod
@@ -91,10 +108,7 @@ class Server(ABC):
 
     @abstractmethod
     def open(self, channel: Channel) -> AbstractAsyncContextManager[Streams]:
-        """The transport of one connection: a context manager of the streams (read, write) of a session.
-
-        A server that is not wired returns what the SDK's client takes in place of streams.
-        """
+        """The transport of one connection: a context manager of the streams (read, write) of a session."""
 
     def secrets(self) -> Iterator[str]:
         """The values in its configuration that must not appear in messages or logs."""

@@ -37,10 +37,11 @@ from ..in_flight import InFlight
 from ..text.configured import in_arguments, in_pairs
 from ..text.redact import Redactor
 from .framing import LineFramer, Oversize
+from .inbox import Turn
+from .jsonrpc import parse
 from .names import name_of_command
 from .process import STDERR_TAIL, ServerProcess, spawn
-from .server import Channel, Server
-from .sse_events import parse
+from .server import Channel, HttpOptions, Server
 from .stderr import StderrLines
 
 # Characters of a name.
@@ -85,7 +86,7 @@ class StdioServer(Server):
         self._parameters = parameters
 
     @classmethod
-    def of(cls, given: Any, http_client: Any) -> Server | None:  # noqa: ARG003 - it has no HTTP
+    def of(cls, given: Any, options: HttpOptions) -> Server | None:  # noqa: ARG003 - it has no HTTP
         return cls(given) if isinstance(given, StdioServerParameters) else None
 
     def name(self, redactor: Redactor) -> str:
@@ -272,11 +273,13 @@ class StdioReader:
         self._on_garbage = on_garbage
         self._on_end = on_end
         self._ended = False
+        self._turn = Turn()
 
     def __aiter__(self) -> StdioReader:
         return self
 
     async def __anext__(self) -> SessionMessage | Exception:
+        await self._turn.over()
         while not self._ready:
             chunk = b"" if self._ended else await self._process.receive()
             if not chunk:
@@ -286,7 +289,8 @@ class StdioReader:
             self._in_flight.hear()
             for line in self._framer.feed(chunk):
                 self._take(line)
-        return self._ready.popleft()
+        item = self._ready.popleft()
+        return item if isinstance(item, Exception) else self._turn.of(item)
 
     async def receive(self) -> SessionMessage | Exception:
         """The next message, or the error of a line that is not one: the session passes it to its `message_handler`.

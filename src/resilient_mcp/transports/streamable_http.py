@@ -8,13 +8,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._sdk.installed import VERSION, StreamableHttpParameters, http
-from .._sdk.transports import Streams, create_http_client, streamable_http_transport, to_seconds
+from .._sdk.transports import Streams, to_seconds
 from ..policy import Policy
 from ..text.configured import in_header, in_pairs, in_url
 from ..text.credentials import safe_url
 from ..text.redact import Redactor
-from .server import Channel, Server
-from .watched import Wrap, watched
+from .http.client import create_http_client
+from .http.endpoint import Endpoint
+from .http.headers import UserHeaders
+from .http.transport import streamable_http
+from .server import Channel, HttpOptions, Server
 
 
 class StreamableHttpServer(Server):
@@ -22,39 +25,44 @@ class StreamableHttpServer(Server):
 
     Args:
         parameters: The SDK's parameters.
-        http_client: The user's HTTP client, which the user closes; None to create one.
+        options: The user's HTTP client, which the user closes, headers and auth.
 
     Raises:
-        ValueError: It is not the URL of a server.
-        TypeError: `http_client` is not a client of the HTTP library that the installed SDK uses.
+        ValueError: It is not the URL of a server, or a header cannot be sent.
+        TypeError: The client or the auth is not of the HTTP library that the installed SDK uses.
     """
 
     is_ordered = False
     has_notification_stream = True
-    takes_http_client = True
+    takes_http = frozenset({"http_client", "headers", "auth"})
     configured_by = "the server's URL"
 
-    def __init__(self, parameters: Any, http_client: Any = None) -> None:
+    def __init__(self, parameters: Any, options: HttpOptions) -> None:
         check_url(parameters.url)
-        if http_client is not None and not isinstance(http_client, http.AsyncClient):
-            kind = f"{type(http_client).__module__}.{type(http_client).__qualname__}"
-            raise TypeError(f"http_client is a {kind}: mcp {VERSION} needs an {http.__name__}.AsyncClient")
+        for name, kind in (("http_client", http.AsyncClient), ("auth", http.Auth)):
+            value = getattr(options, name)
+            if value is not None and not isinstance(value, kind):
+                found = f"{type(value).__module__}.{type(value).__qualname__}"
+                raise TypeError(f"{name} is a {found}: mcp {VERSION} needs an {http.__name__}.{kind.__name__}")
         self._parameters = parameters
-        self._given_client = http_client
-        self.client = http_client
+        self._given_client = options.http_client
+        self._headers = UserHeaders(options.headers)
+        self._auth = options.auth
+        self.client = options.http_client
         self.url = parameters.url
 
     @classmethod
-    def of(cls, given: Any, http_client: Any) -> Server | None:
+    def of(cls, given: Any, options: HttpOptions) -> Server | None:
         if isinstance(given, str):
             given = StreamableHttpParameters(url=given)
-        return cls(given, http_client) if isinstance(given, StreamableHttpParameters) else None
+        return cls(given, options) if isinstance(given, StreamableHttpParameters) else None
 
     def name(self, redactor: Redactor) -> str:  # noqa: ARG002 - a URL is cleaned by its parts
         return safe_url(self._parameters.url)
 
     def secrets(self) -> Iterator[str]:
         yield from secrets_of(self._parameters)
+        yield from _in_headers(self._headers.current)
         if (client := self._given_client) is not None:
             yield from _in_headers(client.headers)
             yield from in_url(str(client.base_url))
@@ -71,14 +79,13 @@ class StreamableHttpServer(Server):
             yield
             return
         connect = min(to_seconds(self._parameters.timeout), policy.timeout.connect)
-        async with create_http_client(self._parameters.headers, connect=connect, read=None) as self.client:
+        async with create_http_client(self._parameters.url, self._parameters.headers, connect=connect) as self.client:
             yield
 
     def open(self, channel: Channel) -> AbstractAsyncContextManager[Streams]:
-        def connect(wrap: Wrap) -> Any:
-            return streamable_http_transport(self._parameters, wrap(self.client, out_of_band=False))
-
-        return watched(channel, connect)
+        url, terminate = self._parameters.url, self._parameters.terminate_on_close
+        endpoint = Endpoint(url, self.client, channel.redactor, headers=self._headers, auth=self._auth)
+        return streamable_http(endpoint, channel, terminate_on_close=terminate)
 
 
 def check_url(url: str) -> None:

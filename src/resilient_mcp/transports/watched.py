@@ -4,77 +4,41 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from mcp.shared.message import SessionMessage
 
 from .._sdk.messages import add_meta, clean_error_response, encode, method_and_id, response_id
-from .._sdk.transports import POSTS_ONE_BY_ONE, Streams
+from .._sdk.transports import Streams
 from ..evidence import Delivery, Evidence, FailureKind
-from ..in_flight import InFlight, current_attempt
+from ..in_flight import InFlight
 from ..text.redact import Redactor
-from . import http_logs
-from .http import HttpEdge
+from .http import logs
+from .inbox import Turn
 from .server import Channel
-
-# Seconds to wait for a request to get from the SDK's stream to the HTTP client; far more than it takes.
-_ARRIVAL = 1.0
-
-
-class Wrap(Protocol):
-    """Wraps the HTTP client of a connection in an `HttpEdge`."""
-
-    def __call__(self, client: Any, *, out_of_band: bool = True) -> HttpEdge:
-        """The wrapped client; `out_of_band` if answers arrive on a stream other than the POST's (HTTP+SSE)."""
-        ...
 
 
 @asynccontextmanager
-async def watched(channel: Channel, connect: Callable[[Wrap], Any]) -> AsyncIterator[Streams]:
+async def watched(channel: Channel, connect: Callable[[], Any], *, sends: bool = True) -> AsyncIterator[Streams]:
     """The wrapped streams of an SDK's or a user's transport.
 
     Args:
         channel: The connection that it carries.
-        connect: Returns the transport; its argument wraps the HTTP client that the transport uses, if any.
+        connect: Returns the transport.
+        sends: Whether a request counts as sent once the transport has it; False if the transport reports it itself.
     """
-    async with anyio.create_task_group() as background:
-        edges: list[HttpEdge] = []
-
-        def wrap(client: Any, *, out_of_band: bool = True) -> HttpEdge:
-            edge = HttpEdge(
-                client,
-                channel.in_flight,
-                channel.redactor,
-                spawn=background.start_soon,
-                max_bytes=channel.policy.max_message_bytes,
-                patience=channel.policy.timeout.shutdown,
-                on_broken_handshake=channel.on_end,
-                on_stream=channel.on_stream,
-                out_of_band=out_of_band,
-            )
-            edges.append(edge)
-            return edge
-
-        http_logs.connecting.set(channel.redactor)  # the SDK's transport starts its tasks in this context
-        streams: tuple[Any, ...] = ()
-        try:
-            async with connect(wrap) as streams:
-                one_by_one = bool(edges) and POSTS_ONE_BY_ONE
-                writer = WatchedWriter(streams[1], channel.in_flight, sends=not edges, one_by_one=one_by_one)
-                reader = WatchedReader(streams[0], channel.in_flight, channel.redactor, channel.on_end)
-                try:
-                    yield reader, writer
-                finally:
-                    reason = channel.reason()
-                    for edge in edges:
-                        edge.session_lost = reason is not None and reason.kind is not FailureKind.CLOSED
-        finally:
-            # Not earlier: a transport that is still delivering an answer would log an error.
-            with anyio.move_on_after(channel.policy.timeout.shutdown, shield=True):
-                for stream in streams[:2]:
-                    await stream.aclose()
-        background.cancel_scope.cancel()
+    logs.connecting.set(channel.redactor)  # the SDK's transport starts its tasks in this context
+    streams: tuple[Any, ...] = ()
+    try:
+        async with connect() as streams:
+            writer = WatchedWriter(streams[1], channel.in_flight, sends=sends)
+            yield WatchedReader(streams[0], channel.in_flight, channel.redactor, channel.on_end), writer
+    finally:
+        # Not earlier: a transport that is still delivering an answer would log an error.
+        with anyio.move_on_after(channel.policy.timeout.shutdown, shield=True):
+            for stream in streams[:2]:
+                await stream.aclose()
 
 
 class WatchedWriter:
@@ -83,17 +47,13 @@ class WatchedWriter:
     Args:
         inner: The transport's own stream.
         in_flight: The connection's requests.
-        sends: Whether a request counts as sent once `inner` has it; False if the HTTP transport below reports it.
-        one_by_one: Whether to hand over a request only after the previous one has reached the HTTP transport below.
+        sends: Whether a request counts as sent once `inner` has it.
     """
 
-    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool, one_by_one: bool) -> None:
+    def __init__(self, inner: Any, in_flight: InFlight, *, sends: bool) -> None:
         self._inner = inner
         self._in_flight = in_flight
         self._sends = sends
-        self._turn = anyio.Lock() if one_by_one else None
-        self._awaited: tuple[object, anyio.Event] | None = None
-        in_flight.arrived = self._arrived
 
     async def send(self, item: SessionMessage) -> None:
         """Write one message.
@@ -102,37 +62,13 @@ class WatchedWriter:
             UnencodableError: It cannot be encoded as JSON; nothing was sent.
         """
         method, request_id = method_and_id(item)
-        is_request = method is not None and request_id is not None
-        if (attempt := current_attempt.get()) is not None and attempt.login is not None:
-            await attempt.login_over()
         if method is not None and request_id is not None:
             add_meta(item, self._in_flight.sending(method, request_id))
         # An unencodable message fails here, in its caller's task. In the transport's task it would end the connection.
         encode(item)
-        if is_request and self._sends:
+        if method is not None and request_id is not None and self._sends:
             self._in_flight.sent(request_id)
-        if self._turn is None:
-            await self._inner.send(item)
-        elif is_request:
-            await self._send_in_turn(self._turn, item, request_id)
-        else:
-            # Without its turn, it could be sent in place of a request that has not arrived yet.
-            async with self._turn:
-                await self._inner.send(item)
-
-    async def _send_in_turn(self, turn: anyio.Lock, item: SessionMessage, request_id: object) -> None:
-        """See `POSTS_ONE_BY_ONE`."""
-        async with turn:
-            arrived = anyio.Event()
-            self._awaited = request_id, arrived
-            await self._inner.send(item)
-            # Shielded: if a cancelled caller let the next message in, it could be sent in place of this one.
-            with anyio.move_on_after(_ARRIVAL, shield=True):
-                await arrived.wait()
-
-    def _arrived(self, request_id: object) -> None:
-        if self._awaited is not None and self._awaited[0] == request_id:
-            self._awaited[1].set()
+        await self._inner.send(item)
 
     async def aclose(self) -> None:
         """Do nothing: the transport closes the stream when it is closed itself."""
@@ -159,6 +95,7 @@ class WatchedReader:
         self._in_flight = in_flight
         self._redactor = redactor
         self._on_end = on_end
+        self._turn = Turn()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -167,6 +104,7 @@ class WatchedReader:
         return self
 
     async def __anext__(self) -> Any:
+        await self._turn.over()
         try:
             item = await self._inner.__anext__()
         except StopAsyncIteration:
@@ -179,7 +117,7 @@ class WatchedReader:
             clean_error_response(item, self._redactor.cleaned)
         else:
             self._in_flight.hear_message()
-        return item
+        return self._turn.of(item)
 
     async def aclose(self) -> None:
         """Do nothing: the transport closes the stream when it is closed itself."""

@@ -104,7 +104,7 @@ async def call_a_tool_that_is_not_listed(connect, server):
 @snippet(on=("memory", "http", "sse"))
 async def follow_progress(connect, server):
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
-        print(f"{progress}/{total}: {message}")
+        print(f"{progress:g}/{total:g}: {message}")  # over streams, mcp 2.x makes them floats
 
     async with connect(server) as client:
         result = await client.call_tool("water", {"beds": 3}, progress_callback=on_progress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from contextvars import ContextVar
 
-from ..text.redact import Redactor
+from ...text.redact import Redactor
 
 sending: ContextVar[Redactor | None] = ContextVar("sending", default=None)
 """Redactor of the client whose request the HTTP library is sending."""
@@ -34,7 +34,7 @@ class _Cleaner(logging.Filter):
         self._whose = whose
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if (redactor := self._whose.get()) is None:
+        if (redactor := self._whose.get() or sending.get()) is None:
             return True
         try:
             text = record.getMessage()

@@ -1,0 +1,1 @@
+"""Streamable HTTP, on the HTTP library of the installed SDK."""
