@@ -23,8 +23,7 @@ import anyio
 import anyio.abc
 
 from ..evidence import ExitStatus
-
-_CHUNK = 256 * 1024
+from .pipe import pipe_of
 
 # Bytes of stderr read in one go: they may hold thousands of lines, and logging them blocks the event loop.
 _STDERR_CHUNK = 8 * 1024
@@ -91,6 +90,7 @@ class PosixProcess:
         self._process = process
         self._stdin: int | None = stdin
         self._stdout = stdout
+        self._output = pipe_of(stdout)
         self._stderr = stderr
         self._tail: deque[bytes] = deque()
         self._tail_size = 0
@@ -128,22 +128,13 @@ class PosixProcess:
         return cls(process, stdin, stdout, stderr)
 
     async def receive(self) -> bytes:
-        while not self._exited:
-            try:
-                await anyio.wait_readable(self._stdout)
-            except anyio.ClosedResourceError:  # woken by `wait`: the process has exited
-                break
-            with suppress(BlockingIOError):
-                return os.read(self._stdout, _CHUNK)
         # After the exit only what the pipe still holds is read, without waiting: if a grandchild holds the pipe open,
         # its end never comes.
         if self._drained >= _DRAIN_LIMIT:
             return b""
-        try:
-            chunk = os.read(self._stdout, _CHUNK)
-        except BlockingIOError:
-            return b""
-        self._drained += len(chunk)
+        chunk = await self._output.receive()
+        if self._exited:
+            self._drained += len(chunk)
         return chunk
 
     def send_nowait(self, data: bytes) -> int:
@@ -173,9 +164,8 @@ class PosixProcess:
         for _ in range(_DRAIN_LIMIT // _STDERR_CHUNK):
             if not self._read_stderr():
                 break
-        # `notify_closing` wakes only a `receive` that is waiting now; the flag keeps later ones from waiting.
         self._exited = True
-        anyio.notify_closing(self._stdout)
+        self._output.wake()
         return ExitStatus.from_returncode(self.pid, returncode, self.stderr)
 
     @property
@@ -245,8 +235,9 @@ class PosixProcess:
     def close(self) -> None:
         self._close_stdin()
         self._exited = True
+        self._output.wake()
+        anyio.notify_closing(self._stderr)
         for fd in (self._stdout, self._stderr):
-            anyio.notify_closing(fd)
             os.close(fd)
 
 
