@@ -34,7 +34,7 @@ from .connection.generation import Connection
 from .connection.server import server_of
 from .connection.supervisor import Supervisor
 from .errors import ServerUnavailable
-from .event_loop import spawn
+from .event_loop import Flag, spawn
 from .events import State
 from .observability.calls import Observer
 from .observability.hub import EventStream, Hub, Listener, check_listener, current_call
@@ -201,7 +201,7 @@ class ResilientClient(SessionMethods):
             observer=Observer(hub, self._stats, telemetry),
         )
         self._fallbacks = Fallbacks(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
-        self._done: anyio.Event | None = None
+        self._done: Flag | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
         self._last: Session | None = None
 
@@ -268,7 +268,7 @@ class ResilientClient(SessionMethods):
         """
         if self._done is not None:
             raise RuntimeError(f"the client of {self.name!r} was already started: create a new ResilientClient")
-        self._done = anyio.Event()
+        self._done = Flag()
         self._supervisor.begin()
         self._task = spawn(self._run)
         if not wait:

@@ -18,7 +18,7 @@ from mcp.types import ListToolsResult
 from .._sdk.requests import ListPage
 from .._sdk.results import REFRESH, input_schema, next_cursor, tool_hints
 from ..connection.generation import Connection
-from ..event_loop import Signal, clock
+from ..event_loop import Flag, Signal, clock
 from ..events import CatalogChanged
 from ..observability.hub import Hub, logger
 from ..schemas import CompiledSchemas
@@ -71,7 +71,7 @@ class Catalog:
         self._generation = 0  # the newest generation whose listing is over, whether or not it succeeded
         self._asked_at: float | None = None  # when the listing request in flight was sent
         self._progress = Signal()
-        self._stale = anyio.Event()
+        self._stale = Flag()
 
     async def keep(self, connection: Connection, *, timeout: float) -> None:
         """List the tools over `connection`, and again after each change, until the connection is lost."""
@@ -81,7 +81,7 @@ class Catalog:
         options: Any = {}
         while True:
             # A new event before each listing: a change that is reported while it runs makes its result stale.
-            self._stale = stale = anyio.Event()
+            self._stale = stale = Flag()
             tools = await self._refresh(connection, timeout, options)
             if connection.reason is not None:
                 return  # no `_done`: its waiters wait for the next connection's listing

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from .._sdk.installed import http
 from .._sdk.session import Session
+from ..event_loop import Flag
 from ..events import GarbageOnStdout
 from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import Attempt, InFlight, RequestId, current_attempt
@@ -195,7 +196,7 @@ class _Opening:
         self.garbage = 0
         self.began = anyio.current_time()
         self._process: ServerProcess | None = None
-        self._notifications_ready = anyio.Event()
+        self._notifications_ready = Flag()
         self._streamed = False
         self._handshake = handshake
 

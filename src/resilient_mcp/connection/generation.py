@@ -17,7 +17,7 @@ import anyio
 from .._sdk.installed import MCPError, is_connection_closed, is_local_timeout
 from .._sdk.requests import PING, Request
 from .._sdk.session import Progress, Session
-from ..event_loop import loop_time
+from ..event_loop import Flag, loop_time
 from ..evidence import Delivery, Evidence, FailureKind
 from ..in_flight import Attempt, InFlight, current_attempt
 from ..observability.hub import current_call
@@ -69,16 +69,16 @@ class Connection:
     in_flight: InFlight
     is_process: bool = False
     redactor: Redactor = field(default_factory=Redactor)
-    suspected: anyio.Event = field(default_factory=anyio.Event)
-    lost: anyio.Event = field(default_factory=anyio.Event)
-    at_rest: anyio.Event | None = None
-    notifications_ready: anyio.Event = field(default_factory=anyio.Event)
+    suspected: Flag = field(default_factory=Flag)
+    lost: Flag = field(default_factory=Flag)
+    at_rest: Flag | None = None
+    notifications_ready: Flag = field(default_factory=Flag)
     on_gap: Callable[[], object] = lambda: None
     is_stopped: Callable[[], bool] = lambda: False
     reason: Evidence | None = None
     answered_at: float = field(default_factory=anyio.current_time)
     _attempts: set[Attempt] = field(default_factory=set)
-    _idle: anyio.Event = field(default_factory=anyio.Event)
+    _idle: Flag = field(default_factory=Flag)
     _asking: int = 0
     _overdue: bool = False
 
@@ -232,7 +232,7 @@ class Connection:
         if self.reason is None:
             self.in_flight.excuse()
             self._overdue = False
-            self.suspected = anyio.Event()
+            self.suspected = Flag()
 
     async def _explain(self, exc: Exception, attempt: Attempt) -> Evidence | None:
         """The evidence behind what the SDK raised; None if the server's own answer or the caller's code raised it."""

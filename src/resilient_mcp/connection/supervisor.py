@@ -17,7 +17,7 @@ import anyio
 import anyio.abc
 
 from ..errors import ServerFailed, ServerUnavailable
-from ..event_loop import Signal, clock
+from ..event_loop import Flag, Signal, clock
 from ..events import Connected, Disconnected, RestartScheduled, Starting, State, StateChanged
 from ..evidence import Delivery, Evidence, FailureKind
 from ..observability.hub import Hub
@@ -99,8 +99,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._meter = RestartMeter(policy.restart)
         self._changed = Signal()
-        self._hurry = anyio.Event()
-        self._closing = anyio.Event()
+        self._hurry = Flag()
+        self._closing = Flag()
         self._failure: AttemptError | None = None
         self.last_failure: AttemptError | None = None
         self._next_try = math.inf
@@ -111,7 +111,7 @@ class Supervisor:
         self._doubts = 0
         self._was_connected = False
         self._sessions_lost: deque[float] = deque(maxlen=_LOST_SESSIONS)
-        self._closed = anyio.Event()
+        self._closed = Flag()
         self.state = State.IDLE
         self.connection: Connection | None = None
         self.generation = 0
@@ -168,7 +168,7 @@ class Supervisor:
             async with anyio.create_task_group() as beside:
                 beside.start_soon(self._report_slow_start)
                 while True:
-                    self._closed = anyio.Event()
+                    self._closed = Flag()
                     # A child of the supervisor's group, not of `beside`: the generation outlives this method, and has
                     # to close in the task that opened it, because its cancel scopes belong to that task.
                     outcome: Connection | AttemptError = await tg.start(self._live, self.generation)
@@ -217,7 +217,7 @@ class Supervisor:
         self.connection = connection
         self._was_connected = self._unproven = True
         self._failure = None
-        self._hurry = anyio.Event()  # a restart requested while connecting must not skip the next back-off
+        self._hurry = Flag()  # a restart requested while connecting must not skip the next back-off
         version = connection.session.protocol_version
         name = self._hub.server
         self._hub.emit(
@@ -227,7 +227,7 @@ class Supervisor:
             self._on_connected()
         self._enter(State.READY)
         if not connection.lost.is_set():  # it may have been lost on its way here
-            connection.at_rest = anyio.Event()
+            connection.at_rest = Flag()
             try:
                 await self._beside(connection)
             finally:
@@ -316,7 +316,7 @@ class Supervisor:
             await clock.wait(self._hurry, step.delay)
         self._next_try = math.inf
         if self._hurry.is_set():  # consumed: it must not skip the wait after this one, too
-            self._hurry = anyio.Event()
+            self._hurry = Flag()
         self._enter(State.RECONNECTING)
 
     # --- its callers ---

@@ -9,6 +9,7 @@ import anyio.lowlevel
 from mcp.shared.message import SessionMessage
 
 from .._sdk.messages import is_notification
+from ..event_loop import Flag
 
 # Messages from the server that may wait for the session.
 _WAITING = 1000
@@ -30,10 +31,11 @@ class Turn:
         return item
 
     async def over(self) -> None:
-        """Let other tasks run once, if a notification was passed on just before."""
+        """Let other tasks run, if a notification was passed on just before."""
         if self._pending:
             self._pending = False
             await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()  # trio runs the tasks that are due in random order, this one among them
 
 
 class Inbox:
@@ -41,8 +43,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self._messages: deque[SessionMessage] = deque()
-        self._arrived: anyio.Event | None = None  # set by the next message or the end, if the session waits for it
-        self._taken = anyio.Event()  # set once there is room again, for who waits for that
+        self._arrived: Flag | None = None  # set by the next message or the end, if the session waits for it
+        self._taken = Flag()  # set once there is room again, for who waits for that
         self._closed = False
         self._turn = Turn()
 
@@ -55,7 +57,7 @@ class Inbox:
     async def room(self) -> None:
         """Wait until the session has taken most of what came before."""
         while len(self._messages) >= _WAITING and not self._closed:
-            self._taken = anyio.Event()
+            self._taken = Flag()
             await self._taken.wait()
 
     def __aiter__(self) -> Inbox:
@@ -66,7 +68,7 @@ class Inbox:
         while not self._messages:
             if self._closed:
                 raise StopAsyncIteration
-            self._arrived = anyio.Event()
+            self._arrived = Flag()
             await self._arrived.wait()
             self._arrived = None
         self._taken.set()
