@@ -17,6 +17,8 @@ from .support import ROOT, HttpServer, free_port
 from .test_cli import COMMAND
 from .test_examples import run_alone
 
+pytestmark = pytest.mark.timeout(60)  # each test starts a command and its servers
+
 
 def entry(module: str, *arguments: str) -> dict[str, Any]:
     return {"command": sys.executable, "args": ["-m", f"tests.servers.{module}", *arguments], "cwd": str(ROOT)}

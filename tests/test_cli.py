@@ -31,6 +31,8 @@ from resilient_mcp.demo.stage import Scene, Side
 from .support import ROOT
 from .test_examples import clean_environment, marked, run_alone, wait_until_alone
 
+pytestmark = pytest.mark.timeout(60)  # each test starts a command and its servers
+
 COMMAND = ("-c", "from resilient_mcp.cli import main; main()")
 
 

@@ -157,8 +157,9 @@ async def test_a_body_that_is_not_read_closes_its_connection():
 
 async def test_other_origins_have_connections_of_their_own():
     """An auth flow may ask another server."""
-    async with Counting().serve() as other, serving() as (server, client):
-        assert [await number(client, url) for url in (server.url, other.url) * 3] == [1] * 6
+    async with nothing_left(), Counting().serve() as other, Counting().serve() as server:
+        async with create_http_client(server.url, None, connect=5) as client:
+            assert [await number(client, url) for url in (server.url, other.url) * 3] == [1] * 6
         assert (server.connections, other.connections) == (1, 1)
 
 

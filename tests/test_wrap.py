@@ -27,6 +27,8 @@ from .support import ROOT, HttpServer, gone, in_turn, text_of
 from .test_everything import use
 from .test_examples import clean_environment, marked, wait_until_alone
 
+pytestmark = pytest.mark.timeout(60)  # each test starts a command and its servers
+
 WRAP = ("-c", "from resilient_mcp.cli import main; main()", "wrap")
 RAW = (sys.executable, "-m", "tests.servers.raw_server")
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a host", "version": "1"}}
