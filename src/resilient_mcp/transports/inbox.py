@@ -9,7 +9,7 @@ import anyio.lowlevel
 from mcp.shared.message import SessionMessage
 
 from .._sdk.messages import is_notification
-from ..event_loop import Flag
+from ..event_loop import Flag, Signal
 
 # Messages from the server that may wait for the session.
 _WAITING = 1000
@@ -44,7 +44,7 @@ class Inbox:
     def __init__(self) -> None:
         self._messages: deque[SessionMessage] = deque()
         self._arrived: Flag | None = None  # set by the next message or the end, if the session waits for it
-        self._taken = Flag()  # set once there is room again, for who waits for that
+        self._taken = Signal()  # there is room again
         self._closed = False
         self._turn = Turn()
 
@@ -55,9 +55,8 @@ class Inbox:
             self._arrived.set()
 
     async def room(self) -> None:
-        """Wait until the session has taken most of what came before."""
+        """Wait until fewer than a thousand messages wait for the session."""
         while len(self._messages) >= _WAITING and not self._closed:
-            self._taken = Flag()
             await self._taken.wait()
 
     def __aiter__(self) -> Inbox:
@@ -71,8 +70,10 @@ class Inbox:
             self._arrived = Flag()
             await self._arrived.wait()
             self._arrived = None
-        self._taken.set()
-        return self._turn.of(self._messages.popleft())
+        message = self._messages.popleft()
+        if len(self._messages) >= _WAITING - 1:  # otherwise nobody can be waiting
+            self._taken.notify()
+        return self._turn.of(message)
 
     async def receive(self) -> SessionMessage:
         """The next message.
@@ -88,7 +89,7 @@ class Inbox:
     async def aclose(self) -> None:
         """Deliver nothing more."""
         self._closed = True
-        self._taken.set()
+        self._taken.notify()
         if self._arrived is not None:
             self._arrived.set()
 

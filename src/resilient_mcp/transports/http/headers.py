@@ -49,11 +49,6 @@ class UserHeaders:
         elif given is not None:
             raise TypeError(f"headers is a {type(given).__name__}: pass a mapping, or a function that returns one")
 
-    @property
-    def can_change(self) -> bool:
-        """Whether a function returns them."""
-        return self._function is not None
-
     async def fetch(self) -> None:
         """Call the function, if there is one.
 

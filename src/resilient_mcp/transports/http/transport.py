@@ -314,8 +314,8 @@ class HttpWriter:
                     size += len(chunk)
                     if size > _ENDING_BYTES:
                         break
-        except Exception:
-            logger.debug("a stream broke after its answer", exc_info=True)
+        except Exception as exc:
+            logger.debug("a stream broke after its answer: %s", self._redactor.line(str(exc)))
         finally:
             self._ending -= 1
             await response.aclose()
