@@ -63,16 +63,17 @@ async def echo(client: ResilientClient, text: str, tool: str = "echo") -> None:
     assert text_of(await client.call_tool(tool, {"text": text})) == text
 
 
-@pytest.mark.timeout(40)  # starts three SDK servers, one second each, more on a busy machine
+@pytest.mark.timeout(90)  # starts three SDK servers, one second each, ten on a busy machine
 @every_pair("answers", ["sse", "json"])
 async def test_twenty_callers_survive_restarts_of_the_server(tmp_path: Path, answers: str):
     """20 callers survive kills and restarts on the same port: all answered, with one re-initialization each time."""
     arguments = ["--json"] if answers == "json" else []
     events = Recorder()
     restarts = 2
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(attempt=10, ready=30, connect=10, shutdown=2)})
     async with nothing_left():
         async with http_server(*arguments, journal=tmp_path / "journal") as server:
-            async with client_of(server.url, on_event=events) as client:
+            async with client_of(server.url, policy, on_event=events) as client:
                 finished = False
 
                 async def caller(n: int) -> None:
