@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 
 from ._plain import FASTMCP, VERSION
+from .growth import growth
 from .http import http
 from .measures import COMPARISONS as BESIDE_THE_SDK
 from .measures import Row
@@ -21,7 +22,14 @@ from .memory import memory
 from .overhead import overhead
 from .wrapping import wrapping
 
-COMPARISONS = {**BESIDE_THE_SDK, "http": http, "overhead": overhead, "wrapping": wrapping, "memory": memory}
+COMPARISONS = {
+    **BESIDE_THE_SDK,
+    "http": http,
+    "growth": growth,
+    "overhead": overhead,
+    "wrapping": wrapping,
+    "memory": memory,
+}
 
 
 def _cells(row: Row) -> list[str]:

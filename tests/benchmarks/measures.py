@@ -103,13 +103,13 @@ def _with_everything(endpoint: Endpoint) -> ResilientClient:
     return ResilientClient(endpoint, policy=_EVERYTHING)
 
 
-def _stdio(module: str, *arguments: str) -> StdioServerParameters:
+def stdio(module: str, *arguments: str) -> StdioServerParameters:
     args = ["-m", f"tests.benchmarks.{module}", *arguments]
     return StdioServerParameters(command=sys.executable, args=args, cwd=ROOT)
 
 
-SDK_SERVER = _stdio("sdk_server", "stdio")
-RAW_SERVER = _stdio("raw_server")
+SDK_SERVER = stdio("sdk_server", "stdio")
+RAW_SERVER = stdio("raw_server")
 
 
 @contextmanager
