@@ -58,6 +58,7 @@ def response(body: bytes, encoding: str = "", chunk: int = 1000) -> Any:
     [
         ("", TEXT[:3000]),
         ("identity", TEXT[:3000]),
+        ("utf-8", TEXT[:3000]),
         ("gzip", packed(TEXT, GZIP)),
         ("X-GZip", packed(TEXT, GZIP)),
         ("deflate", packed(TEXT, ZLIB)),
@@ -70,11 +71,11 @@ def response(body: bytes, encoding: str = "", chunk: int = 1000) -> Any:
 )
 async def test_every_accepted_encoding(encoding: str, body: bytes, chunk: int):
     """However it is cut; what follows the end of a compressed body is left out."""
-    expected = body if encoding in {"", "identity"} else b"" if body == packed(b"", GZIP) else TEXT
+    expected = body if encoding in {"", "identity", "utf-8"} else b"" if body == packed(b"", GZIP) else TEXT
     assert await read(response(body, encoding, chunk), 10**6) == (expected, True)
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "gzip, gzip, gzip", "x" * 500])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "gzip, gzip, gzip", "compress" + ", br" * 100])
 async def test_other_encodings_are_refused(encoding: str):
     """They were not accepted, and each layer may inflate a thousandfold."""
     with pytest.raises(Unusable, match=r"content encoding '.{1,40}', which was not accepted"):

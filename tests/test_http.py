@@ -928,6 +928,39 @@ async def test_an_auth_flow_that_sends_twice_proves_nothing():
             auth.on = False
 
 
+@pytest.mark.parametrize("when", ["before", "after a 401", "after the answer", "after a copy was answered"])
+async def test_an_auth_flow_whose_own_server_is_away(when: str):
+    """That is an outage, not a refusal; and once the request, or a copy of it, was answered, the call may have run."""
+    server = ScriptedHttp()
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(ready=0.5)})
+
+    class Away(http.Auth):
+        on = False
+
+        async def async_auth_flow(self, request: Any) -> Any:
+            if self.on and request.method == "POST" and b"unsafe" in request.content:
+                if when == "after a copy was answered":
+                    yield http.Request("POST", request.url, headers=request.headers, content=request.content)
+                elif when != "before":
+                    yield request
+                raise http.ConnectError("the vault is away")
+            yield request
+
+    auth = Away()
+    async with server.serve(), client_of(server.url, policy, auth=auth) as client:
+        await listed(client)
+        auth.on = True
+        server.faults = [Faults.status(401)] * 100 if when == "after a 401" else []
+        with pytest.raises(ResilienceError, match="the vault is away") as caught:
+            await client.call_tool("unsafe", {"text": "once"})
+        assert not isinstance(caught.value, ServerFailed)
+        assert caught.value.may_have_run is when.endswith("answer") or when.endswith("answered")
+        assert caught.value.may_have_run is (server.calls == ["once"] and when != "after a 401")
+        auth.on = False
+        server.faults = []
+        await client.call_tool("unsafe", {"text": "on"})
+
+
 async def test_sockets_use_tcp_keepalive():
     """Keep-alive is on, or a stream on which only the server sends would hang after a silent disconnect."""
     async with ScriptedHttp().serve() as server, client_of(server.url) as client:

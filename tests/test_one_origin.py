@@ -169,3 +169,12 @@ async def test_a_server_that_is_not_there():
         for _ in range(3):
             with pytest.raises(http.ConnectError):
                 await client.get("http://127.0.0.1:9/")
+
+
+async def test_a_url_that_is_not_ascii():
+    """A path or a name in any script is one that the HTTP library encodes."""
+    async with Counting().serve() as server, create_http_client(f"{server.url}\u00e9", None, connect=5) as client:
+        assert [await number(client, f"{server.url}\u00e9") for _ in range(2)] == [1, 1]
+    async with create_http_client("http://b\u00fccher.invalid/mcp", None, connect=5) as client:
+        with pytest.raises(http.ConnectError):
+            await client.get("http://b\u00fccher.invalid/mcp")

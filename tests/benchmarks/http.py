@@ -17,7 +17,7 @@ _CALLS = 50
 
 
 def _clients(era: str) -> dict[str, Connect]:
-    """The clients that speak `era`, which on 2.x `mcp.Client` is told to."""
+    """The clients that speak `era`."""
     if era == "2026":
         modern = {name: connect for name, connect in BASELINES.items() if name != "ClientSession"}
         return {**modern, OURS: ResilientClient}

@@ -62,7 +62,7 @@ class AnyPipe:
 class AsyncioPipe:
     """A pipe on asyncio. It stays registered with the event loop and is read as soon as something comes.
 
-    To register it anew for each message, as `anyio.wait_readable` does, takes a tenth of a call.
+    Registering it for each message, as `anyio.wait_readable` does, takes a tenth of a call.
 
     Args:
         fd: The descriptor; it must not block.

@@ -67,12 +67,15 @@ class UnhurriedAuth(http.Auth):  # type: ignore[misc]
         try:
             following = await self._off_the_clock(flow.__anext__())
             while True:
-                if following is not request:
+                # A flow may send a copy of the request, and may send it again.
+                is_own = following is request or (following.method, following.url) == (request.method, request.url)
+                if not is_own:
                     self._redactor.learn(_secrets_in(following.content))
                 response = yield following
-                if following is request:
+                if is_own:
                     refused = response.status_code in {http.codes.UNAUTHORIZED, http.codes.FORBIDDEN}
-                    delivery = Delivery.REJECTED if refused else Delivery.UNKNOWN
+                    if delivery is not Delivery.UNKNOWN:
+                        delivery = Delivery.REJECTED if refused else Delivery.UNKNOWN
                 else:  # read here, before the flow can log or raise what is in it
                     self._redactor.learn(_secrets_in(await self._off_the_clock(response.aread())))
                 following = await self._off_the_clock(flow.asend(response))

@@ -25,6 +25,10 @@ _PIECE = 256 * 1024
 # Bytes after which other tasks get their turn.
 _TURN = 1024 * 1024
 
+# The encodings that mean something (RFC 9110, 7932, 8878), and those that can be decompressed piece by piece.
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
+_ENCODINGS = _DECODED | {"compress", "x-compress", "br", "zstd"}
+
 # Bytes of the header of zlib's format.
 _ZLIB_HEAD = 2
 
@@ -119,8 +123,9 @@ def _layers(encodings: str) -> list[_Layer]:
     Raises:
         Unusable: There are too many, or one of them was not accepted.
     """
-    names = [name for name in (part.strip().lower() for part in encodings.split(",")) if name not in {"", "identity"}]
-    if len(names) > _LAYERS or not {"gzip", "x-gzip", "deflate"}.issuperset(names):
+    # Servers also send what is no encoding, such as `utf-8`: it is ignored, as by the HTTP library.
+    names = [name for name in (part.strip().lower() for part in encodings.split(",")) if name in _ENCODINGS]
+    if len(names) > _LAYERS or not _DECODED.issuperset(names):
         raise Unusable(f"an answer with the content encoding {encodings[:40]!r}, which was not accepted")
     return [_Layer(name) for name in reversed(names)]
 

@@ -80,7 +80,7 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
         return Evidence(FailureKind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
-    if isinstance(exc, AuthFlowError) and exc.__cause__ is not None:
+    if isinstance(exc, AuthFlowError) and isinstance(exc.__cause__, Exception):
         return _evidence_of_login(exc.__cause__, exc.delivery, redactor)
     if isinstance(exc, HeadersError):
         return Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, redactor.line(str(exc)))
@@ -89,8 +89,10 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     return Evidence(_kind_of(exc), delivery, detail)
 
 
-def _evidence_of_login(exc: BaseException, delivery: Delivery, redactor: Redactor) -> Evidence:
+def _evidence_of_login(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
     """The evidence in what an auth flow raised; after an answer that was not a refusal, the call may have run."""
+    if isinstance(exc, http.HTTPError | OSError):  # the authorization server is away, which is no refusal
+        return evidence_of(exc, delivery, redactor)
     detail = f"{type(exc).__name__}: {redactor.line(str(exc))}"
     if delivery is Delivery.UNKNOWN:
         return Evidence(FailureKind.PROTOCOL, delivery, detail)

@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from ..._sdk.installed import httpcore
+from ..._sdk.installed import http, httpcore
 
 IDLE = 2.5
 """Seconds after which an idle connection is not used again. Servers drop theirs too (uvicorn after 5 s), and a request
@@ -32,7 +32,9 @@ class OneOrigin(httpcore.AsyncConnectionInterface):  # type: ignore[misc]
     """
 
     def __init__(self, url: str, others: Any, **options: Any) -> None:
-        self._origin = httpcore.URL(url).origin
+        parsed = http.URL(url)  # which knows names and paths that are not ASCII
+        target = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=b"/")
+        self._origin = target.origin
         self._others = others
         self._options = options
         self._idle: deque[Any] = deque()
