@@ -10,10 +10,20 @@ from typing import Any
 from urllib.request import getproxies
 
 from ..._sdk.installed import http
+from .network import JoiningBackend
 from .one_origin import IDLE, OneOrigin
 
 
-def create_http_client(url: str, headers: Mapping[str, Any] | None, *, connect: float) -> Any:
+class OwnClient(http.AsyncClient):  # type: ignore[misc]
+    """The client that is made here; nobody else changes its headers."""
+
+    def build_from_all_headers(self, method: str, url: Any, headers: Any, content: bytes | None) -> Any:
+        """Build a request whose headers include those of the client: merging them for each costs a tenth of a call."""
+        timeouts = {"timeout": self.timeout.as_dict()}
+        return http.Request(method, url, headers=headers, cookies=self.cookies, content=content, extensions=timeouts)
+
+
+def create_http_client(url: str, headers: Mapping[str, Any] | None, *, connect: float) -> OwnClient:
     """An HTTP client of the installed SDK's library, with no limit on concurrent calls and none on reading.
 
     TCP keep-alive detects dead connections: a stream on which only the server sends would otherwise hang forever. It is
@@ -35,9 +45,10 @@ def create_http_client(url: str, headers: Mapping[str, Any] | None, *, connect: 
             transport._pool,  # noqa: SLF001
             ssl_context=trusted,
             socket_options=KEEPALIVE,
+            network_backend=JoiningBackend(),
         )
         options = {"transport": transport}
-    return http.AsyncClient(headers=dict(headers or {}), timeout=timeout, **options)
+    return OwnClient(headers=dict(headers or {}), timeout=timeout, **options)
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

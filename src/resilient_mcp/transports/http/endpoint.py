@@ -12,6 +12,7 @@ from ...text.printable import printable
 from ...text.redact import Redactor
 from ..jsonrpc import Unusable
 from .bodies import ACCEPTED
+from .client import OwnClient
 from .delivery import Departure
 from .headers import HeadersError, UserHeaders
 from .sending import Sender
@@ -53,7 +54,7 @@ class Endpoint:
         self._user_headers = self._user.current  # those that `_headers` contains
         self.session_id: str | None = None
         self.version: str | None = None
-        self._headers: dict[str, str] = {}
+        self._headers = http.Headers()
         self._set_headers()
 
     def begin_session(self, session_id: str | None) -> None:
@@ -76,7 +77,9 @@ class Endpoint:
     def _set_headers(self) -> None:
         self._user_headers = self._user.current
         own = {"accept": f"{JSON}, {SSE}", "accept-encoding": ACCEPTED, "content-type": JSON}
-        self._headers = {**{name.lower(): value for name, value in self._user_headers.items()}, **own}
+        self._headers = http.Headers(self.client.headers if isinstance(self.client, OwnClient) else None)
+        self._headers.update({name.lower(): value for name, value in self._user_headers.items()})
+        self._headers.update(own)
         if self.session_id is not None:
             self._headers[SESSION_ID] = self.session_id
         if self.version is not None:
@@ -133,13 +136,21 @@ class Endpoint:
             if self._user.current is not self._user_headers:
                 self._set_headers()
             sent = self._user_headers
-            merged = {**self._headers, **headers} if headers else self._headers
-            request = self.client.build_request(verb, self._url, content=body, headers=merged)
+            request = self._build_request(verb, headers, body)
             response = await self._sender.send(request, departure, attempt)
             if response.status_code != http.codes.UNAUTHORIZED or renewed or not await self._renewed(sent):
                 return response
             renewed = True
             await response.aclose()
+
+    def _build_request(self, verb: str, headers: Mapping[str, Any], body: bytes | None) -> Any:
+        merged = self._headers
+        if headers:
+            merged = merged.copy()
+            merged.update(headers)
+        if isinstance(self.client, OwnClient):
+            return self.client.build_from_all_headers(verb, self._url, merged, body)
+        return self.client.build_request(verb, self._url, content=body, headers=merged)
 
     async def _renewed(self, refused: Mapping[str, str]) -> bool:
         try:

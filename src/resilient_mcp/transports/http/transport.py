@@ -190,7 +190,7 @@ class HttpWriter:
         """
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length[:18]) <= self._max_bytes and "content-encoding" not in response.headers:
-            return bytes(await response.aread())
+            return await bodies.read_plain(response)
         body, whole = await bodies.read(response, self._max_bytes)
         if not whole:
             raise Unusable(f"an answer over the limit of {self._max_bytes} bytes (Policy.max_message_bytes)")
