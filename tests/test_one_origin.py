@@ -133,6 +133,15 @@ async def test_a_connection_that_was_idle_for_long_is_not_used(monkeypatch: pyte
     assert one_origin.IDLE == 0.05
 
 
+async def test_a_client_without_calls_keeps_no_connection(monkeypatch: pytest.MonkeyPatch):
+    """Idle connections are closed, not only left unused; and again after later calls."""
+    monkeypatch.setattr(one_origin, "IDLE", 0.05)
+    async with serving() as (server, client):
+        for wanted in (1, 2):
+            assert await number(client, server.url) == wanted
+            await server.until(lambda wanted=wanted: server.closed == wanted)
+
+
 async def test_a_cancelled_request_leaves_nothing():
     """Its connection is closed, and the next request has another."""
     async with serving() as (server, client):

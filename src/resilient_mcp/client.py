@@ -9,7 +9,7 @@ import difflib
 import inspect
 import math
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, TextIO
@@ -182,7 +182,7 @@ class ResilientClient(SessionMethods):
             hub,
             in_python(server.configured_by),
             on_connected=self._on_connected,
-            on_ready=self._on_ready,
+            background=self._background,
         )
         self._health = HealthCheck(policy, self._gate, judge, idle=not server.detects_disconnect)
         self._stats = Recorder(self._redactor)
@@ -408,9 +408,8 @@ class ResilientClient(SessionMethods):
             connection.session.raw.add_response_router(router)
         self._gate.connected()
 
-    async def _on_ready(self, connection: Connection) -> None:
+    def _background(self, connection: Connection) -> Iterator[Callable[[], Awaitable[None]]]:
         self._last = connection.session
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(self._health.watch, connection)
-            tg.start_soon(partial(self._catalog.keep, connection, timeout=self.policy.timeout.request))
-            tg.start_soon(self._subscriptions.keep, connection)
+        yield partial(self._health.watch, connection)
+        yield partial(self._catalog.keep, connection, timeout=self.policy.timeout.request)
+        yield partial(self._subscriptions.keep, connection)

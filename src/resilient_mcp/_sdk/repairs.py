@@ -15,7 +15,7 @@ import anyio.abc
 from mcp import types
 from mcp.shared.message import SessionMessage
 
-from ..event_loop import Signal
+from ..event_loop import Flag, Signal
 from ..in_flight import current_attempt
 from ..schemas import CompiledSchemas
 from ..text.printable import printable
@@ -40,27 +40,43 @@ def keep_answers(session: Any) -> None:
 
     The SDK lists the tools when it gets a result of a tool it has not seen listed. If that listing fails or is slow, or
     the schema is unusable, the result is delivered unvalidated, because the tool has run. Only content that does not
-    conform raises the SDK's `RuntimeError`. Each connection makes one such listing, shared by all results that arrive
-    meanwhile; later results are validated once the catalog has listed the tools.
+    conform raises the SDK's `RuntimeError`. A listing in progress, such as the catalog's, is waited for; only without
+    one is another made, once per connection, shared by all results that arrive meanwhile. Later results are validated
+    once the catalog has listed the tools.
     """
     method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
     validate = getattr(session, method)
     schemas = CompiledSchemas()
-    listing: anyio.Event | None = None
+    listing: Flag | None = None
     listed = False
+    list_tools = session.list_tools
+    requests, request_over = 0, Signal()
+
+    async def watched_list_tools(*args: Any, **options: Any) -> Any:
+        nonlocal requests
+        requests += 1
+        try:
+            return await list_tools(*args, **options)
+        finally:
+            requests -= 1
+            request_over.notify()
 
     async def list_once(name: str) -> None:
         nonlocal listing, listed
+        while requests and name not in session._tool_output_schemas:  # noqa: SLF001
+            await request_over.wait()
+        if name in session._tool_output_schemas:  # noqa: SLF001
+            return
         if listing is not None:
             await listing.wait()
             return
-        listing = anyio.Event()
+        listing = Flag()
         # The listing runs in the task of a call that has its response already. Bound to that call's attempt, it would
         # be the attempt's latest request: if the connection ended now, the call would count as unanswered, and might
         # be repeated.
         token = current_attempt.set(None)
         try:
-            await session.list_tools()
+            await list_tools()
             listed = True
         except Exception as exc:
             logger.debug("the result of %s is not validated: %s", printable(name, 100), printable(str(exc)))
@@ -89,6 +105,7 @@ def keep_answers(session: Any) -> None:
                 raise
             logger.debug("the result of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
 
+    session.list_tools = watched_list_tools
     setattr(session, method, validate_if_possible)
 
 

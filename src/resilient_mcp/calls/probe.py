@@ -7,6 +7,7 @@ message from it half-opens the circuit. Any JSON-RPC reply is a sign of life, ev
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
@@ -45,41 +46,40 @@ class HealthCheck:
         self._timeout = (policy.health or HealthPolicy()).timeout
 
     async def watch(self, connection: Connection) -> None:
-        """Check `connection` until it is lost."""
-        async with anyio.create_task_group() as tg:
-            if self._idle is not None:
-                tg.start_soon(self._while_idle, connection, self._idle)
-            if self._gate.circuit is not None:
-                tg.start_soon(self._while_open, connection)
-            await connection.lost.wait()
-            tg.cancel_scope.cancel()
-
-    async def _while_idle(self, connection: Connection, policy: HealthPolicy) -> None:
-        misses = 0
-        while misses < policy.misses:
-            now = anyio.current_time()
-            quiet = 0.0 if connection.is_busy else now - connection.answered_at
-            wait = policy.timeout if misses else _spread(policy.idle) - quiet
-            if wait > 0:
-                await anyio.sleep(wait)
-                if connection.is_busy or connection.answered_at > now:
+        """Check `connection` until it is lost. One task does both, as a client that is idle must cost little."""
+        self._gate.probing = True
+        try:
+            misses = 0
+            while self._idle is None or misses < self._idle.misses:
+                began = anyio.current_time()
+                with anyio.move_on_after(self._pause(connection, misses)) as pause:
+                    await self._gate.wait_open()
+                if not pause.cancelled_caught:
+                    await self._while_open(connection)
                     misses = 0
-                    continue
-            misses = 0 if await self._is_alive(connection) else misses + 1
+                elif connection.is_busy or connection.answered_at > began:
+                    misses = 0
+                else:
+                    misses = 0 if await self._is_alive(connection) else misses + 1
+        finally:
+            self._gate.probing = False
         text = f"{misses} health checks in a row went unanswered"
         connection.lose(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
 
+    def _pause(self, connection: Connection, misses: int) -> float:
+        """Seconds until an idle connection is probed."""
+        if self._idle is None:
+            return math.inf
+        if misses:
+            return self._idle.timeout
+        quiet = 0.0 if connection.is_busy else anyio.current_time() - connection.answered_at
+        return _spread(self._idle.idle) - quiet
+
     async def _while_open(self, connection: Connection) -> None:
-        """Half-open an open circuit as soon as the server sends anything."""
-        self._gate.probing = True
-        try:
-            while True:
-                await self._gate.wait_open()
-                connection.in_flight.on_message = self._heard
-                await self._probe(connection)
-                connection.in_flight.on_message = None
-        finally:
-            self._gate.probing = False
+        """Half-open the open circuit as soon as the server sends anything."""
+        connection.in_flight.on_message = self._heard
+        await self._probe(connection)
+        connection.in_flight.on_message = None
 
     def _heard(self) -> None:
         self._gate.readmit("the server sent a message")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -71,7 +71,8 @@ class Supervisor:
         hub: Where events are reported.
         wording: How messages name what the user configured.
         on_connected: Called for each new connection, before calls are admitted to it.
-        on_ready: Runs beside the calls of each new connection; cancelled when the connection is lost.
+        background: Returns what runs beside the calls of a new connection, each in a task that is cancelled when the
+            connection is lost.
 
     Attributes:
         state: The state of the connection.
@@ -89,14 +90,14 @@ class Supervisor:
         wording: Wording,
         *,
         on_connected: Callable[[], None] | None = None,
-        on_ready: Callable[[Connection], Any] | None = None,
+        background: Callable[[Connection], Iterable[Callable[[], Awaitable[None]]]] = lambda _connection: (),
     ) -> None:
         self._connector = connector
         self._policy = policy
         self._hub = hub
         self.wording = wording
         self._on_connected = on_connected
-        self._on_ready = on_ready
+        self._background = background
         self._meter = RestartMeter(policy.restart)
         self._changed = Signal()
         self._hurry = Flag()
@@ -253,8 +254,8 @@ class Supervisor:
         async with anyio.create_task_group() as beside:
             if connection.is_process:
                 beside.start_soon(self._check, connection)
-            if self._on_ready is not None:
-                beside.start_soon(self._run_on_ready, self._on_ready, connection)
+            for task in self._background(connection):
+                beside.start_soon(self._guarded, task)
             with anyio.move_on_after(self._policy.restart.proven_after) as young:
                 await connection.lost.wait()
             if young.cancelled_caught:
@@ -262,9 +263,9 @@ class Supervisor:
                 await connection.lost.wait()
             beside.cancel_scope.cancel()
 
-    async def _run_on_ready(self, on_ready: Callable[[Connection], Any], connection: Connection) -> None:
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
         try:
-            await on_ready(connection)
+            await task()
         except Exception as exc:  # a background task must not end the connection
             self._hub.log_exception("a background task of the connection failed", exc)
 

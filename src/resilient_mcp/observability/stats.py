@@ -1,7 +1,7 @@
 """A client's counters, latencies and health, in bounded memory, read as frozen snapshots (sans-I/O).
 
 Latencies are kept in histograms whose buckets grow by 5 %, so that a percentile is at most 2.5 % off, from 10 µs to
-three hours. A histogram takes 3 KiB; all tools beyond the first 256 share one.
+three hours. A histogram takes at most 3 KiB; all tools beyond the first 256 share one.
 """
 
 import math
@@ -134,13 +134,14 @@ class Health:
 
 
 class Histogram:
-    """Durations in buckets that grow by 5 %."""
+    """Durations in buckets that grow by 5 %, of which it keeps those from the shortest to the longest seen."""
 
-    __slots__ = ("_buckets", "count")
+    __slots__ = ("_buckets", "_first", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        self._buckets = array("Q", bytes(8 * _BUCKETS))
+        self._first = 0  # the bucket that `_buckets` begins with
+        self._buckets = array("Q")
 
     @staticmethod
     def bucket(seconds: float) -> int:
@@ -150,13 +151,20 @@ class Histogram:
     def add(self, bucket: int) -> None:
         """Count one duration, given its bucket."""
         self.count += 1
-        self._buckets[bucket] += 1
+        if not self._buckets:
+            self._first = bucket
+        if (missing := self._first - bucket) > 0:
+            self._buckets = array("Q", bytes(8 * missing)) + self._buckets
+            self._first = bucket
+        if (missing := bucket - self._first - len(self._buckets) + 1) > 0:
+            self._buckets.extend([0] * missing)
+        self._buckets[bucket - self._first] += 1
 
     def percentile(self, share: float) -> float | None:
         """The duration that a `share` (0 to 1) of the calls did not exceed, or None if there are none."""
         rank = max(1, math.ceil(share * self.count))
         seen = 0
-        for bucket, count in enumerate(self._buckets):
+        for bucket, count in enumerate(self._buckets, self._first):
             seen += count
             if seen >= rank:
                 return _SHORTEST * math.exp(bucket * _GROWTH) * _MIDDLE

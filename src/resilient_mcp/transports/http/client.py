@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.request import getproxies
+
+import anyio
 
 from ..._sdk.installed import http
 from .network import JoiningBackend
@@ -23,7 +26,10 @@ class OwnClient(http.AsyncClient):  # type: ignore[misc]
         return http.Request(method, url, headers=headers, cookies=self.cookies, content=content, extensions=timeouts)
 
 
-def create_http_client(url: str, headers: Mapping[str, Any] | None, *, connect: float) -> OwnClient:
+@asynccontextmanager
+async def create_http_client(
+    url: str, headers: Mapping[str, Any] | None, *, connect: float
+) -> AsyncIterator[OwnClient]:
     """An HTTP client of the installed SDK's library, with no limit on concurrent calls and none on reading.
 
     TCP keep-alive detects dead connections: a stream on which only the server sends would otherwise hang forever. It is
@@ -38,17 +44,20 @@ def create_http_client(url: str, headers: Mapping[str, Any] | None, *, connect: 
     trusted = _trust(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
     limits = http.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=IDLE)
     options: dict[str, Any] = {"limits": limits, "verify": trusted}
-    if not {"http", "https", "all"} & getproxies().keys():
-        transport = http.AsyncHTTPTransport(**options, socket_options=KEEPALIVE)
-        transport._pool = OneOrigin(  # noqa: SLF001 - there is no other way to give its transport a pool
-            url,
-            transport._pool,  # noqa: SLF001
-            ssl_context=trusted,
-            socket_options=KEEPALIVE,
-            network_backend=JoiningBackend(),
-        )
-        options = {"transport": transport}
-    return OwnClient(headers=dict(headers or {}), timeout=timeout, **options)
+    async with anyio.create_task_group() as background:
+        if not {"http", "https", "all"} & getproxies().keys():
+            transport = http.AsyncHTTPTransport(**options, socket_options=KEEPALIVE)
+            transport._pool = OneOrigin(  # noqa: SLF001 - there is no other way to give its transport a pool
+                url,
+                transport._pool,  # noqa: SLF001
+                background,
+                ssl_context=trusted,
+                socket_options=KEEPALIVE,
+                network_backend=JoiningBackend(),
+            )
+            options = {"transport": transport}
+        async with OwnClient(headers=dict(headers or {}), timeout=timeout, **options) as client:
+            yield client
 
 
 def _keepalive() -> list[tuple[int, int, int]]:

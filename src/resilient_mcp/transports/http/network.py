@@ -22,7 +22,7 @@ class JoiningBackend(httpcore.AsyncNetworkBackend):  # type: ignore[misc]
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the HTTP library's interface
+        timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
@@ -43,7 +43,7 @@ class _Stream(httpcore.AsyncNetworkStream):  # type: ignore[misc]
         self._held = b""
         self._holds = True  # whether the next write is the first one of a request
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send `buffer`, or keep it for the next write; the HTTP library ends a request with an empty one."""
         if self._holds:
             self._holds = False
@@ -55,7 +55,7 @@ class _Stream(httpcore.AsyncNetworkStream):  # type: ignore[misc]
             held = b""
         await self._inner.write(held + buffer, timeout)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Receive at most `max_bytes`."""
         if self._held:
             await self.write(b"", timeout)
@@ -68,7 +68,7 @@ class _Stream(httpcore.AsyncNetworkStream):  # type: ignore[misc]
 
     async def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
-    ) -> Any:  # noqa: ASYNC109
+    ) -> Any:
         """The same connection, encrypted."""
         return _Stream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from ..._sdk.installed import http, httpcore
 
 IDLE = 2.5
-"""Seconds after which an idle connection is not used again. Servers drop theirs too (uvicorn after 5 s), and a request
-that crosses the drop fails as one that may have run."""
+"""Seconds after which an idle connection is not used again, and closed soon. Servers drop theirs too (uvicorn after
+5 s), and a request that crosses the drop fails as one that may have run."""
 
 # Idle connections that are kept.
 _KEPT = 128
@@ -28,14 +29,17 @@ class OneOrigin(httpcore.AsyncConnectionInterface):  # type: ignore[misc]
     Args:
         url: A URL of the origin.
         others: The HTTP library's pool, for other origins, such as that of an authorization server.
+        background: Closes idle connections.
         options: Options of the HTTP library's connections.
     """
 
-    def __init__(self, url: str, others: Any, **options: Any) -> None:
+    def __init__(self, url: str, others: Any, background: TaskGroup, **options: Any) -> None:
         parsed = http.URL(url)  # which knows names and paths that are not ASCII
         target = httpcore.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=b"/")
         self._origin = target.origin
         self._others = others
+        self._background = background
+        self._tidying: anyio.CancelScope | None = None
         self._options = options
         self._idle: deque[Any] = deque()
         self._busy: set[Any] = set()
@@ -75,8 +79,21 @@ class OneOrigin(httpcore.AsyncConnectionInterface):  # type: ignore[misc]
         if connection.is_idle() and len(self._idle) < _KEPT and connection in self._busy:
             self._busy.discard(connection)
             self._idle.append(connection)
+            if self._tidying is None:
+                self._tidying = anyio.CancelScope()
+                self._background.start_soon(self._close_expired, self._tidying)
         else:
             await self._drop(connection)
+
+    async def _close_expired(self, scope: anyio.CancelScope) -> None:
+        """Close connections once they have expired, until none is idle: a client without calls needs no socket."""
+        with scope:
+            while self._idle:
+                await anyio.sleep(IDLE)
+                while self._idle and self._idle[0].has_expired():
+                    await self._idle.popleft().aclose()
+        if self._tidying is scope:
+            self._tidying = None
 
     async def __aenter__(self) -> OneOrigin:
         await self._others.__aenter__()
@@ -87,6 +104,8 @@ class OneOrigin(httpcore.AsyncConnectionInterface):  # type: ignore[misc]
 
     async def aclose(self) -> None:
         """Close all connections."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         connections = [*self._idle, *self._busy]
         self._idle.clear()
         self._busy.clear()
