@@ -561,7 +561,13 @@ def test_the_rule(
         judge = Classifier(policy)
         gate = Gate(policy, hub)
         play.catalog = catalog = Catalog(judge, hub)
-        supervisor = Supervisor(play, policy, hub, in_python("the play"), on_ready=play.follow)  # type: ignore[arg-type]
+        supervisor = Supervisor(
+            play,  # type: ignore[arg-type]
+            policy,
+            hub,
+            in_python("the play"),
+            background=lambda connection: [partial(play.follow, connection)],
+        )
         executor = Executor(supervisor, gate, catalog=catalog, policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:
             supervisor.begin()

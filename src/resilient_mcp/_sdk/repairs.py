@@ -8,14 +8,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.abc
 from mcp import types
 from mcp.shared.message import SessionMessage
 
-from ..event_loop import Flag, Signal
+from ..event_loop import Signal
 from ..in_flight import current_attempt
 from ..schemas import CompiledSchemas
 from ..text.printable import printable
@@ -36,65 +36,77 @@ def _listing_patience() -> float:
 
 
 def keep_answers(session: Any) -> None:
-    """Keep the SDK's validation of tool results from losing, replacing or delaying a result.
+    """Keep the SDK's validation of tool results from losing, replacing or delaying one; see `_ResultValidation`."""
+    method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
+    validation = _ResultValidation(session, getattr(session, method))
+    session.list_tools = validation.list_tools
+    setattr(session, method, validation.validate_if_possible)
+
+
+class _ResultValidation:
+    """The SDK's validation of tool results.
 
     The SDK lists the tools when it gets a result of a tool it has not seen listed. If that listing fails or is slow, or
     the schema is unusable, the result is delivered unvalidated, because the tool has run. Only content that does not
     conform raises the SDK's `RuntimeError`. A listing in progress, such as the catalog's, is waited for; only without
-    one is another made, once per connection, shared by all results that arrive meanwhile. Later results are validated
-    once the catalog has listed the tools.
+    one is another made, once per connection. Later results are validated once the catalog has listed the tools.
     """
-    method = "_validate_tool_result" if MAJOR == 1 else "validate_tool_result"
-    validate = getattr(session, method)
-    schemas = CompiledSchemas()
-    listing: Flag | None = None
-    listed = False
-    list_tools = session.list_tools
-    requests, request_over = 0, Signal()
 
-    async def watched_list_tools(*args: Any, **options: Any) -> Any:
-        nonlocal requests
-        requests += 1
+    def __init__(self, session: Any, validate: Callable[[str, Any], Awaitable[None]]) -> None:
+        self._session = session
+        self._list_tools = session.list_tools
+        self._validate = validate
+        self._schemas = CompiledSchemas()
+        self._in_progress = 0
+        self._progress = Signal()
+        self._asked = self._listed = False
+
+    @property
+    def _known(self) -> dict[str, Any]:
+        """The schemas of the tools that were listed."""
+        return cast("dict[str, Any]", self._session._tool_output_schemas)  # noqa: SLF001
+
+    async def list_tools(self, *args: Any, **options: Any) -> Any:
+        """The session's `list_tools`."""
+        self._in_progress += 1
         try:
-            return await list_tools(*args, **options)
+            return await self._list_tools(*args, **options)
         finally:
-            requests -= 1
-            request_over.notify()
+            self._in_progress -= 1
+            self._progress.notify()
 
-    async def list_once(name: str) -> None:
-        nonlocal listing, listed
-        while requests and name not in session._tool_output_schemas:  # noqa: SLF001
-            await request_over.wait()
-        if name in session._tool_output_schemas:  # noqa: SLF001
+    async def _list(self, name: str) -> None:
+        """List the tools, unless that is in progress or was tried before."""
+        while self._in_progress and name not in self._known:
+            await self._progress.wait()
+        if name in self._known or self._asked:
             return
-        if listing is not None:
-            await listing.wait()
-            return
-        listing = Flag()
+        self._asked = True  # also if the caller's patience ends: whoever waits goes on unvalidated
         # The listing runs in the task of a call that has its response already. Bound to that call's attempt, it would
         # be the attempt's latest request: if the connection ended now, the call would count as unanswered, and might
         # be repeated.
         token = current_attempt.set(None)
         try:
-            await list_tools()
-            listed = True
+            await self.list_tools()
+            self._listed = True
         except Exception as exc:
             logger.debug("the result of %s is not validated: %s", printable(name, 100), printable(str(exc)))
-        finally:  # also when the caller's patience ends: whoever waits goes on unvalidated instead of listing again
+        finally:
             current_attempt.reset(token)
-            listing.set()
 
-    async def validate_if_possible(name: str, result: Any) -> None:
-        if name not in session._tool_output_schemas:  # noqa: SLF001
+    async def validate_if_possible(self, name: str, result: Any) -> None:
+        """Validate the result of the tool `name`, in place of the session's own method."""
+        if name not in self._known:
             with anyio.move_on_after(_listing_patience()):
-                await list_once(name)
-        known: dict[str, Any] = session._tool_output_schemas  # noqa: SLF001
-        if listed and name not in known:
+                await self._list(name)
+        known = self._known
+        if self._listed and name not in known:
             logger.warning("the server does not list the tool %s: its result is not validated", printable(name, 100))
-        if name not in known or (MAJOR == 1 and _conforms(schemas, name, known[name], structured_content(result))):
+        content = structured_content(result)
+        if name not in known or (MAJOR == 1 and _conforms(self._schemas, name, known[name], content)):
             return
         try:
-            await validate(name, result)
+            await self._validate(name, result)
         except Exception as exc:
             # The SDK raises RuntimeError for an unusable schema, too; only the cause tells the two apart. Missing
             # content has no cause.
@@ -104,9 +116,6 @@ def keep_answers(session: Any) -> None:
             if isinstance(exc, RuntimeError) and (why is None or isinstance(why, ValidationError)):
                 raise
             logger.debug("the result of %s cannot be validated: %s", printable(name, 100), printable(str(exc)))
-
-    session.list_tools = watched_list_tools
-    setattr(session, method, validate_if_possible)
 
 
 def _conforms(schemas: CompiledSchemas, tool: str, schema: Any, content: Any) -> bool:
