@@ -43,8 +43,8 @@ class ExitStatus:
 
     Attributes:
         pid: Its process id.
-        code: Its exit status, or None if a signal killed it.
-        signal: Number of the signal that killed it, or None.
+        code: Its exit status; None if a signal killed it, or if it is not known.
+        signal: Number of the signal that killed it, or None. Neither is known if the program ignores SIGCHLD.
         stderr: The end of its stderr output, at most 64 KiB.
     """
 
@@ -62,7 +62,7 @@ class ExitStatus:
 
     def __str__(self) -> str:
         if self.signal is None:
-            return f"exit status {self.code}"
+            return f"exit status {'unknown' if self.code is None else self.code}"
         try:
             return f"killed by {signal.Signals(self.signal).name}"
         except ValueError:

@@ -423,8 +423,7 @@ class Supervisor:
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
         facts: dict[str, Any] = {"server": name, "reason": reason, **context}
         if exit_status is not None:
-            code = exit_status.code
-            facts["exit_status"] = -(exit_status.signal or 0) if code is None else code
+            facts["exit_status"] = exit_status.code if exit_status.signal is None else -exit_status.signal
             facts["stderr"] = exit_status.stderr
         due = facts["retry_in"] = self.retry_in
         remedy = ""

@@ -1,7 +1,9 @@
-"""A server process: started in its own process group, and read and written without blocking.
+"""A server process: started in its own process group, read and written without blocking, and never left behind.
 
 On POSIX it uses pipes that this library creates. So a write that fits the pipe completes immediately, `wait` returns at
 the exit and not when the pipe ends (a grandchild may hold it open), and the event loop has nothing left to close late.
+Each server has a guard, a shell that stops the server if this process is killed.
+
 On Windows the SDK's helper starts the process in a job object and resolves commands such as `npx`.
 """
 
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +23,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
-import anyio.abc
 
 from ..evidence import ExitStatus
 from .pipe import pipe_of
@@ -33,7 +35,29 @@ STDERR_TAIL = 64 * 1024
 # Maximum bytes read after the exit: a pipe holds no more, and a grandchild that keeps writing is not waited for.
 _DRAIN_LIMIT = 1024 * 1024
 
+# Windows has neither.
+_SIGKILL: int = getattr(signal, "SIGKILL", 0)
+_SIGCONT: int = getattr(signal, "SIGCONT", 0)
+
+# Seconds between two looks at whether a process or its group is gone.
 _GROUP_POLL = 0.01
+# The same for the exit of a running process, where no file descriptor reports it.
+_EXIT_POLL = 0.1
+# Seconds that `stop` waits for a process that was killed, and that `close` may block the event loop for one.
+_REAP, _REAP_NOW = 1.0, 0.05
+
+# The guard of a process group: waits until its stdin ends, which is when the process that holds the other end is gone.
+# The server's stdin has ended as well, so the guard gives the group two seconds to exit by itself, and two more after
+# SIGTERM. It looks at the group in between and ends with it, since the number may be used for another group then.
+_GUARD = """\
+read -r _
+for signal in TERM KILL; do
+    for second in 1 2; do
+        kill -s 0 -- "-$1" || exit
+        sleep 1
+    done
+    kill -s "$signal" -- "-$1"
+done"""
 
 
 class ServerProcess(Protocol):
@@ -84,10 +108,13 @@ class ServerProcess(Protocol):
 class PosixProcess:
     """A process in its own session, connected by pipes that this library creates."""
 
-    def __init__(self, process: anyio.abc.Process, stdin: int, stdout: int, stderr: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], stdin: int, stdout: int, stderr: int) -> None:
         self.pid = process.pid
         self.on_stderr: Callable[[bytes], object] = lambda _: None
         self._process = process
+        self._guard = _Guard(process.pid)
+        self._is_status_lost = False
+        self._is_group_gone = False
         self._stdin: int | None = stdin
         self._stdout = stdout
         self._output = pipe_of(stdout)
@@ -109,7 +136,8 @@ class PosixProcess:
         """
         (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes(3)
         try:
-            process = await anyio.open_process(
+            # Not in a worker thread: a cancellation or Ctrl-C during the wait for it would lose the process.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603
                 list(command),
                 stdin=child_in,
                 stdout=child_out,
@@ -158,7 +186,7 @@ class PosixProcess:
                     raise BrokenPipeError("stdin is closed") from None
 
     async def wait(self) -> ExitStatus:
-        returncode = await self._process.wait()
+        await self._exit()
         # The last words explain the exit, and `drain_stderr` may not have read them yet. Bounded, since a grandchild
         # may go on writing.
         for _ in range(_DRAIN_LIMIT // _STDERR_CHUNK):
@@ -166,7 +194,38 @@ class PosixProcess:
                 break
         self._exited = True
         self._output.wake()
-        return ExitStatus.from_returncode(self.pid, returncode, self.stderr)
+        if self._is_status_lost:
+            return ExitStatus(self.pid, stderr=self.stderr)
+        return ExitStatus.from_returncode(self.pid, self._process.returncode, self.stderr)
+
+    async def _exit(self) -> None:
+        """Wait for the exit."""
+        fd = None
+        if sys.platform == "linux":
+            with suppress(OSError):  # not allowed, no descriptor left, or it is gone
+                fd = os.pidfd_open(self.pid)
+        try:
+            while not self._has_exited():
+                await (anyio.sleep(_EXIT_POLL) if fd is None else anyio.wait_readable(fd))
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _has_exited(self) -> bool:
+        """Whether the process has exited; if so, it is reaped."""
+        if sys.platform == "win32":  # pragma: no cover - for the type checker
+            raise NotImplementedError
+        if self._process.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                # This program ignores SIGCHLD, or waits for any child: who reaped it has not kept its status for us.
+                self._is_status_lost = True
+                self._process.returncode = 0
+            else:
+                if pid:
+                    self._process.returncode = os.waitstatus_to_exitcode(status)
+        return self._process.returncode is not None
 
     @property
     def stderr(self) -> str:
@@ -195,50 +254,108 @@ class PosixProcess:
         return True
 
     async def stop(self, grace: float) -> None:
-        # The MCP way to stop a stdio server is to close its stdin. The return code is polled, since `wait` is running
-        # in another task.
+        # The MCP way to stop a stdio server is to close its stdin.
         self._close_stdin()
         with anyio.move_on_after(grace / 2):
-            while self._process.returncode is None:
+            while not self._has_exited():
                 await anyio.sleep(_GROUP_POLL)
         # The signal is sent even if the leader has exited: its children, as under `npx`, may still be running.
         self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)  # a stopped process handles SIGTERM only once it continues
+        self._signal(_SIGCONT)  # a stopped process handles SIGTERM only once it continues
         with anyio.move_on_after(grace / 2):
             while self._signal(0):
-                # On trio, reading the return code reaps the leader; as a zombie it would keep the group alive.
-                _ = self._process.returncode
+                self._has_exited()  # reaps the leader, which as a zombie would keep the group alive
                 await anyio.sleep(_GROUP_POLL)
         self.kill()
+        with anyio.move_on_after(_REAP):
+            while not self._has_exited():
+                await anyio.sleep(_GROUP_POLL)
 
     def kill(self) -> None:
+        self._signal(_SIGKILL)
         self._close_stdin()
-        self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> bool:
         """Signal the group, which may outlive its leader; whether any process of it existed."""
+        if sys.platform == "win32":  # pragma: no cover - for the type checker
+            raise NotImplementedError
+        if self._is_group_gone:  # its number may be used for another group by now
+            return False
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
+            self._is_group_gone = True
             return False
         except PermissionError:  # raised by macOS for zombies; it does not prove that the group is gone
-            return self._process.returncode is None
+            return not self._has_exited()
         return True
 
     def _close_stdin(self) -> None:
         if self._stdin is not None:
             # Once closed, the number may be reused for another file, so `send` must not find it any more.
             fd, self._stdin = self._stdin, None
-            anyio.notify_closing(fd)
+            _notify_closing(fd)
             os.close(fd)
 
     def close(self) -> None:
+        # Usually it was reaped long ago. If `stop` was interrupted, it has just been killed and takes a moment to end.
+        until = time.monotonic() + _REAP_NOW
+        while not self._has_exited() and time.monotonic() < until:
+            time.sleep(0.001)
+        self._guard.dismiss()
         self._close_stdin()
         self._exited = True
-        self._output.wake()
-        anyio.notify_closing(self._stderr)
+        with suppress(RuntimeError):  # the event loop is closed
+            self._output.wake()
+        _notify_closing(self._stderr)
         for fd in (self._stdout, self._stderr):
             os.close(fd)
+
+
+def _notify_closing(fd: int) -> None:
+    """Wake the tasks that wait for `fd`, unless the event loop has ended before them."""
+    with suppress(RuntimeError):
+        anyio.notify_closing(fd)
+
+
+class _Guard:
+    """Stops a process group if this process is gone before it was dismissed, even by SIGKILL.
+
+    `PR_SET_PDEATHSIG` would be Linux only and does not do: it kills the server when the thread that started it ends, it
+    is not inherited by the children of `npx`, `uvx` or a shell, and leaves a server no time to exit at the end of its
+    stdin. Setting it takes code between fork and exec, which may deadlock and copies the page tables of this process.
+
+    Args:
+        group: The number of the group.
+    """
+
+    def __init__(self, group: int) -> None:
+        self._shell: subprocess.Popen[bytes] | None = None
+        with suppress(OSError):  # no shell, or no more processes or descriptors: the server runs without a guard
+            reading, self._writing = os.pipe()
+            try:
+                # In a session of its own, Ctrl-C and the end of the terminal do not reach it.
+                self._shell = subprocess.Popen(  # noqa: S603
+                    ["/bin/sh", "-c", _GUARD, "resilient-mcp-guard", str(group)],
+                    stdin=reading,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={"PATH": os.environ.get("PATH", os.defpath)},
+                    cwd="/",
+                    start_new_session=True,
+                )
+            finally:
+                os.close(reading)
+                if self._shell is None:
+                    os.close(self._writing)
+
+    def dismiss(self) -> None:
+        """End the guard; the group is gone."""
+        if self._shell is not None:
+            self._shell.kill()
+            self._shell.wait()
+            self._shell = None
+            os.close(self._writing)
 
 
 class WindowsProcess:  # pragma: no cover - Windows only
@@ -259,7 +376,7 @@ class WindowsProcess:  # pragma: no cover - Windows only
         """
         from mcp.os.win32 import utilities  # noqa: PLC0415
 
-        errlog = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        errlog: Any = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             program = utilities.get_windows_executable_command(command[0])
             process = await utilities.create_windows_process(program, list(command[1:]), dict(env), errlog, cwd)

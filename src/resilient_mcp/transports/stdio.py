@@ -391,10 +391,24 @@ async def stdio(parameters: StdioServerParameters, channel: Channel) -> AsyncIte
     Raises:
         OSError: The server cannot be started.
     """
-    redactor, in_flight, shutdown = channel.redactor, channel.in_flight, channel.policy.timeout.shutdown
-    stderr = StderrLines(channel.name, redactor, channel.errlog)
     env = {**get_default_environment(), **(parameters.env or {})}
     process = await spawn([parameters.command, *parameters.args], env, parameters.cwd)
+    try:
+        async with _connected(process, parameters.encoding_error_handler, channel) as streams:
+            yield streams
+    finally:
+        # Usually it has been stopped by now, but asyncio's `Task.cancel` and Ctrl-C interrupt that, shielded or not.
+        process.kill()
+        process.close()
+
+
+@asynccontextmanager
+async def _connected(
+    process: ServerProcess, errors: str, channel: Channel
+) -> AsyncIterator[tuple[StdioReader, StdioWriter]]:
+    """Connect to a process; on exit, stop it. `errors` is how to handle invalid UTF-8."""
+    redactor, in_flight, shutdown = channel.redactor, channel.in_flight, channel.policy.timeout.shutdown
+    stderr = StderrLines(channel.name, redactor, channel.errlog)
     process.on_stderr = stderr.feed
     channel.on_start(process)
     ended, exited, reported, broken = (anyio.Event() for _ in range(4))
@@ -405,7 +419,7 @@ async def stdio(parameters: StdioServerParameters, channel: Channel) -> AsyncIte
         in_flight,
         redactor,
         max_bytes=channel.policy.max_message_bytes,
-        errors=parameters.encoding_error_handler,
+        errors=errors,
         on_garbage=lambda line: channel.on_garbage(redactor.line(line[:_GARBAGE_READ].decode("utf-8", "replace"))),
         on_end=ended.set,
     )
@@ -446,7 +460,7 @@ async def stdio(parameters: StdioServerParameters, channel: Channel) -> AsyncIte
         try:
             yield reader, writer
         finally:
-            # Shielded, since a cancelled caller must not leave the process running.
+            # Shielded, so that a server whose caller was cancelled has its time to stop as well.
             with anyio.CancelScope(shield=True):
                 # A server that ended by itself may have left children behind, so its group is killed as well; but only
                 # after the report, or the reason given would be this client's own SIGKILL.
@@ -459,7 +473,6 @@ async def stdio(parameters: StdioServerParameters, channel: Channel) -> AsyncIte
                 with anyio.move_on_after(shutdown * 0.2):
                     await exited.wait()
             tg.cancel_scope.cancel()
-            process.close()
 
 
 async def _explained(ended: anyio.Event, exited: anyio.Event) -> None:
