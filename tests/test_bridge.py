@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from mcp import ClientSession, StdioServerParameters, types
 from resilient_mcp import Policy, ResilientClient, RetryPolicy, State
 from resilient_mcp._sdk.installed import MAJOR, HighLevelServer
 from resilient_mcp._sdk.messages import message_as_json, message_from_json
+from resilient_mcp.bridge import Bridge
+from resilient_mcp.transports.outbox import Outbox
 
 from .npm import NODE, needs_npm, program
 from .support import LEGACY, QUICK, _stdio, children, every_pair, nothing_left, raw_server, sdk_server, text_of
+from .test_events import Records, records  # noqa: F401 - a fixture
 from .test_everything import use
 
 pytestmark = pytest.mark.anyio
@@ -180,6 +183,96 @@ async def test_notifications_are_forwarded_both_ways():
         assert host.notifications == [log]
         await host.send(method="notifications/roots/list_changed")
         assert (await host.call("echo", text="hi"))["result"]["content"][0]["text"] == "hi"
+
+
+def log(number: int) -> dict[str, Any]:
+    """A server's log message."""
+    params = {"level": "info", "data": number}
+    return {"jsonrpc": "2.0", "method": "notifications/message", "params": params}
+
+
+async def test_notifications_held_back_are_not_overtaken():
+    """The host gets those that came before and after its `initialized` in the order in which the server sent them."""
+    async with ResilientClient(raw_server(), policy=QUICK, **LEGACY) as client:
+        async with client.as_transport() as (read, write):
+            host = Host(read, write)
+            await host.ask("initialize", HELLO)
+            await client.call_tool("send", {"messages": [log(n) for n in range(100)]})
+            await host.send(method="notifications/initialized")
+            await client.call_tool("send", {"messages": [log(n) for n in range(100, 200)]})
+            assert [(await host.receive())["params"]["data"] for _ in range(200)] == list(range(200))
+
+
+async def test_a_host_that_does_not_read_delays_only_itself(records: Records):  # noqa: F811
+    """Other users of the client go on; log messages are dropped and changes kept; the host can go on later."""
+    changed = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+    async with ResilientClient(raw_server(), name="notes", policy=QUICK, **LEGACY) as client:
+        async with client.as_transport() as (read, write):
+            host = Host(read, write)
+            await host.greet()
+            await client.call_tool("send", {"messages": [*map(log, range(1000)), changed, changed]})
+            assert text_of(await client.call_tool("echo", {"text": "others"})) == "others"
+            assert "notes: the host does not read: notifications for it are dropped" in records.lines
+            await host.send(id="late", method="ping")
+            await anyio.wait_all_tasks_blocked()
+            got = []
+            while not got or got[-1].get("id") != "late":
+                got.append(await host.receive())
+            *logs, change, _ = got
+            assert change == changed
+            assert [message["params"]["data"] for message in logs] == list(range(len(logs)))
+            assert 256 <= len(logs) < 400
+            missed = 1000 - len(logs) + 1
+            assert f"notes: the host reads again; it missed {missed} notifications" in records.lines
+
+
+class Deaf:
+    """A host that takes nothing."""
+
+    def encode(self, message: dict[str, Any]) -> bytes:
+        return json.dumps(message).encode()
+
+    def send_nowait(self, item: bytes) -> bool:
+        return False
+
+    async def send(self, item: bytes) -> None:
+        await anyio.sleep_forever()
+
+
+async def test_a_host_that_asks_but_never_reads_is_cut_off(records: Records):  # noqa: F811
+    """Its requests wait in bounded number, then the bridge ends, and says so."""
+    asked = 0
+
+    async def messages() -> AsyncGenerator[dict[str, Any], None]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+            await anyio.lowlevel.checkpoint()
+
+    client = ResilientClient(raw_server(), name="notes")
+    with anyio.fail_after(10):
+        await Bridge(client, Deaf()).serve(messages())
+    assert asked < 2000
+    assert records.lines == ["notes: the host sends requests but does not read; it is cut off"]
+
+
+async def test_an_answer_that_cannot_be_encoded_is_an_error():
+    """The host learns why, and a notification of that kind is left out."""
+    sent = []
+
+    class Listening(Deaf):
+        def send_nowait(self, item: bytes) -> bool:
+            sent.append(json.loads(item))
+            return True
+
+    deep: Any = []
+    for _ in range(200_000):
+        deep = [deep]
+    outbox = Outbox("notes", Listening())
+    outbox.offer({"method": "notifications/x", "params": {"a": deep}})
+    outbox.put({"id": 7, "result": {"a": deep}})
+    assert [(message["id"], message["error"]["code"]) for message in sent] == [(7, -32603)]
 
 
 async def test_progress_is_reported_with_the_hosts_own_token():

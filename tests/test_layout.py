@@ -142,6 +142,7 @@ TESTED_IN = {
     "transports.http.transport": "test_http_transport.py::test_a_reply_that_is_never_accepted_delays_no_call",
     "transports.jsonrpc": "test_sse_events.py",
     "transports.in_process": "test_client.py::test_an_in_process_server",
+    "transports.outbox": "test_bridge.py",
     "transports.process": "test_stdio.py",
     "transports.server": "test_client.py::test_a_transport_factory",
     "transports.sse": "test_http.py::test_the_older_sse_transport",

@@ -114,7 +114,7 @@ def test_lines_that_come_in_pieces():
 def test_an_endless_line_is_cut():
     """At most 4 KiB of a line are kept however it arrives, the next one is whole, and no part of a secret is left."""
     long = b"x" * (LINE - 5) + TOKEN.encode() + b"y" * 100_000
-    for size in (1000, LINE, 10_000, 200_000):
+    for size in (1000, LINE, LINE + 3, 10_000, 200_000):
         shown = fed(*[(long + b"\nnext")[at : at + size] for at in range(0, len(long) + 5, size)])
         assert shown[-1] == "next"
         assert len(shown) == 2

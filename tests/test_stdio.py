@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ from resilient_mcp.transports.stdio import StdioWriter
 from .matrix.descriptors import take
 from .support import (
     QUICK,
+    ROOT,
     Recorder,
     children,
     client_of,
@@ -53,6 +58,7 @@ from .support import (
     sdk_server,
     text_of,
 )
+from .test_examples import clean_environment, marked
 
 pytestmark = pytest.mark.anyio
 
@@ -485,6 +491,98 @@ async def test_a_server_that_ignores_termination_is_killed():
         async with client_of(server.model_copy(update={"args": ["-c", script]}), policy) as client:
             assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
         assert not children()
+
+
+# Ignores the end of its stdin and SIGTERM, as does its child.
+STUBBORN = StdioServerParameters(
+    command="sh", args=["-c", f"trap '' TERM; sleep 60 & {sys.executable} -m tests.servers.raw_server; wait"], cwd=ROOT
+)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_cancelling_the_tasks_that_stop_a_server_does_not_save_it():
+    """`Task.cancel`, which `asyncio.run` uses at its end, ignores shields: the server is killed without waiting."""
+    async with nothing_left():
+        before = asyncio.all_tasks()
+        client = ResilientClient(STUBBORN, policy=QUICK)
+        await client.start()
+        leader = os.getpgid(await pid_of(client))
+        closing = asyncio.ensure_future(client.aclose())
+        await anyio.sleep(0.1)
+        assert is_alive(leader)
+        for _ in range(3):
+            for task in asyncio.all_tasks() - before - {closing}:
+                task.cancel()
+            await anyio.sleep(0)
+        await closing
+        assert not is_alive(leader)
+
+
+async def test_connection_attempts_leave_no_zombies():
+    """Servers that hang in the handshake and ignore SIGTERM: each is reaped although its attempt was cancelled."""
+    policy = QUICK.model_copy(update={"timeout": TimeoutPolicy(connect=0.2, ready=0.2, shutdown=0.4)})
+    server = StdioServerParameters(command="sh", args=["-c", "trap '' TERM; exec sleep 60"])
+    async with nothing_left():
+        client = ResilientClient(server, policy=policy)
+        with pytest.raises(ServerUnavailable):
+            await client.start()
+
+
+@pytest.fixture
+def no_children_reported() -> Iterator[None]:
+    """Ignore SIGCHLD, as some programs do; the exit status of a child is then lost."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+async def test_a_program_that_ignores_sigchld(no_children_reported: None):
+    """An exit is noticed, but no status is made up for it."""
+    async with nothing_left():
+        async with client_of(raw_server()) as client:
+            with pytest.raises(ConnectionLost, match="exit status unknown"):
+                await client.call_tool("unsafe", {"do": "exit", "code": 7})
+        client = ResilientClient(raw_server("--die-at-start", "127"), policy=SHORT)
+        with pytest.raises(ServerUnavailable, match="exit status unknown") as caught:
+            await client.start()
+        assert caught.value.exit_status is None
+
+
+AGENT = """
+import asyncio, sys
+from resilient_mcp import ResilientClient
+from tests.test_stdio import STUBBORN
+
+async def main():
+    async with ResilientClient(STUBBORN) as client:
+        print("ready", flush=True)
+        await asyncio.sleep(float(sys.argv[1]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
+@pytest.mark.parametrize(
+    ("stay", "signals"), [("60", [signal.SIGKILL]), ("0", [signal.SIGINT, signal.SIGINT])], ids=["kill", "ctrl-c"]
+)
+def test_a_program_that_is_killed_leaves_no_server(stay: str, signals: list[signal.Signals], tmp_path: Path):
+    """Neither SIGKILL nor repeated Ctrl-C while it stops its server leaves the server, or a child of that, behind."""
+    command = [sys.executable, "-c", AGENT, stay]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, env=clean_environment(tmp_path)
+    ) as agent:
+        assert agent.stdout is not None
+        agent.stdout.readline()
+        assert len(marked(tmp_path)) >= 3  # the program, its server and that server's child
+        for number in signals:
+            agent.send_signal(number)
+            time.sleep(0.2)
+        agent.wait(15)
+    until = time.monotonic() + 15
+    while marked(tmp_path) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert marked(tmp_path) == []
 
 
 async def test_progress_restarts_the_time_limit():

@@ -112,7 +112,7 @@ def test_a_session_through_a_crash(tmp_path: Path):
 
 
 def test_invalid_input_from_the_host(tmp_path: Path):
-    """Not JSON, not an object, too long: each is answered with an error; a batch is split."""
+    """Not JSON, not an object, too long: each is answered with an error; a batch is split; bad notifications go."""
     with Driver(tmp_path, "--policy", '{"max_message_bytes": 2000}', "--", *RAW) as host:
         host.greet()
         host.write(b"\n  \nrubbish\n")
@@ -134,9 +134,20 @@ def test_invalid_input_from_the_host(tmp_path: Path):
         assert host.receive()["error"]["code"] == -32600
         host.send(method="notifications/cancelled", params={"requestId": {}})
         host.send(method="notifications/cancelled", params=[1])
+        host.write(b'{"jsonrpc":"2.0","method":"notifications/x","params":{"a":%s}}\n' % (b"[" * 600 + b"]" * 600))
+        host.write(b'{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"\\ud800"}}\n')
         host.write(b'{"id":4}\n{}\n{"jsonrpc":"2.0","id":5,"method":"ping","params":[1]}\n')
         assert host.receive()["id"] == 5
         assert host.end()[0] == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds its processes in /proc")
+def test_a_host_that_kills_it_leaves_no_server(tmp_path: Path):
+    """Hosts kill a server that takes too long to stop; the real one may ignore the end of its stdin."""
+    stubborn = ("sh", "-c", f"{' '.join(RAW)}; sleep 60")
+    with Driver(tmp_path, "--", *stubborn) as host:
+        host.greet()
+        host.process.kill()
 
 
 def test_a_host_that_reads_slowly(tmp_path: Path):

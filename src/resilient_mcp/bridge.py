@@ -6,12 +6,16 @@ real server's reply; `ping`; and a call that the client gave up, with a tool res
 
 To the host it is a server up to 2025-11-25. A host that tries `server/discover` first gets "Method not found", as from
 any such server, and continues with `initialize`.
+
+A host that does not read delays only itself: its requests wait, and notifications for it that can be spared are
+dropped. One that still goes on asking is cut off.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
@@ -25,23 +29,27 @@ from ._sdk.messages import message_as_json, message_from_json, notification_as_j
 from ._sdk.results import as_json, dump, implementation
 from ._sdk.session import LATEST_LEGACY_VERSION, LEGACY_SESSION, Progress
 from .errors import ResilienceError
-from .event_loop import spawn
+from .event_loop import Signal, spawn
 from .events import State
 from .observability.hub import logger
-from .text.printable import describe
+from .text.printable import describe, printable
 from .transports.host_requests import Link
+from .transports.outbox import Host, Outbox
 
 # Messages buffered for either end of an in-process transport.
 _BUFFER = 64
 # Notifications held until the host has sent `notifications/initialized`; beyond that the oldest are dropped.
 _HELD = 256
-# Seconds allowed for notifying the host that it need not answer a request any more.
-_CLOSING = 1.0
+# Notifications of a host that may wait for the server; beyond that, further ones are dropped.
+_NOTICES = 256
+# Requests that may be unanswered at the same time, each way.
+_OPEN = 1000
+# Characters of a method in a log message.
+_METHOD = 100
 
 _LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 Params: TypeAlias = dict[str, Any] | None
-Send: TypeAlias = Callable[[dict[str, Any]], Coroutine[Any, Any, None]]
 
 
 class BridgedClient(Protocol):
@@ -73,30 +81,38 @@ class Bridge:
     Args:
         client: The client to serve. One that was not started is started by the host's `initialize`, with the
             capabilities of the host (sampling, elicitation, roots), and closed at the end.
-        send: Sends the host one JSON-RPC message; called from several tasks.
+        host: The host.
 
     Attributes:
         capabilities: The capabilities that the host declared in its `initialize`.
     """
 
-    def __init__(self, client: BridgedClient, send: Send) -> None:
+    def __init__(self, client: BridgedClient, host: Host) -> None:
         self._client = client
-        self._send = send
+        self._outbox = Outbox(client.name, host)
         self._scopes: dict[Any, anyio.CancelScope] = {}
         self._asked: dict[int, _Question] = {}
         self._questions = 0
+        self._open = 0
+        self._notices: deque[tuple[str, Params]] = deque()
+        self._noticed = Signal()
         self._owned = client.state is State.IDLE
         self._tg: anyio.abc.TaskGroup | None = None
         self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)
         self.capabilities: dict[str, Any] = {}
 
-    async def serve(self, messages: AsyncIterator[dict[str, Any]]) -> None:
-        """Serve the host until `messages` ends."""
+    async def serve(self, messages: AsyncGenerator[dict[str, Any], None]) -> None:
+        """Serve the host until `messages` ends, or it has too many unanswered requests and unread messages."""
         self._client._relay(self._on_message)  # noqa: SLF001 - made for this module
         try:
-            async with anyio.create_task_group() as tg:
+            async with aclosing(messages), anyio.create_task_group() as tg:
                 self._tg = tg
+                tg.start_soon(self._outbox.run)
+                tg.start_soon(self._pass_on)
                 async for message in messages:
+                    if self._open >= _OPEN and self._outbox.is_full:
+                        logger.error("%s: the host sends requests but does not read; it is cut off", self._client.name)
+                        break
                     self._take(tg, message)
                 tg.cancel_scope.cancel()
         finally:
@@ -112,11 +128,15 @@ class Bridge:
         if not isinstance(method, str):
             self._take_answer(request_id, message)
         elif request_id is None:
-            self._take_notification(tg, method, params)
+            self._take_notification(method, params)
         elif not isinstance(request_id, str | int):
             text = "Invalid request: its id is neither a string nor an integer"
-            tg.start_soon(self._send, {"jsonrpc": "2.0", "id": None, **_error(INVALID_REQUEST, text)})
+            self._outbox.offer({"id": None, **_error(INVALID_REQUEST, text)})
+        elif self._open >= _OPEN:
+            text = f"Too many requests: {_OPEN} are not answered yet"
+            self._outbox.put({"id": request_id, **_error(INTERNAL_ERROR, text)})
         else:
+            self._open += 1
             # Created here, not in the task: the host may cancel the request before the task has run.
             scope = self._scopes[request_id] = anyio.CancelScope()
             tg.start_soon(self._answer, scope, request_id, method, params)
@@ -127,26 +147,39 @@ class Bridge:
             question.answer = message
             question.answered.set()
 
-    def _take_notification(self, tg: anyio.abc.TaskGroup, method: str, params: Params) -> None:
+    def _take_notification(self, method: str, params: Params) -> None:
         if method == "notifications/cancelled":
             cancelled = (params or {}).get("requestId")
             if isinstance(cancelled, str | int) and cancelled in self._scopes:
                 self._scopes[cancelled].cancel()
         elif method == "notifications/initialized":  # not forwarded: the client's session has sent its own
-            tg.start_soon(self._release)
+            self._release()
+        elif len(self._notices) < _NOTICES:
+            self._notices.append((method, params))
+            self._noticed.notify()
         else:
-            tg.start_soon(self._pass_on, method, params)
+            name = printable(method, _METHOD)
+            logger.warning("%s does not take notifications; the host's %s is dropped", self._client.name, name)
 
-    async def _pass_on(self, method: str, params: Params) -> None:
-        try:
-            await self._client.notify(method, params)
-        except MCPError as exc:
-            logger.debug("%s was not forwarded: %s", method, exc)
+    async def _pass_on(self) -> None:
+        """Forward the host's notifications, in order; one that cannot be sent is ignored."""
+        while True:
+            while self._notices:
+                method, params = self._notices.popleft()
+                name = printable(method, _METHOD)
+                try:
+                    await self._client.notify(method, params)
+                except MCPError as exc:
+                    logger.debug("%s was not forwarded: %s", name, exc)
+                except Exception as exc:
+                    logger.warning("%s is ignored, it cannot be forwarded: %s", name, describe(exc))
+            await self._noticed.wait()
 
     async def _answer(self, scope: anyio.CancelScope, request_id: str | int, method: str, params: Params) -> None:
         reply: dict[str, Any] = {}
         with scope:
             try:
+                await self._outbox.room()
                 reply = {"result": await self._result(method, params)}
             except ResilienceError as exc:
                 if method == "tools/call":
@@ -158,10 +191,11 @@ class Bridge:
             except Exception as exc:
                 logger.warning("%s could not be forwarded: %s", method, describe(exc))
                 reply = _error(INTERNAL_ERROR, describe(exc))
+        self._open -= 1
         if self._scopes.get(request_id) is scope:  # else the host has reused the id for a later request
             del self._scopes[request_id]
         if reply:  # empty if cancelled: a cancelled request is not answered
-            await self._send({"jsonrpc": "2.0", "id": request_id, **reply})
+            self._outbox.put({"id": request_id, **reply})
 
     async def _result(self, method: str, params: Params) -> dict[str, Any]:
         given = params or {}
@@ -216,19 +250,19 @@ class Bridge:
             return
         if self._held is not None:  # the host is not initialized yet, and must not get notifications before
             self._held.append(notification)
-            return
-        await self._send({"jsonrpc": "2.0", **notification})
+        else:
+            self._outbox.offer(notification)
 
-    async def _release(self) -> None:
+    def _release(self) -> None:
         held, self._held = self._held, None
         for notification in held or ():
-            await self._send({"jsonrpc": "2.0", **notification})
+            self._outbox.offer(notification)
 
     def _progress(self, token: Any) -> Callable[[float, float | None, str | None], Awaitable[None]]:
         async def report(progress: float, total: float | None, message: str | None) -> None:
             facts = {"progressToken": token, "progress": progress, "total": total, "message": message}
             params = {key: value for key, value in facts.items() if value is not None}
-            await self._send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+            self._outbox.offer({"method": "notifications/progress", "params": params})
 
         return report
 
@@ -248,17 +282,18 @@ class Bridge:
         return scope.cancel
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send the host a request and return its raw answer."""
+        """Send the host a request and return its raw answer; an error if too many already wait for it."""
+        if len(self._asked) >= _OPEN or self._outbox.is_full:
+            return _error(INTERNAL_ERROR, "The host does not answer")
         self._questions += 1
         number = self._questions
         question = self._asked[number] = _Question()
         try:
-            await self._send({"jsonrpc": "2.0", "id": number, **request})
+            self._outbox.put({"id": number, **request})
             await question.answered.wait()
         except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(_CLOSING, shield=True):
-                cancelled = {"requestId": number, "reason": "the server no longer needs an answer"}
-                await self._send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancelled})
+            cancelled = {"requestId": number, "reason": "the server no longer needs an answer"}
+            self._outbox.put({"method": "notifications/cancelled", "params": cancelled})
             raise
         finally:
             del self._asked[number]
@@ -275,6 +310,33 @@ class _Question:
 
 def _error(code: int, message: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message}}
+
+
+class _Session:
+    """A host in this process, at the other end of a stream; `on_gone` is called when it has closed that."""
+
+    def __init__(self, stream: Any, on_gone: Callable[[], object]) -> None:
+        self._stream = stream
+        self._on_gone = on_gone
+
+    def encode(self, message: dict[str, Any]) -> Any:
+        return message_from_json(message)
+
+    def send_nowait(self, item: Any) -> bool:
+        try:
+            self._stream.send_nowait(item)
+        except anyio.WouldBlock:
+            return False
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._on_gone()
+        return True
+
+    async def send(self, item: Any) -> None:
+        try:
+            await self._stream.send(item)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            self._on_gone()
+            await anyio.lowlevel.checkpoint()
 
 
 class BridgeTransport:
@@ -300,25 +362,14 @@ class BridgeTransport:
         return read, write
 
     async def _run(self, to_host: Any, from_host: Any) -> None:
-        async def send(message: dict[str, Any]) -> None:
-            try:
-                item = message_from_json(message)
-                try:
-                    to_host.send_nowait(item)
-                except anyio.WouldBlock:
-                    await to_host.send(item)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._scope.cancel()  # the host is gone
-                await anyio.lowlevel.checkpoint()
-
-        async def messages() -> AsyncIterator[dict[str, Any]]:
+        async def messages() -> AsyncGenerator[dict[str, Any], None]:
             async for item in from_host:
                 yield message_as_json(item)
 
         try:
             with self._scope:
                 async with to_host, from_host:
-                    await Bridge(self._client, send).serve(messages())
+                    await Bridge(self._client, _Session(to_host, self._scope.cancel)).serve(messages())
         except Exception:
             logger.exception("the bridge in front of %s failed", self._client.name)
         finally:

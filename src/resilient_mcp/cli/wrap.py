@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from .policies import policy_of
 from .run import run as run_until_signalled
 
 _CHUNK = 256 * 1024
-# Bytes queued for a host that reads slowly; beyond that, senders wait.
+# Bytes queued for a host that reads slowly; beyond that, messages wait in the bridge.
 _MAX_QUEUED = 8 * 1024 * 1024
 # Seconds allowed for the last messages to be written.
 _FLUSH = 2.0
@@ -60,7 +60,7 @@ async def _run(client: ResilientClient, host: HostPipe) -> int:
         serving = anyio.CancelScope()
         host.on_gone = serving.cancel
         with serving:
-            await Bridge(client, host.send).serve(host.messages())
+            await Bridge(client, host).serve(host.messages())
         with anyio.move_on_after(_FLUSH):
             await host.flushed()
         tg.cancel_scope.cancel()
@@ -138,7 +138,7 @@ class HostPipe:
 
     # --- in ---
 
-    async def messages(self) -> AsyncIterator[dict[str, Any]]:
+    async def messages(self) -> AsyncGenerator[dict[str, Any], None]:
         """The host's messages, until its pipe closes. Input that is not a message is answered with an error."""
         while chunk := await self._read():
             for line in self._framer.feed(chunk):
@@ -146,7 +146,7 @@ class HostPipe:
                     if isinstance(message, dict):
                         yield message
                     else:
-                        await self.send(message.reply)
+                        self.send_nowait(self.encode(message.reply))  # not at all if the host does not read
 
     async def _read(self) -> bytes:
         if not self.blocked:
@@ -162,9 +162,19 @@ class HostPipe:
 
     # --- out ---
 
-    async def send(self, message: dict[str, Any]) -> None:
-        """Send one message: written immediately if nothing is queued and the pipe accepts it, queued otherwise."""
-        data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+    def encode(self, message: dict[str, Any]) -> bytes:
+        """One message as a line."""
+        return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+    def send_nowait(self, item: bytes) -> bool:
+        """Send a line: written immediately if nothing is queued and the pipe accepts it, queued otherwise.
+
+        Returns:
+            False if too much is queued already; then it is not sent.
+        """
+        if self._queued > _MAX_QUEUED:
+            return False
+        data = memoryview(item)
         if self._at_once and not self._queue:
             try:
                 data = data[os.write(self._stdout, data) :]
@@ -172,13 +182,17 @@ class HostPipe:
                 pass
             except OSError:
                 self._gone()
-                return
+                return True
         if data:
             self._queue.append(data)
             self._queued += len(data)
             self._wake.notify()
-            while self._queued > _MAX_QUEUED:
-                await self._drained.wait()
+        return True
+
+    async def send(self, item: bytes) -> None:
+        """Send a line; while too much is queued, wait."""
+        while not self.send_nowait(item):
+            await self._drained.wait()
 
     async def flush(self) -> None:
         """Write what is queued, until cancelled."""

@@ -19,6 +19,10 @@ logger = logging.getLogger("resilient_mcp.server")
 LINE = 4096
 """Maximum bytes of one line; a writable pipe takes this many without blocking (`PIPE_BUF` on Linux)."""
 
+# Bytes of a line without end that are awaited before it is cut: a secret that begins in the part that is shown then
+# ends within them, or half of it would not be recognized.
+_AWAITED = 4 * LINE
+
 
 class StderrLines:
     """Splits stderr into lines and passes them on.
@@ -45,7 +49,7 @@ class StderrLines:
         if whole and self._skipping:
             whole[0] = b""  # the rest of a line that was cut
             self._skipping = False
-        if len(begun) > LINE and not self._skipping:
+        if len(begun) > _AWAITED and not self._skipping:
             whole.append(begun)
             self._skipping = True
         self._begun = b"" if self._skipping else begun
