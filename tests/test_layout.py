@@ -131,6 +131,7 @@ TESTED_IN = {
     "text.printable": "test_evidence.py",
     "text.spellings": "test_redact.py::test_every_spelling_of_a_secret",
     "transports.foreign": "test_dropin.py::test_a_transport_that_opens_once_is_refused",
+    "transports.guard": "test_stdio.py::test_a_program_that_is_killed_leaves_no_server",
     "transports.host_requests": "test_bridge.py::test_server_requests_and_the_hosts_answers_are_forwarded_unchanged",
     "transports.http.answers": "test_sse_events.py",
     "transports.http.auth": "test_oauth.py::test_a_login_that_fails_at_the_start",

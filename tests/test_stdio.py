@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -516,6 +517,25 @@ async def test_cancelling_the_tasks_that_stop_a_server_does_not_save_it():
             await anyio.sleep(0)
         await closing
         assert not is_alive(leader)
+
+
+async def test_a_fork_of_the_program_does_not_kill_the_server():
+    """A fork that ends may run the cleanup that is pending in its copy of the program; the server is not its own."""
+    process = await spawn(["sleep", "60"], {"PATH": os.defpath}, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a program with threads
+            fork = os.fork()
+        if not fork:
+            process.kill()
+            process.close()
+            os._exit(0)
+        os.waitpid(fork, 0)
+        assert is_alive(process.pid)
+    finally:
+        process.kill()
+        process.close()
+    assert not is_alive(process.pid)
 
 
 async def test_connection_attempts_leave_no_zombies():

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import anyio
 
 from ..evidence import ExitStatus
+from .guard import Guard
 from .pipe import pipe_of
 
 # Bytes of stderr read in one go: they may hold thousands of lines, and logging them blocks the event loop.
@@ -45,19 +46,6 @@ _GROUP_POLL = 0.01
 _EXIT_POLL = 0.1
 # Seconds that `stop` waits for a process that was killed, and that `close` may block the event loop for one.
 _REAP, _REAP_NOW = 1.0, 0.05
-
-# The guard of a process group: waits until its stdin ends, which is when the process that holds the other end is gone.
-# The server's stdin has ended as well, so the guard gives the group two seconds to exit by itself, and two more after
-# SIGTERM. It looks at the group in between and ends with it, since the number may be used for another group then.
-_GUARD = """\
-read -r _
-for signal in TERM KILL; do
-    for second in 1 2; do
-        kill -s 0 -- "-$1" || exit
-        sleep 1
-    done
-    kill -s "$signal" -- "-$1"
-done"""
 
 
 class ServerProcess(Protocol):
@@ -112,7 +100,8 @@ class PosixProcess:
         self.pid = process.pid
         self.on_stderr: Callable[[bytes], object] = lambda _: None
         self._process = process
-        self._guard = _Guard(process.pid)
+        self._guard = Guard(process.pid)
+        self._owner = os.getpid()
         self._is_status_lost = False
         self._is_group_gone = False
         self._stdin: int | None = stdin
@@ -135,6 +124,7 @@ class PosixProcess:
             OSError: It cannot be started: not found, not executable, or `cwd` does not exist.
         """
         (child_in, stdin), (stdout, child_out), (stderr, child_err) = _pipes(3)
+        process: subprocess.Popen[bytes] | None = None
         try:
             # Not in a worker thread: a cancellation or Ctrl-C during the wait for it would lose the process.
             process = subprocess.Popen(  # noqa: ASYNC220, S603
@@ -146,14 +136,16 @@ class PosixProcess:
                 cwd=cwd,
                 start_new_session=True,
             )
+            return cls(process, stdin, stdout, stderr)
         except BaseException:
+            if process is not None:  # Ctrl-C
+                process.kill()
             for fd in (stdin, stdout, stderr):
                 os.close(fd)
             raise
         finally:
             for fd in (child_in, child_out, child_err):
                 os.close(fd)
-        return cls(process, stdin, stdout, stderr)
 
     async def receive(self) -> bytes:
         # After the exit only what the pipe still holds is read, without waiting: if a grandchild holds the pipe open,
@@ -279,7 +271,9 @@ class PosixProcess:
         """Signal the group, which may outlive its leader; whether any process of it existed."""
         if sys.platform == "win32":  # pragma: no cover - for the type checker
             raise NotImplementedError
-        if self._is_group_gone:  # its number may be used for another group by now
+        # Once it is gone, its number may be used for another group; and a fork of this program that ends, and runs what
+        # is left to run in its copy of the program's frames, must leave the group alone.
+        if self._is_group_gone or os.getpid() != self._owner:
             return False
         try:
             os.killpg(self.pid, number)
@@ -316,46 +310,6 @@ def _notify_closing(fd: int) -> None:
     """Wake the tasks that wait for `fd`, unless the event loop has ended before them."""
     with suppress(RuntimeError):
         anyio.notify_closing(fd)
-
-
-class _Guard:
-    """Stops a process group if this process is gone before it was dismissed, even by SIGKILL.
-
-    `PR_SET_PDEATHSIG` would be Linux only and does not do: it kills the server when the thread that started it ends, it
-    is not inherited by the children of `npx`, `uvx` or a shell, and leaves a server no time to exit at the end of its
-    stdin. Setting it takes code between fork and exec, which may deadlock and copies the page tables of this process.
-
-    Args:
-        group: The number of the group.
-    """
-
-    def __init__(self, group: int) -> None:
-        self._shell: subprocess.Popen[bytes] | None = None
-        with suppress(OSError):  # no shell, or no more processes or descriptors: the server runs without a guard
-            reading, self._writing = os.pipe()
-            try:
-                # In a session of its own, Ctrl-C and the end of the terminal do not reach it.
-                self._shell = subprocess.Popen(  # noqa: S603
-                    ["/bin/sh", "-c", _GUARD, "resilient-mcp-guard", str(group)],
-                    stdin=reading,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    env={"PATH": os.environ.get("PATH", os.defpath)},
-                    cwd="/",
-                    start_new_session=True,
-                )
-            finally:
-                os.close(reading)
-                if self._shell is None:
-                    os.close(self._writing)
-
-    def dismiss(self) -> None:
-        """End the guard; the group is gone."""
-        if self._shell is not None:
-            self._shell.kill()
-            self._shell.wait()
-            self._shell = None
-            os.close(self._writing)
 
 
 class WindowsProcess:  # pragma: no cover - Windows only
