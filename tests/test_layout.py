@@ -24,6 +24,7 @@ ORDER = (
     "in_flight",  # the requests of one connection
     "schemas",  # compiled JSON Schemas
     "text",  # printable text, without secrets
+    "foreign_code",  # the boundary around callbacks, hooks and handlers
     "_sdk",  # the installed major of mcp
     "policy",  # what a user configures
     "strategies",  # state machines: back-off, circuit breaker, budget, rate limit

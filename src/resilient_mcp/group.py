@@ -23,6 +23,7 @@ from .calls.catalog import pages
 from .client import ResilientClient
 from .errors import ResilienceError
 from .events import State
+from .foreign_code import calling
 from .observability.hub import Listener, logger
 from .observability.stats import Health
 from .policy import Policy
@@ -288,7 +289,10 @@ class ResilientClientGroup:
         if self._hook is None:
             return f"{server}{_SEPARATOR}{own}"
         info = client.server_info or types.Implementation(name=server, version="unknown")
-        return self._hook(own, info.model_copy(update={"name": server}))
+        called = own
+        with calling("name_hook"):
+            called = self._hook(own, info.model_copy(update={"name": server}))
+        return called
 
     # --- calls ---
 

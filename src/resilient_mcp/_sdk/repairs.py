@@ -14,12 +14,14 @@ import anyio
 import anyio.abc
 from mcp import types
 from mcp.shared.message import SessionMessage
+from pydantic import ValidationError
 
 from ..event_loop import Signal
+from ..foreign_code import awaiting
 from ..in_flight import current_attempt
 from ..schemas import CompiledSchemas
-from ..text.printable import printable
-from .installed import INVALID_PARAMS, MAJOR
+from ..text.printable import describe, printable
+from .installed import INTERNAL_ERROR, INVALID_PARAMS, MAJOR
 from .results import structured_content
 
 logger = logging.getLogger("resilient_mcp")
@@ -142,6 +144,69 @@ _in_callback: ContextVar[bool] = ContextVar("in_callback", default=False)
 _WAITING_MESSAGES = 1000
 
 
+class CallbackLane:
+    """Runs callbacks one after the other, in the order in which they are put, beside everything else."""
+
+    def __init__(self, beside: anyio.abc.TaskGroup) -> None:
+        self._beside = beside
+        self._waiting: deque[tuple[Callable[..., Awaitable[None]], tuple[Any, ...]]] = deque(maxlen=_WAITING_MESSAGES)
+        self._put_count = self._done_count = 0
+        self._done = Signal()
+        self._is_running = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a callback has not run to its end yet."""
+        return self._done_count < self._put_count
+
+    def put(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Run a callback after all earlier ones."""
+        if self._beside.cancel_scope.cancel_called:
+            return  # the session is over
+        if len(self._waiting) == _WAITING_MESSAGES:  # the deque drops the oldest, which `caught_up` must not wait for
+            self._count_done()
+        self._waiting.append((function, arguments))
+        self._put_count += 1
+        if not self._is_running:
+            self._is_running = True
+            self._beside.start_soon(self._run)
+
+    def later(self, function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        """A coroutine function that only puts `function`."""
+
+        async def put(*arguments: Any) -> None:
+            self.put(function, *arguments)
+
+        return put
+
+    async def _run(self) -> None:
+        _in_callback.set(True)
+        try:
+            while self._waiting:
+                function, arguments = self._waiting.popleft()
+                try:
+                    with awaiting("a callback", _log):
+                        await function(*arguments)
+                finally:
+                    self._count_done()
+        finally:
+            self._is_running = False
+
+    def _count_done(self) -> None:
+        self._done_count += 1
+        self._done.notify()
+
+    async def caught_up(self) -> None:
+        """Wait until all callbacks put so far have run."""
+        before = self._put_count
+        while self._done_count < before:
+            await self._done.wait()
+
+
+def _log(what: str, exc: BaseException) -> None:
+    logger.warning("%s while handling a server message: %s", what, printable(str(exc)))
+
+
 class CallbackRunner:
     """Runs the callbacks of a 1.x session outside its reader task.
 
@@ -155,13 +220,14 @@ class CallbackRunner:
         self._answer, self._handle = session._received_request, session._handle_incoming  # noqa: SLF001
         self._note = session._received_notification  # noqa: SLF001
         self._answering: dict[int, Any] = {}
-        self._put_count = self._done_count = 0
-        self._waiting: deque[tuple[Callable[[Any], Awaitable[None]], Any]] = deque(maxlen=_WAITING_MESSAGES)
-        self._arrived, self._done = Signal(), Signal()
+        self._messages = CallbackLane(beside)
         session._received_request = self._received_request  # noqa: SLF001
         session._received_notification = self._received_notification  # noqa: SLF001
         session._handle_incoming = self._handle_incoming  # noqa: SLF001
-        beside.start_soon(self._deliver)
+
+    def lane(self) -> CallbackLane:
+        """A lane for the progress callbacks of one call: a slow one delays neither other calls nor their callbacks."""
+        return CallbackLane(self._beside)
 
     async def _received_request(self, responder: Any) -> None:
         self._answering[id(responder)] = responder
@@ -170,55 +236,40 @@ class CallbackRunner:
     async def _answer_beside(self, responder: Any) -> None:
         _in_callback.set(True)
         try:
-            await self._answer(responder)
-            if not responder._completed:  # noqa: SLF001 - the reader, too, passes these on to `message_handler`
-                await self._handle(responder)
-        except Exception as exc:  # reply as the reader itself would
+            with awaiting("a callback"):
+                await self._answer(responder)
+                if not responder._completed:  # noqa: SLF001 - the reader, too, passes these on to `message_handler`
+                    await self._handle(responder)
+        except Exception as exc:  # reply, as the reader itself would; the SDK's own text does not say what went wrong
             logger.warning("a server request could not be answered: %s", printable(str(exc)))
             error = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
+            if not isinstance(exc, ValidationError):
+                error = types.ErrorData(code=INTERNAL_ERROR, message=describe(exc))
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await self._session._send_response(responder.request_id, error)  # noqa: SLF001
         finally:
             del self._answering[id(responder)]
 
     async def _received_notification(self, notification: Any) -> None:
-        self._put(self._note, notification)
+        self._messages.put(self._note, notification)
 
     async def _handle_incoming(self, message: Any) -> None:
         if id(message) not in self._answering:  # the reader passes on each open request; `_answer_beside` does that
-            self._put(self._handle, message)
+            self._messages.put(self._handle, message)
 
-    def _put(self, function: Callable[[Any], Awaitable[None]], message: Any) -> None:
-        if len(self._waiting) == _WAITING_MESSAGES:
-            self._done_count += 1  # the deque drops the oldest, which `caught_up` must not wait for
-        self._waiting.append((function, message))
-        self._put_count += 1
-        self._arrived.notify()
-
-    async def _deliver(self) -> None:
-        _in_callback.set(True)
-        while True:
-            while self._waiting:
-                function, message = self._waiting.popleft()
-                try:
-                    await function(message)
-                except Exception as exc:
-                    logger.warning("a callback raised while handling a server message: %s", printable(str(exc)))
-                self._done_count += 1
-                self._done.notify()
-            await self._arrived.wait()
-
-    async def caught_up(self) -> None:
+    async def caught_up(self, lane: CallbackLane | None = None) -> None:
         """Wait until all earlier messages have been handled, at most `_CALLBACK_PATIENCE` seconds.
 
         Callers of 1.x may rely on that order. In a callback this returns immediately, or it would wait for itself.
+
+        Args:
+            lane: The lane of the caller's progress callbacks, or None.
         """
-        if self._done_count == self._put_count or _in_callback.get():
-            return
-        before = self._put_count
-        with anyio.move_on_after(_CALLBACK_PATIENCE):
-            while self._done_count < before:
-                await self._done.wait()
+        behind = [each for each in (self._messages, lane) if each is not None and each.is_behind]
+        if behind and not _in_callback.get():
+            with anyio.move_on_after(_CALLBACK_PATIENCE):
+                for each in behind:
+                    await each.caught_up()
 
 
 def survive_cancelled_callers(session: Any) -> None:

@@ -19,10 +19,12 @@ from ..errors import (
 from ..event_loop import clock
 from ..events import RetryScheduled
 from ..evidence import Delivery
+from ..foreign_code import calling
 from ..observability.calls import Observer
 from ..observability.hub import Hub, current_call
 from ..policy import Policy, RetryPolicy
 from ..strategies.backoff import full_jitter
+from ..text.printable import add_note, describe
 from ..verdicts.classifier import Classifier
 from ..verdicts.verdict import AttemptError, Category, Failure, Verdict
 from .catalog import Catalog
@@ -71,6 +73,7 @@ class _Call:
         last: The last failure, or None.
         answer: The last `isError` result, or None.
         again: The retry in progress, or None.
+        fault: The error in the user's `wait` or `stop` that ended the retries, or empty.
     """
 
     operation: Operation[Any]
@@ -90,6 +93,7 @@ class _Call:
     answer: Any = None
     again: _NextAttempt | None = None
     operation_id: str | None = None
+    fault: str = ""
 
     def meta(self) -> dict[str, object] | None:
         """The `_meta` of the next attempt, or None."""
@@ -176,6 +180,8 @@ class Executor:
         if call.answer is not None:
             return call.answer  # the server did answer: a failed retry must not turn that into an exception
         error, cause = error_of(self._ending(call, outcome)), outcome.failed.cause
+        if call.fault:
+            add_note(error, call.fault)
         if error is cause:
             raise error  # keeps its own __cause__
         raise error from cause
@@ -388,7 +394,12 @@ class Executor:
         call.tries += 1
         call.absent_since = None
         paid = not verdict.reconnect or call.connections_lost > 1  # the first reconnect adds no load to the server
-        delay = self._delay(call, attempt) if self._may_help(call, attempt) else None
+        try:
+            delay = self._delay(call, attempt) if self._may_help(call, attempt) else None
+        except Exception as exc:  # a fault in `wait` or `stop` must not cost the caller the answer, or the real error
+            self._hub.log_exception(f"{call.operation} is not retried", exc)
+            call.fault = f"not retried: {describe(exc)}"
+            delay = None
         if paid and (gate.is_isolated or not gate.can_pay):
             delay = None
         # Asked even if there will be no retry: the error reports `repeatable`. But an answer at hand, or a final
@@ -458,7 +469,8 @@ class Executor:
         elif verdict.reconnect and call.connections_lost <= 1:
             delay = 0.0  # the reconnect itself takes its time
         elif retry.wait is not None:
-            delay = float(retry.wait(state))
+            with calling("RetryPolicy.wait"):
+                delay = float(retry.wait(state))
         else:
             slow_down = verdict.category is Category.THROTTLED or attempt.failed.is_shed
             base = retry.throttled_base if slow_down else retry.base
@@ -467,7 +479,9 @@ class Executor:
         if retry.stop is None:
             return delay if call.tries < retry.attempts else None
         state.upcoming_sleep = delay
-        return None if retry.stop(state) else delay
+        with calling("RetryPolicy.stop"):
+            stops = bool(retry.stop(state))
+        return None if stops else delay
 
     def _count(self, call: _Call, admission: Admission, attempt: _FailedAttempt) -> None:
         """Report a failure to the circuit breaker. An `isError` result was already counted as a success."""

@@ -19,6 +19,7 @@ from .._sdk.results import with_meta
 from ..connection.supervisor import Supervisor
 from ..errors import InvalidArguments, ResilienceError, ServerFailed
 from ..events import ServedStale, State
+from ..foreign_code import awaiting
 from ..observability.hub import Hub
 from ..policy import Policy
 from ..text.printable import add_note, describe, printable
@@ -175,7 +176,8 @@ class Fallbacks:
         may_stand_in = not error.may_have_run or error.repeatable
         if fallback is not None and may_stand_in and not isinstance(error, InvalidArguments):
             try:
-                result = await fallback(dict(arguments or {}))
+                with awaiting(f"the fallback of {printable(name, 100)}", by_caller=True):
+                    result = await fallback(dict(arguments or {}))
             except Exception as exc:
                 add_note(error, f"its fallback failed as well: {describe(exc)}")
             else:

@@ -12,16 +12,16 @@ from typing import Any, TextIO
 import anyio
 from typing_extensions import Self
 
-from .._sdk.installed import http
+from .._sdk.installed import MCPError, http
 from .._sdk.session import Session
 from ..event_loop import Flag
 from ..events import GarbageOnStdout
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import awaiting, guarded
 from ..in_flight import Attempt, InFlight, RequestId, current_attempt
 from ..observability.hub import Hub, logger
 from ..policy import Policy
 from ..text.printable import first_leaf
-from ..text.redact import Redactor
 from ..transports.host_requests import Link, linked
 from ..transports.http.evidence import evidence_of, is_about_http
 from ..transports.process import ServerProcess, is_stopped
@@ -30,8 +30,9 @@ from ..verdicts.classifier import is_outage, is_session_lost
 from ..verdicts.verdict import AttemptError
 from .generation import Connection
 
-# The callbacks that answer server requests.
+# The callbacks that answer server requests, and the one that gets the server's log messages.
 _ANSWERING = ("sampling_callback", "elicitation_callback", "list_roots_callback")
+_LOGGING = "logging_callback"
 
 
 # Characters kept of the last stderr line of a starting process.
@@ -129,7 +130,7 @@ class Connector:
         limit = self._policy.timeout.connect
         scope = anyio.CancelScope(deadline=anyio.current_time() + limit)
         handshake = _Handshake(scope, policy=self._policy, is_ordered=self.server.is_ordered)
-        self.opening = opening = _Opening(self.server, generation, handshake, self._hub.redactor)
+        self.opening = opening = _Opening(self.server, generation, handshake, self._hub)
         failure: Exception | None = None
         try:
             with handshake.scope:
@@ -137,12 +138,13 @@ class Connector:
                 if self.link is not None:
                     target = linked(target, self.link, opening.server_waits)
                 token = current_attempt.set(handshake)
-                options = {**self._options, **opening.timed(self._options)}
-                async with Session.open(target, options, legacy=self._legacy) as session:
-                    current_attempt.reset(token)
-                    handshake.scope.deadline = math.inf
-                    self._legacy = session.is_legacy
-                    yield opening.connected(session)
+                options = {**self._options, **self._callbacks(opening)}
+                with awaiting("the SDK's session"):  # which lets through what it does not expect of its callbacks
+                    async with Session.open(target, options, legacy=self._legacy) as session:
+                        current_attempt.reset(token)
+                        handshake.scope.deadline = math.inf
+                        self._legacy = session.is_legacy
+                        yield opening.connected(session)
         except Exception as exc:
             failure = self._hub.redactor.clean_error(exc)
         connected = opening.connection is not None
@@ -162,6 +164,31 @@ class Connector:
             text = f"no handshake within {limit:g} s" if failure is None else str(leaf)
             evidence = Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, text)
         raise AttemptError(leaf, evidence, premature=handshake.overtaken) from failure
+
+    def _callbacks(self, opening: _Opening) -> dict[str, Any]:
+        """The user's callbacks, as the SDK's session may call them."""
+        log = self._hub.log_exception
+        wrapped: dict[str, Any] = {}
+        for name in (*_ANSWERING, _LOGGING):
+            if (callback := self._options.get(name)) is not None:
+                is_log = name == _LOGGING
+                wrapped[name] = guarded(name, callback, log) if is_log else opening.timed(self._named(name, callback))
+        return wrapped
+
+    def _named(self, name: str, callback: Any) -> Any:
+        """A callback that answers server requests; an error in it is logged, since the SDK's reply may not name it."""
+
+        async def answer(*args: Any, **options: Any) -> Any:
+            try:
+                with awaiting(name, by_caller=True):  # at 2026-07-28 it runs in the task of the call
+                    return await callback(*args, **options)
+            except MCPError:  # how a callback declines
+                raise
+            except Exception as exc:
+                self._hub.log_exception(f"{name} raised", exc)
+                raise
+
+        return answer
 
     def _channel(self, opening: _Opening) -> Channel:
         return Channel(
@@ -186,10 +213,11 @@ class Connector:
 class _Opening:
     """State shared by the parts of one connection, from its opening to its end."""
 
-    def __init__(self, server: Server, generation: int, handshake: _Handshake, redactor: Redactor) -> None:
+    def __init__(self, server: Server, generation: int, handshake: _Handshake, hub: Hub) -> None:
         self._server = server
         self.generation = generation
-        self._redactor = redactor
+        self._redactor = hub.redactor
+        self._log = hub.log_exception
         self.in_flight = InFlight()
         self.connection: Connection | None = None
         self.ended: Evidence | None = None
@@ -213,6 +241,7 @@ class _Opening:
             redactor=self._redactor,
             notifications_ready=self._notifications_ready,
             is_stopped=self._is_stopped,
+            log=self._log,
         )
         if self.ended is not None:  # the transport ended before there was a connection to inform
             self.connection.end(self.ended)
@@ -241,11 +270,9 @@ class _Opening:
             with self.connection.server_waits():
                 yield
 
-    def timed(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The callbacks that answer server requests, wrapped so that the clocks stop while they run."""
-        return {name: self._timed(options[name]) for name in _ANSWERING if options.get(name) is not None}
+    def timed(self, callback: Any) -> Any:
+        """A callback that answers server requests, wrapped so that the clocks stop while it runs."""
 
-    def _timed(self, callback: Any) -> Any:
         async def answer(*args: Any, **options: Any) -> Any:
             with self.server_waits():
                 return await callback(*args, **options)

@@ -7,9 +7,10 @@ ends when the connection ends and never outlives its deadline.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -19,6 +20,7 @@ from .._sdk.requests import PING, Request
 from .._sdk.session import Progress, Session
 from ..event_loop import Flag, loop_time
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import Log, awaiting, guarded
 from ..in_flight import Attempt, InFlight, current_attempt
 from ..observability.hub import current_call
 from ..text.printable import printable
@@ -60,6 +62,7 @@ class Connection:
         notifications_ready: Set once server notifications can arrive, as far as is known.
         on_gap: Called when notifications may have been missed.
         is_stopped: Returns whether the operating system reports the process as stopped.
+        log: Logs errors of the callers' progress callbacks, or None.
         reason: Why it was lost, or None.
         answered_at: When the server last answered a call; before the first answer, when the handshake completed.
     """
@@ -75,6 +78,7 @@ class Connection:
     notifications_ready: Flag = field(default_factory=Flag)
     on_gap: Callable[[], object] = lambda: None
     is_stopped: Callable[[], bool] = lambda: False
+    log: Log | None = None
     reason: Evidence | None = None
     answered_at: float = field(default_factory=anyio.current_time)
     _attempts: set[Attempt] = field(default_factory=set)
@@ -144,12 +148,13 @@ class Connection:
         settled = False
         try:
             with scope:
-                callback = None if progress is None else _restarting(progress, attempt, timeout, deadline)
-                result = await request.perform(self.session, callback)
+                callback, callbacks_done = self._reporting(progress, attempt, timeout, deadline)
+                with awaiting("the SDK's session", by_caller=True):
+                    result = await request.perform(self.session, callback)
                 settled = True
                 self.answered_at = loop_time()
             if settled:  # outside `scope`: neither a time limit nor a lost connection can discard the result now
-                await self._callbacks_done()
+                await callbacks_done()
                 return result
         except Exception as exc:
             settled = True
@@ -179,10 +184,20 @@ class Connection:
         late = Evidence(FailureKind.TIMEOUT, Delivery.UNKNOWN, f"no answer within {timeout:g} s")
         raise AttemptError(None, attempt.conclude(late), silent=silent, earlier=attempt.requests > 1)
 
-    async def _callbacks_done(self) -> None:
-        """Wait for the callbacks of earlier messages before a result is returned, as the SDK does on 1.x."""
-        if self.session.callback_runner is not None:
-            await self.session.callback_runner.caught_up()
+    def _reporting(
+        self, progress: Progress | None, attempt: Attempt, timeout: float, deadline: float
+    ) -> tuple[Progress | None, Callable[[], Awaitable[None]]]:
+        """The progress callback of an attempt, and what to await before its result is returned.
+
+        That is the end of the callbacks of earlier messages, as the SDK awaits it on 1.x.
+        """
+        runner = self.session.callback_runner
+        lane = None if runner is None or progress is None else runner.lane()
+        done = _nothing if runner is None else partial(runner.caught_up, lane)
+        if progress is None:
+            return None, done
+        callback = guarded("progress_callback", progress, self.log)
+        return _restarting(callback if lane is None else lane.later(callback), attempt, timeout, deadline), done
 
     @contextmanager
     def server_waits(self) -> Iterator[None]:
@@ -272,6 +287,10 @@ class Connection:
                     await self.session.cancel(attempt.request_id, "the caller gave up")
                 except (anyio.ClosedResourceError, anyio.BrokenResourceError):
                     return
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _restarting(progress: Progress, attempt: Attempt, timeout: float, deadline: float) -> Progress:

@@ -20,11 +20,12 @@ from ..errors import ServerFailed, ServerUnavailable
 from ..event_loop import Flag, Signal, clock
 from ..events import Connected, Disconnected, RestartScheduled, Starting, State, StateChanged
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import awaiting
 from ..observability.hub import Hub
 from ..policy import Policy
 from ..strategies.backoff import exponential
 from ..strategies.restart_meter import RestartMeter
-from ..text.printable import describe
+from ..text.printable import describe, first_leaf
 from ..verdicts.classifier import Prospect, is_absent, is_session_lost, prospect_of
 from ..verdicts.remedies import Wording, reason_of, remedy_of
 from ..verdicts.verdict import AttemptError
@@ -124,23 +125,43 @@ class Supervisor:
         self._enter(State.CONNECTING)
 
     async def run(self) -> None:
-        """Connect, and reconnect, until `close` is called. Never raises."""
+        """Connect, and reconnect, until `close` is called. Never raises: an unexpected error is one more failure."""
         try:
-            async with self._connector, anyio.create_task_group() as tg:
-                tg.start_soon(self._cycle, tg)
-                await self._closing.wait()
-                if self.connection is not None:
-                    self.connection.end(_CLOSED_BY_CLIENT)
-                    with anyio.move_on_after(self._policy.timeout.shutdown):
-                        await self._closed.wait()
-                tg.cancel_scope.cancel()
-        except Exception as exc:
-            self._failure = self.last_failure = AttemptError(exc, None)
-            self._hub.log_exception("the supervisor failed", exc)
+            while not self._closing.is_set():
+                await self._run_once()
         finally:
             self.connection = None
             self._next_try = math.inf
             self._enter(State.CLOSED)
+
+    async def _run_once(self) -> None:
+        try:
+            with awaiting("the supervisor", by_caller=True):  # its own task, which the end of the program cancels
+                async with self._connector, anyio.create_task_group() as tg:
+                    tg.start_soon(self._cycle, tg)
+                    await self._closing.wait()
+                    if self.connection is not None:
+                        self.connection.end(_CLOSED_BY_CLIENT)
+                        with anyio.move_on_after(self._policy.timeout.shutdown):
+                            await self._closed.wait()
+                    tg.cancel_scope.cancel()
+        except Exception as exc:
+            await self._recover(exc)
+
+    async def _recover(self, exc: Exception) -> None:
+        """Report an error that nobody expected, and wait before starting over; `restart` cuts the wait short."""
+        self._hub.log_exception("the supervisor failed", exc)
+        self.connection = None
+        self._is_opening = False
+        self._failure = self.last_failure = AttemptError(first_leaf(exc), None)
+        self._next_try = until = clock.now() + _REFUSED_BASE
+        self._enter(State.FAILED, reason_of(self._failure))
+        while self.state is State.FAILED and not self._closing.is_set() and clock.now() < until:
+            await clock.wait(self._changed, until - clock.now())
+        self._hurry = Flag()
+        self._next_try = math.inf
+        if not self._closing.is_set():
+            self._enter(State.RECONNECTING)
 
     async def _cycle(self, tg: anyio.abc.TaskGroup) -> None:
         """Open a generation, let calls use it until it is lost, wait as the policy says, and repeat."""
@@ -193,11 +214,13 @@ class Supervisor:
         closed = self._closed  # over HTTP the next generation may replace the event before this one has closed
         connection: Connection | None = None
         try:
-            async with self._connector.open(generation) as connection:
-                task_status.started(connection)
-                await connection.lost.wait()
-                await connection.drain(self._policy.timeout.shutdown)
-        except AttemptError as failed:
+            with awaiting("the connection"):
+                async with self._connector.open(generation) as connection:
+                    task_status.started(connection)
+                    await connection.lost.wait()
+                    await connection.drain(self._policy.timeout.shutdown)
+        except Exception as exc:
+            failed = exc if isinstance(exc, AttemptError) else AttemptError(first_leaf(exc), None)
             if connection is None:
                 task_status.started(failed)
             else:
@@ -264,10 +287,8 @@ class Supervisor:
             beside.cancel_scope.cancel()
 
     async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
-        try:
+        with awaiting("a background task of the connection", self._hub.log_exception):  # it must not end the connection
             await task()
-        except Exception as exc:  # a background task must not end the connection
-            self._hub.log_exception("a background task of the connection failed", exc)
 
     async def _check(self, connection: Connection) -> None:
         """Replace a frozen process: one that is suspected and stays silent when pinged."""
@@ -404,6 +425,7 @@ class Supervisor:
     def close(self) -> None:
         """End `run`."""
         self._closing.set()
+        self._changed.notify()
 
     def unavailable(
         self, sent: str = "Nothing was sent.", *, is_first: bool = False, **context: Any

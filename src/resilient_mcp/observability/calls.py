@@ -20,6 +20,7 @@ from .._sdk.results import is_error_result
 from ..errors import DeadlineExceeded, ResilienceError
 from ..events import AttemptFailed, CallFinished, Outcome
 from ..evidence import Delivery
+from ..foreign_code import calling
 from ..verdicts.verdict import Verdict
 from .hub import Described, Hub, RunningCall, current_call
 from .otel import Telemetry
@@ -71,10 +72,8 @@ class Observer:
         """
         self.stats.retried(transparent=transparent)
         if self.telemetry is not None:
-            try:
+            with calling("OpenTelemetry", self.hub.log_exception):  # a user's exporter must not fail a call
                 self.telemetry.retried(transparent=transparent)
-            except Exception as exc:  # a user's exporter must not fail a call
-                self.hub.log_exception("OpenTelemetry failed", exc)
 
 
 class ObservedCall(RunningCall):
@@ -107,10 +106,8 @@ class ObservedCall(RunningCall):
         self._token = current_call.set(self)
         observer.stats.running += 1
         if observer.telemetry is not None:
-            try:
+            with calling("OpenTelemetry", self.hub.log_exception):  # a user's sampler or exporter must not fail a call
                 observer.telemetry.begin(self)
-            except Exception as exc:  # a user's sampler or exporter must not fail a call
-                self.hub.log_exception("OpenTelemetry failed", exc)
         if self.hub.debug:
             self.hub.log_detail(f"arguments of {self.operation}", _text(self.operation.arguments))
         self._began = time.perf_counter()
@@ -158,10 +155,8 @@ class ObservedCall(RunningCall):
         observer.stats.running -= 1
         observer.stats.finished(self.tool, outcome, attempts, elapsed)
         if observer.telemetry is not None:
-            try:
+            with calling("OpenTelemetry", hub.log_exception):
                 observer.telemetry.finish(self, outcome, error, exc, attempts=attempts, elapsed=elapsed)
-            except Exception as fault:
-                hub.log_exception("OpenTelemetry failed", fault)
         if hub.debug and exc is None:
             hub.log_detail(f"result of {self.operation}", _text(self._result))
         if hub.wants(CallFinished):

@@ -20,6 +20,7 @@ import anyio.lowlevel
 
 from ..events import Event, State, StateChanged
 from ..evidence import Evidence
+from ..foreign_code import calling, guarded_logger
 from ..in_flight import Attempt
 from ..text.printable import printable
 from ..text.redact import Redactor
@@ -72,7 +73,7 @@ class EventStream:
         return self._buffer.popleft()
 
 
-logger = logging.getLogger("resilient_mcp")
+logger = guarded_logger("resilient_mcp")
 
 
 logger.addHandler(logging.NullHandler())  # stay silent unless the application configures logging
@@ -118,6 +119,10 @@ current_call: ContextVar[RunningCall | None] = ContextVar("resilient_mcp_call", 
 
 # Seconds after which a listener is reported as slow: it runs in the event loop and delays the calls.
 _SLOW = 0.1
+
+
+# Stands in for a text of an event that could not be cleaned.
+_NOT_SHOWN = "[not shown]"
 
 
 # Items of a list or a mapping in one log record.
@@ -185,19 +190,40 @@ class Hub:
         self._emitting = True
         try:
             while self._queue:
-                self._hand_out(self.redactor.cleaned(self._queue.popleft()))
+                event = self._queue.popleft()
+                with calling("the handling of an event", self.log_exception):
+                    self._hand_out(self._cleaned(event))
         finally:
             self._emitting = False
 
+    def _cleaned(self, event: Event) -> Event:
+        """`event` without secrets; without its texts if that fails, since listeners rely on the event itself."""
+        try:
+            with calling("the redactor"):
+                cleaned = self.redactor.cleaned(event)
+        except Exception as exc:
+            logger.error("%s: %s of %s is reported without its texts", self.server, exc, type(event).__name__)  # noqa: TRY400 - its traceback may show secrets
+            hidden: dict[str, Any] = {}
+            for field in dataclasses.fields(event):
+                if field.init and field.metadata.get("redact", True) and isinstance(getattr(event, field.name), str):
+                    hidden[field.name] = _NOT_SHOWN
+            if getattr(event, "evidence", None) is not None:
+                hidden["evidence"] = None
+            return dataclasses.replace(event, **hidden)
+        return cleaned
+
     def _hand_out(self, event: Event) -> None:
-        self._log(event)
+        with calling("logging an event", self.log_exception):
+            self._log(event)
         for listener in self._own:
-            self._tell(listener, event)
+            with calling(type(listener).__name__, self.log_exception):
+                listener(event)
         for stream in list(self._streams):
             stream.put(event)
         if self._listener is not None:
             began = time.perf_counter()
-            self._tell(self._listener, event)
+            with calling("on_event", self.log_exception):
+                self._listener(event)
             took = time.perf_counter() - began
             if took > _SLOW and not self._slow:
                 self._slow = True
@@ -207,12 +233,6 @@ class Hub:
             self._closed = True
             for stream in list(self._streams):
                 stream.close()
-
-    def _tell(self, listener: Listener, event: Event) -> None:
-        try:
-            listener(event)
-        except Exception as exc:
-            self.log_exception(f"a listener raised on {type(event).__name__}", exc)
 
     # --- the log ---
 
@@ -237,8 +257,14 @@ class Hub:
 
     def log_exception(self, what: str, exc: BaseException) -> None:
         """Log an error in foreign code, with its traceback."""
-        exc = self.redactor.clean_error(exc)
-        logger.error("%s: %s", self.server, what, exc_info=exc, extra={"mcp_server": self.server})
+        extra = {"mcp_server": self.server}
+        try:
+            with calling("the redactor"):
+                exc = self.redactor.clean_error(exc)
+        except Exception as fault:
+            logger.error("%s: %s %s, and %s", self.server, what, type(exc).__name__, fault, extra=extra)  # noqa: TRY400
+        else:
+            logger.error("%s: %s", self.server, what, exc_info=exc, extra=extra)
 
 
 def check_listener(listener: object) -> None:

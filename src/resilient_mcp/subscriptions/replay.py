@@ -23,6 +23,7 @@ from ..connection.generation import Connection
 from ..event_loop import Signal, clock
 from ..events import Restored
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import awaiting
 from ..in_flight import Attempt, current_attempt
 from ..observability.hub import Hub, logger
 from ..text.printable import printable
@@ -266,10 +267,8 @@ class Replay:
 
     async def _update_handler(self, uri: str) -> None:
         async with self._handler_turn:  # SDK 1.x never calls a handler concurrently, so neither do we
-            try:
+            with awaiting("message_handler", self._hub.log_exception):
                 await self._handler(resource_updated(uri))
-            except Exception:
-                logger.exception("message_handler raised on an update of %s", printable(uri, 200))
 
     def _is_first(self, key: Key) -> bool:
         return self._first is not None and key in self._first

@@ -23,6 +23,7 @@ from .._sdk.session import Progress, Session
 from ..connection.generation import Connection
 from ..errors import CircuitOpen, DeadlineExceeded, RateLimitExceeded, ResilienceError, ServerUnavailable
 from ..event_loop import clock, loop_time
+from ..foreign_code import awaiting
 from ..observability.hub import Hub
 from ..policy import Policy
 from ..verdicts.classifier import Classifier
@@ -79,10 +80,8 @@ class Subscriptions:
             kind, uri = change
             for watcher in list(self._state.watchers):
                 watcher.notify(kind, uri)
-        try:
+        with awaiting("message_handler", self._hub.log_exception):
             await self._handler(message)
-        except Exception as exc:
-            self._hub.log_exception("message_handler raised", exc)
 
     def feed(self, on_change: Callable[[], object]) -> None:
         """Call `on_change` whenever the server's list of tools changed, or may have changed."""

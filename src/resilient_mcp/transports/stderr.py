@@ -11,6 +11,7 @@ import select
 import sys
 from typing import TextIO
 
+from ..foreign_code import calling
 from ..text.printable import printable
 from ..text.redact import Redactor
 
@@ -84,9 +85,11 @@ class StderrLines:
 
     def _write_now(self, text: str) -> None:
         try:
-            if text and self._errlog is not None and _takes(self._errlog):
-                self._errlog.write(text)
-                self._errlog.flush()
+            if text and self._errlog is not None:
+                with calling("errlog"):
+                    if _takes(self._errlog):
+                        self._errlog.write(text)
+                        self._errlog.flush()
         except Exception as exc:  # closed or broken: the server continues without it
             logger.warning("%s: stderr is no longer written to errlog: %s", self._server, type(exc).__name__)
             self._errlog = None

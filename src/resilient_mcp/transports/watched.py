@@ -12,11 +12,16 @@ from mcp.shared.message import SessionMessage
 from .._sdk.messages import add_meta, clean_error_response, encode, method_and_id, response_id
 from .._sdk.transports import Streams
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import awaiting
 from ..in_flight import InFlight
+from ..text.printable import describe
 from ..text.redact import Redactor
 from .http import logs
 from .inbox import Turn
 from .server import Channel
+
+# Whose code runs here, as named in errors.
+_TRANSPORT = "the transport"
 
 
 @asynccontextmanager
@@ -31,12 +36,13 @@ async def watched(channel: Channel, connect: Callable[[], Any], *, sends: bool =
     logs.connecting.set(channel.redactor)  # the SDK's transport starts its tasks in this context
     streams: tuple[Any, ...] = ()
     try:
-        async with connect() as streams:
-            writer = WatchedWriter(streams[1], channel.in_flight, sends=sends)
-            yield WatchedReader(streams[0], channel.in_flight, channel.redactor, channel.on_end), writer
+        with awaiting(_TRANSPORT):
+            async with connect() as streams:
+                writer = WatchedWriter(streams[1], channel.in_flight, sends=sends)
+                yield WatchedReader(streams[0], channel.in_flight, channel.redactor, channel.on_end), writer
     finally:
         # Not earlier: a transport that is still delivering an answer would log an error.
-        with anyio.move_on_after(channel.policy.timeout.shutdown, shield=True):
+        with anyio.move_on_after(channel.policy.timeout.shutdown, shield=True), awaiting(_TRANSPORT):
             for stream in streams[:2]:
                 await stream.aclose()
 
@@ -68,7 +74,8 @@ class WatchedWriter:
         encode(item)
         if method is not None and request_id is not None and self._sends:
             self._in_flight.sent(request_id)
-        await self._inner.send(item)
+        with awaiting(_TRANSPORT, by_caller=True):
+            await self._inner.send(item)
 
     async def aclose(self) -> None:
         """Do nothing: the transport closes the stream when it is closed itself."""
@@ -106,10 +113,17 @@ class WatchedReader:
     async def __anext__(self) -> Any:
         await self._turn.over()
         try:
-            item = await self._inner.__anext__()
+            with awaiting(_TRANSPORT):
+                item = await self._inner.__anext__()
         except StopAsyncIteration:
             self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
             raise
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise
+        except Exception as exc:
+            text = self._redactor.line(f"{_TRANSPORT} broke: {describe(exc)}")
+            self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
+            raise StopAsyncIteration from exc
         if isinstance(item, Exception):
             return item
         if (answered := response_id(item)) is not None:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from .._sdk.installed import INTERNAL_ERROR, UNSUPPORTED_PROTOCOL_VERSION, MCPError, data_of
 from ..evidence import Delivery, Evidence, FailureKind
+from ..foreign_code import calling
 from ..policy import Policy
 from ..text.printable import describe, printable
 from ..text.redact import Redactor
@@ -160,6 +161,8 @@ KINDS: Mapping[FailureKind, Category] = MappingProxyType(
 )
 """Category of a failure without an HTTP status; its delivery is the transport's."""
 
+_OWN = "the classifier given to ResilientClient"
+
 _SPEAKS_OF_SESSION = re.compile(r"\bsession\b", re.IGNORECASE)
 
 _SAME_REQUEST_ELSEWHERE = frozenset({307, 308})
@@ -214,13 +217,16 @@ class Classifier:
         if self._own is None:
             return None
         try:
-            verdict = self._own(failure)
+            with calling(_OWN):
+                verdict = self._own(failure)
+                if verdict is not None and not isinstance(verdict, Verdict):
+                    raise TypeError(f"it returned a {type(verdict).__name__}, not a Verdict or None")  # noqa: TRY301
         except Exception:
-            logger.exception("the classifier given to ResilientClient raised on %s", failure.method)
+            logger.exception("%s raised on %s", _OWN, failure.method)
             return None
         if verdict is None or verdict.rule:
             return verdict
-        return replace(verdict, rule="the classifier given to ResilientClient")
+        return replace(verdict, rule=_OWN)
 
     def _by_code(self, failure: Failure, now: float) -> Verdict:
         """Judge the server's own JSON-RPC error; any other exception is the SDK's or the caller's, and permanent."""

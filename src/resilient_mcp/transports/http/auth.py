@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from typing import Any
 from urllib.parse import parse_qs
@@ -10,9 +11,12 @@ import anyio
 
 from ..._sdk.installed import http
 from ...evidence import Delivery
+from ...foreign_code import awaiting
 from ...in_flight import Attempt
 from ...text.redact import Redactor
 from ..jsonrpc import parse
+
+logger = logging.getLogger("resilient_mcp")
 
 # Seconds an auth flow may take between its requests, since a person may have to log in.
 _PERSON = 600.0
@@ -84,13 +88,17 @@ class UnhurriedAuth(http.Auth):  # type: ignore[misc]
         except Exception as exc:
             raise AuthFlowError(delivery) from exc
         finally:
-            await flow.aclose()
             over.set()
+            with awaiting("auth", self._log, by_caller=True):  # the request is answered, or has failed already
+                await flow.aclose()
+
+    def _log(self, what: str, exc: BaseException) -> None:
+        logger.warning("%s: %s", what, self._redactor.line(str(exc)))
 
     async def _off_the_clock(self, step: Awaitable[Any]) -> Any:
         self._attempt.pause()
         try:
-            with anyio.fail_after(_PERSON):
+            with awaiting("auth", by_caller=True), anyio.fail_after(_PERSON):
                 return await step
         finally:
             self._attempt.resume()

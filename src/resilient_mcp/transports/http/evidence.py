@@ -9,7 +9,9 @@ import anyio
 
 from ..._sdk.installed import http
 from ...evidence import Delivery, Evidence, FailureKind
+from ...foreign_code import ForeignCodeError
 from ...text.credentials import safe_url
+from ...text.printable import describe
 from ...text.redact import Redactor
 from ..jsonrpc import Unusable, is_well_formed, parse
 from .auth import AuthFlowError
@@ -21,6 +23,9 @@ _ERROR_BODY = 64 * 1024
 
 # Statuses of a server, or a gateway in front of it, after which a retry may help.
 OUTAGES = frozenset({408, 429, 500, 502, 503, 504})
+
+HTTP_CLIENT = "the HTTP client, its auth or a hook"
+"""What may have raised an error that is none of the HTTP library's, as named in messages."""
 
 _OVERLOADED = "x-envoy-overloaded"
 
@@ -76,7 +81,7 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     """The evidence in an exception of the HTTP client, its auth flow or a user's hook."""
     name = type(exc).__name__
     text = redactor.line(str(exc) or str(_tls_error(exc) or ""))
-    detail = f"{name}: {text}" if text else name
+    detail = text if isinstance(exc, ForeignCodeError) else f"{name}: {text}" if text else name
     if isinstance(exc, http.HTTPStatusError):
         status = exc.response.status_code
         return Evidence(FailureKind.HTTP, Delivery.UNKNOWN, f"HTTP {status}", http_status=status)
@@ -86,14 +91,17 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
         return Evidence(FailureKind.NETWORK, Delivery.NOT_SENT, redactor.line(str(exc)))
     if _is_about_auth(exc):
         return Evidence(FailureKind.AUTH, Delivery.REJECTED, detail)
-    return Evidence(_kind_of(exc), delivery, detail)
+    kind = _kind_of(exc)
+    if kind is FailureKind.PROTOCOL and not isinstance(exc, ForeignCodeError):
+        detail = f"{HTTP_CLIENT} raised {detail}"
+    return Evidence(kind, delivery, detail)
 
 
 def _evidence_of_login(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:
     """The evidence in what an auth flow raised; after an answer that was not a refusal, the call may have run."""
     if isinstance(exc, http.HTTPError | OSError):  # the authorization server is away, which is no refusal
         return evidence_of(exc, delivery, redactor)
-    detail = f"{type(exc).__name__}: {redactor.line(str(exc))}"
+    detail = redactor.line(str(exc) if isinstance(exc, ForeignCodeError) else f"auth raised {describe(exc)}")
     if delivery is Delivery.UNKNOWN:
         return Evidence(FailureKind.PROTOCOL, delivery, detail)
     return Evidence(FailureKind.AUTH, Delivery.REJECTED, detail)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from ...foreign_code import ForeignCodeError, awaiting
 from ...text.printable import printable
 
 HeadersFunction: TypeAlias = Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
@@ -58,10 +59,13 @@ class UserHeaders:
         if self._function is None:
             return
         try:
-            returned: Any = self._function()
-            if inspect.isawaitable(returned):
-                returned = await returned
+            with awaiting("headers()", by_caller=True):
+                returned: Any = self._function()
+                if inspect.isawaitable(returned):
+                    returned = await returned
             self.current = checked(returned)
+        except ForeignCodeError as exc:
+            raise HeadersError(str(exc)) from exc
         except Exception as exc:
             raise HeadersError(f"headers() failed: {type(exc).__name__}: {printable(str(exc), 200)}") from exc
 

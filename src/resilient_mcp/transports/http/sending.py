@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...foreign_code import awaiting
 from ...in_flight import Attempt
 from ...text.redact import Redactor
 from . import logs
 from .auth import UnhurriedAuth
 from .delivery import Departure
+from .evidence import HTTP_CLIENT
 
 _MAX_REDIRECTS = 20
 
@@ -59,7 +61,8 @@ class Sender:
     async def _send_once(self, request: Any, options: dict[str, Any]) -> Any:
         token = logs.sending.set(self._redactor)
         try:
-            return await self.client.send(request, stream=True, follow_redirects=False, **options)
+            with awaiting(HTTP_CLIENT, by_caller=True):
+                return await self.client.send(request, stream=True, follow_redirects=False, **options)
         finally:
             logs.sending.reset(token)
             self._redactor.learn_headers(request.headers)  # the auth flow adds credentials while sending

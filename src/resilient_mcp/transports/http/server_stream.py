@@ -11,14 +11,15 @@ from mcp.shared.message import SessionMessage
 
 from ..._sdk.installed import http
 from ...event_loop import clock
-from ...evidence import Delivery
+from ...evidence import Delivery, FailureKind
+from ...foreign_code import awaiting
 from ...strategies.backoff import half_jitter
 from ..inbox import Inbox
 from ..server import Channel
 from . import bodies
 from .answers import message_in
 from .endpoint import Endpoint
-from .evidence import OUTAGES, evidence_of, read_refusal
+from .evidence import HTTP_CLIENT, OUTAGES, evidence_of, read_refusal
 from .sse_events import REOPEN, SseParser
 
 logger = logging.getLogger("resilient_mcp")
@@ -55,12 +56,15 @@ class ServerStream:
         tries = 0
         while True:
             try:
-                response = await self._endpoint.get(self._parser.resume_from)
+                with awaiting(HTTP_CLIENT):
+                    response = await self._endpoint.get(self._parser.resume_from)
             except (http.TransportError, OSError) as exc:
                 logger.debug("the server's stream cannot be opened: %s", self._channel.redactor.line(str(exc)))
             except Exception as exc:
-                self._channel.on_stream(evidence_of(exc, Delivery.UNKNOWN, self._channel.redactor))
-                return
+                evidence = evidence_of(exc, Delivery.UNKNOWN, self._channel.redactor)
+                self._channel.on_stream(evidence)
+                if evidence.kind is FailureKind.AUTH:  # another attempt could ask a person to log in again
+                    return
             else:
                 if response.is_success:
                     tries = 0
@@ -80,12 +84,13 @@ class ServerStream:
         """Deliver the messages until the stream ends or breaks."""
         chunks = bodies.pieces(response)
         try:
-            async for chunk in chunks:
-                self._channel.in_flight.hear()
-                for event in self._parser.feed(chunk):
-                    if event.kind == b"message" and (message := message_in(event.data)) is not None:
-                        self._deliver(message)
-                await self._inbox.room()
+            with awaiting(HTTP_CLIENT):
+                async for chunk in chunks:
+                    self._channel.in_flight.hear()
+                    for event in self._parser.feed(chunk):
+                        if event.kind == b"message" and (message := message_in(event.data)) is not None:
+                            self._deliver(message)
+                    await self._inbox.room()
         except Exception as exc:
             logger.debug("the server's stream broke: %s", self._channel.redactor.line(str(exc)))
         finally:

@@ -38,6 +38,7 @@ from ..._sdk.messages import (
 from ..._sdk.session import LATEST_LEGACY_VERSION
 from ...event_loop import clock
 from ...evidence import Delivery, Evidence, FailureKind
+from ...foreign_code import awaiting
 from ...in_flight import current_attempt
 from ...text.printable import printable
 from ..inbox import Inbox
@@ -47,7 +48,7 @@ from . import bodies
 from .answers import AnswerEvents, response_in
 from .delivery import Departure
 from .endpoint import JSON, SESSION_ID, SSE, VERSION, Endpoint
-from .evidence import evidence_of, preview, read_refusal
+from .evidence import HTTP_CLIENT, evidence_of, preview, read_refusal
 from .server_stream import ServerStream
 from .sse_events import REOPEN, SseParser
 
@@ -136,12 +137,13 @@ class HttpWriter:
         with anyio.CancelScope() as scope:
             self._posts[request_id] = scope
             try:
-                if hints.token is None:
-                    attempt = self._in_flight.get(request_id)
-                    response = await self._endpoint.post(body, hints.headers, departure, attempt)
-                    await self._answer(method, request_id, response, hints)
-                else:
-                    await self._read_answer(self._events_of(request_id, hints), None)
+                with awaiting(HTTP_CLIENT, by_caller=True):
+                    if hints.token is None:
+                        attempt = self._in_flight.get(request_id)
+                        response = await self._endpoint.post(body, hints.headers, departure, attempt)
+                        await self._answer(method, request_id, response, hints)
+                    else:
+                        await self._read_answer(self._events_of(request_id, hints), None)
             except Unusable as exc:
                 self._fail(request_id, Evidence(FailureKind.PROTOCOL, Delivery.UNKNOWN, str(exc)))
             except Exception as exc:
@@ -309,7 +311,7 @@ class HttpWriter:
         self._ending += 1
         size = 0
         try:
-            with anyio.move_on_after(_ENDING_SECONDS if self._ending <= _ENDING else 0):
+            with awaiting(HTTP_CLIENT), anyio.move_on_after(_ENDING_SECONDS if self._ending <= _ENDING else 0):
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > _ENDING_BYTES:
@@ -380,7 +382,7 @@ class HttpWriter:
     async def _post(self, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Evidence | None:
         """POST a message without an answer; returns the evidence if it did not arrive."""
         try:
-            with anyio.fail_after(self._patience):
+            with awaiting(HTTP_CLIENT, by_caller=True), anyio.fail_after(self._patience):
                 response = await self._endpoint.post(body, headers)
                 if not response.is_success:
                     return (await read_refusal(response, self._redactor))[0]
@@ -399,7 +401,7 @@ class HttpWriter:
         self._closed = True
         try:
             if end_session and self._endpoint.session_id is not None:
-                with anyio.move_on_after(self._patience):
+                with awaiting(HTTP_CLIENT), anyio.move_on_after(self._patience):
                     await self._endpoint.delete()
         except Exception as exc:
             logger.debug("the session could not be ended: %s", self._redactor.line(str(exc)))
