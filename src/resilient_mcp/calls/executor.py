@@ -397,8 +397,8 @@ class Executor:
         try:
             delay = self._delay(call, attempt) if self._may_help(call, attempt) else None
         except Exception as exc:  # a fault in `wait` or `stop` must not cost the caller the answer, or the real error
-            self._hub.log_exception(f"{call.operation} is not retried", exc)
-            call.fault = f"not retried: {describe(exc)}"
+            self._hub.log_exception(f"RetryPolicy.wait or stop raised, so {call.operation} is not retried", exc)
+            call.fault = f"not retried, since RetryPolicy.wait or stop raised {describe(exc)}"
             delay = None
         if paid and (gate.is_isolated or not gate.can_pay):
             delay = None

@@ -172,15 +172,16 @@ class Connector:
         for name in (*_ANSWERING, _LOGGING):
             if (callback := self._options.get(name)) is not None:
                 is_log = name == _LOGGING
-                wrapped[name] = guarded(name, callback, log) if is_log else opening.timed(self._named(name, callback))
+                wrapped[name] = guarded(name, callback, log) if is_log else self._named(name, callback, opening)
         return wrapped
 
-    def _named(self, name: str, callback: Any) -> Any:
+    def _named(self, name: str, callback: Any, opening: _Opening) -> Any:
         """A callback that answers server requests; an error in it is logged, since the SDK's reply may not name it."""
+        callback = opening.timed(callback)
 
         async def answer(*args: Any, **options: Any) -> Any:
             try:
-                with awaiting(name, by_caller=True):  # at 2026-07-28 it runs in the task of the call
+                with awaiting(name, by_caller=not opening.is_legacy):  # at 2026-07-28 it runs in the task of the call
                     return await callback(*args, **options)
             except MCPError:  # how a callback declines
                 raise
@@ -269,6 +270,11 @@ class _Opening:
         else:
             with self.connection.server_waits():
                 yield
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether the session is one up to 2025-11-25; also before it is negotiated."""
+        return self.connection is None or self.connection.session.is_legacy
 
     def timed(self, callback: Any) -> Any:
         """A callback that answers server requests, wrapped so that the clocks stop while it runs."""

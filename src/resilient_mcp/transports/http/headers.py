@@ -50,8 +50,11 @@ class UserHeaders:
         elif given is not None:
             raise TypeError(f"headers is a {type(given).__name__}: pass a mapping, or a function that returns one")
 
-    async def fetch(self) -> None:
+    async def fetch(self, *, by_caller: bool = False) -> None:
         """Call the function, if there is one.
+
+        Args:
+            by_caller: Whether this is a task of a caller.
 
         Raises:
             HeadersError: It raises, or does not return headers.
@@ -59,7 +62,7 @@ class UserHeaders:
         if self._function is None:
             return
         try:
-            with awaiting("headers()", by_caller=True):
+            with awaiting("headers()", by_caller=by_caller):
                 returned: Any = self._function()
                 if inspect.isawaitable(returned):
                     returned = await returned
@@ -82,7 +85,7 @@ class UserHeaders:
         self._turn = self._turn or anyio.Lock()
         async with self._turn:
             if self.current is refused:
-                await self.fetch()
+                await self.fetch(by_caller=True)
         return self.current != refused
 
 
