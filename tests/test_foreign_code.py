@@ -44,7 +44,7 @@ from resilient_mcp.testing import Reply, Request, ScriptedHttpServer
 from resilient_mcp.text.redact import Redactor
 from resilient_mcp.transports.server import HttpOptions
 
-from .support import LEGACY, Recorder, _stdio, text_of
+from .support import LEGACY, MAJOR, Recorder, _stdio, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -478,7 +478,8 @@ NO_CODE_OF_SESSION = {
     *("sampling_capabilities", "raise_exceptions", "mode", "prior_discover", "log_level"),
     *("input_required_max_rounds", "input_required_round_timeout"),
 }
-# Code that the SDK's session itself calls, inside the boundary around all that it does: see the test below.
+# Code that the SDK's session calls by itself: see the tests below. What is only called in the task of a call, such as
+# `cache` and `result_claims`, is inside the boundary around each call of the session.
 IN_THE_SESSION = {"experimental_task_handlers", "cache", "extensions", "notification_bindings", "result_claims"}
 
 
@@ -528,6 +529,56 @@ async def test_a_hook_that_names_tools(fault: str):
         await ended(group.list_tools())
         assert foreign.ran
         assert len((await group.list_tools()).tools) == 8
+
+
+class Nothing(BaseModel):
+    """The parameters of a notification."""
+
+
+@pytest.mark.skipif(MAJOR == 1, reason="mcp 1.x has no extensions")
+@pytest.mark.parametrize("fault", RAISES)
+async def test_a_notification_binding(fault: str, caplog: pytest.LogCaptureFixture):
+    """A handler of an extension's notifications that raises gets the next one."""
+    bindings: Any = __import__("mcp.client.extension", fromlist=["NotificationBinding"])
+    foreign, got = Foreign(fault, connects=False), []
+
+    async def handler(params: Any) -> None:
+        await foreign.later()
+        got.append(params)
+
+    binding = bindings.NotificationBinding(method="x/changed", params_type=Nothing, handler=handler)
+    options = {"notification_bindings": [binding], "policy": POLICY, **LEGACY}
+    async with ResilientClient(SERVER, **options) as client:
+        foreign.armed = True
+        await client.call_tool("tell", {"method": "x/changed", "params": {}})
+        await client.call_tool("tell", {"method": "x/changed", "params": {}})
+        with anyio.fail_after(5):
+            while not got:
+                await anyio.sleep(0.01)
+        assert foreign.ran
+        assert client.generation == 1
+    assert "x/changed" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:The experimental tasks API is deprecated")
+@pytest.mark.skipif(MAJOR != 1, reason="mcp 2.x has no task handlers")
+@pytest.mark.parametrize("fault", RAISES)
+async def test_a_task_handler(fault: str):
+    """A handler of the server's task requests that raises is an error of that request."""
+    module: Any = __import__("mcp.client.experimental.task_handlers", fromlist=["ExperimentalTaskHandlers"])
+    foreign = Foreign(fault, connects=False)
+
+    async def handler(*_: Any) -> Any:
+        await foreign.later()
+        return types.ErrorData(code=1, message="none")
+
+    handlers = module.ExperimentalTaskHandlers(list_tasks=handler)
+    async with ResilientClient(SERVER, policy=POLICY, experimental_task_handlers=handlers) as client:
+        foreign.armed = True
+        said = text_of(await client.call_tool("ask", {"method": "tasks/list"}))
+        assert "Error" in said or "Odd" in said
+        assert "none" in text_of(await client.call_tool("ask", {"method": "tasks/list"}))
+        assert client.generation == 1
 
 
 # --- the boundary itself ---

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from .event_loop import in_trio
-from .text.printable import describe
+from .text.printable import describe, first_leaf, printable
 
 Log: TypeAlias = Callable[[str, BaseException], object]
 """Logs an error: takes what happened, and the error."""
@@ -134,6 +134,11 @@ def guarded_logger(name: str) -> logging.Logger:
     return logger
 
 
+def describe_error(exc: BaseException) -> str:
+    """One printable line about an error, which names the culprit where the boundary knows it."""
+    return printable(str(exc)) if isinstance(exc, ForeignCodeError) else describe(exc)
+
+
 def _ends_program(exc: BaseException) -> bool:
     if isinstance(exc, KeyboardInterrupt | SystemExit):
         return True
@@ -158,13 +163,15 @@ def _is_cancelled(by_caller: bool) -> bool:
 
 
 def _shown(exc: BaseException) -> str | None:
-    """`exc` as one line; None if its text cannot be had."""
+    """The type and the text of `exc`, neither cut nor cleaned; None if its text cannot be had."""
     try:
-        return describe(exc)
+        exc = first_leaf(exc)
+        text = str(exc)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # `__str__` of a foreign class
         return None
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 # Named here, so that each module gets the guarded one.

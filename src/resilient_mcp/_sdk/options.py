@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from mcp import ClientSession, types
 
+from ..foreign_code import guarded
 from ..text.printable import printable
 from .installed import MAJOR, _mcp, http
 
@@ -112,10 +113,14 @@ def client_of(target: Any, options: Mapping[str, Any]) -> Any:
             raise ValueError(f"result_claims names {min(strangers)!r}, which extensions= does not name: add it there")
         options["extensions"] = [_extension(name, said, claims.get(name, ())) for name, said in settings.items()]
     client = _mcp.Client(target, **options)
-    if bindings:
-        folded = client._folded_extensions  # noqa: SLF001 - the client takes bindings from extensions only
-        client._folded_extensions = replace(folded, bindings=(*(folded.bindings or ()), *bindings))  # noqa: SLF001
+    folded = client._folded_extensions  # noqa: SLF001 - the client takes bindings from extensions only
+    if bindings := (*(folded.bindings or ()), *(bindings or ())):
+        client._folded_extensions = replace(folded, bindings=tuple(map(_guarded, bindings)))  # noqa: SLF001
     return client
+
+
+def _guarded(binding: Any) -> Any:
+    return replace(binding, handler=guarded(f"the notification binding of {binding.method}", binding.handler))
 
 
 def _extension(identifier: str, settings: Mapping[str, Any], claims: Sequence[Any]) -> Any:

@@ -17,10 +17,10 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from ..event_loop import Signal
-from ..foreign_code import awaiting
+from ..foreign_code import awaiting, describe_error
 from ..in_flight import current_attempt
 from ..schemas import CompiledSchemas
-from ..text.printable import describe, printable
+from ..text.printable import printable
 from .installed import INTERNAL_ERROR, INVALID_PARAMS, MAJOR
 from .results import structured_content
 
@@ -244,7 +244,7 @@ class CallbackRunner:
             logger.warning("a server request could not be answered: %s", printable(str(exc)))
             error = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
             if not isinstance(exc, ValidationError):
-                error = types.ErrorData(code=INTERNAL_ERROR, message=describe(exc))
+                error = types.ErrorData(code=INTERNAL_ERROR, message=describe_error(exc))
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await self._session._send_response(responder.request_id, error)  # noqa: SLF001
         finally:

@@ -11,7 +11,6 @@ from ..._sdk.installed import http
 from ...evidence import Delivery, Evidence, FailureKind
 from ...foreign_code import ForeignCodeError
 from ...text.credentials import safe_url
-from ...text.printable import describe
 from ...text.redact import Redactor
 from ..jsonrpc import Unusable, is_well_formed, parse
 from .auth import AuthFlowError
@@ -101,7 +100,8 @@ def _evidence_of_login(exc: Exception, delivery: Delivery, redactor: Redactor) -
     """The evidence in what an auth flow raised; after an answer that was not a refusal, the call may have run."""
     if isinstance(exc, http.HTTPError | OSError):  # the authorization server is away, which is no refusal
         return evidence_of(exc, delivery, redactor)
-    detail = redactor.line(str(exc) if isinstance(exc, ForeignCodeError) else f"auth raised {describe(exc)}")
+    text = str(exc) if isinstance(exc, ForeignCodeError) else f"auth raised {type(exc).__name__}: {exc}"
+    detail = redactor.line(text)
     if delivery is Delivery.UNKNOWN:
         return Evidence(FailureKind.PROTOCOL, delivery, detail)
     return Evidence(FailureKind.AUTH, Delivery.REJECTED, detail)
