@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from resilient_mcp import Change, Connected, Disconnected, Restored
+from resilient_mcp._sdk.installed import http
 
 from .support import Recorder, ScriptedHttp, client_of, in_turn, reply, reset
 
@@ -181,3 +182,22 @@ async def test_invalid_data_on_the_stream_is_skipped():
         server.update()
         assert await next_of(changes) == Change("resource", URI)
         assert server.opened == len(events.of(Connected)) == 1
+
+
+@in_turn
+async def test_a_hook_that_raises_once_does_not_cost_the_stream():
+    """An error of the user's HTTP client is one failed attempt to open the stream, and the next one opens it."""
+    server, raised = Streaming(), []
+
+    async def hook(request: Any) -> None:
+        if request.method == "GET" and not raised:
+            raised.append(request)
+            raise RuntimeError
+
+    mine = http.AsyncClient(event_hooks={"request": [hook]})
+    async with mine, server.serve(), client_of(server.url, http_client=mine) as client, client.watch([URI]) as changes:
+        await server.opened_times(1)
+        server.update()
+        while (await next_of(changes)).missed:
+            pass
+        assert raised
