@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 import logging
 import os
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -25,10 +27,14 @@ from resilient_mcp import Delivery, Evidence, ExitStatus, ServerUnavailable
 from resilient_mcp._sdk.installed import ErrorBase, http
 from resilient_mcp.connection.server import server_of
 from resilient_mcp.evidence import FailureKind
+from resilient_mcp.text import redact
 from resilient_mcp.text.printable import add_note
 from resilient_mcp.text.redact import Redactor
 from resilient_mcp.transports.http import logs
 from resilient_mcp.transports.server import HttpOptions
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 SECRETS = ["hunter2 \"\\\\/é\n& more'𝄞", 'S3cr3t/Va+lue&x=9"q', "Zx9kQ1ttAA77", "hunter-two", "<>&'\"!", "a\\b\\\\c<d"]
 SPELLINGS: list[Callable[[str], str]] = [
@@ -289,6 +295,105 @@ def test_oversized_data_is_not_passed_on():
     again = redactor.cleaned(("s3cr3t", [[["s3cr3t"]]]))
     assert time.process_time() - began < 5
     assert "s3cr3t" not in repr(cleaned[0]) + repr(cleaned[-1]) + repr(again)
+
+
+@pytest.mark.parametrize("evil", ["://a?a=b&c=d&", "token: a ", "s3cr3t", "password ", "-----BEGIN PRIVATE KEY-----"])
+def test_many_hostile_strings_take_as_little_time_as_one(evil: str):
+    """An error of 5 MB in 9,900 strings blocks the event loop for about 50 ms, not for seconds."""
+    redactor = Redactor([f"s3cr3t-{n}-{n * 7919:x}" for n in range(40)])
+    data = [evil * (500 // len(evil))] * 9900
+    began = time.process_time()
+    redactor.cleaned(ErrorData(code=1, message=evil, data=data))
+    redactor.cleaned([1] * 5_000_000)
+    assert time.process_time() - began < 0.5
+
+
+def test_what_is_beyond_the_limits_is_masked():
+    """What is over the limits is not passed on unread, and a secret at the cut is not halved."""
+    redactor = Redactor(["s3cr3t-word"])
+    for before in range(redact._READ - 10, redact._READ + 2):
+        text = "x" * before + "s3cr3t-word" + "y" * 10_000
+        nested: Any = redactor.cleaned(["", {"a": text}])
+        for cleaned in (redactor.clean(text), nested[1]["a"]):
+            assert set(cleaned) <= {"x", "*"}
+    many: Any = redactor.cleaned(dict.fromkeys(range(10_000), "a"))
+    assert len(many) < 2_001
+    assert many[0] == "a"
+    assert many["***"] == "***"
+
+
+def linked(error: BaseException | None) -> Iterator[BaseException]:
+    """An error with its causes, contexts and members, in order."""
+    todo, seen = [error], set[int]()
+    while todo:
+        one = todo.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            todo += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+
+
+class OwnGroup(BaseExceptionGroup):
+    """A group that takes other arguments than the built-in one."""
+
+    def __new__(cls, members: list[BaseException], text: str = "s3cr3t! in a group") -> OwnGroup:
+        return super().__new__(cls, text, members)
+
+    def __init__(self, members: list[BaseException], text: str = "s3cr3t! in a group") -> None:
+        super().__init__(text, members)
+
+
+@pytest.mark.parametrize("kind", [ExceptionGroup, BaseExceptionGroup, lambda _, members: OwnGroup(members)])
+def test_exception_groups_are_cleaned(kind: Any):
+    """Message, members, notes, and what they link to; neither message nor members of a group can be changed."""
+    with pytest.raises(ValidationError) as invalid:
+        CallToolResult.model_validate({"content": "s3cr3t! is invalid"})
+    inner = ValueError("s3cr3t!")
+    add_note(inner, "a note on s3cr3t!")
+    add_note(invalid.value, "s3cr3t! noted")
+    outer = kind("s3cr3t! in a group", [inner, ExceptionGroup("inside: s3cr3t!", [invalid.value])])
+    outer.__cause__ = OSError(2, "s3cr3t!", "/s3cr3t!")
+    inner.__context__ = outer
+    cleaned = Redactor(["s3cr3t!"]).clean_error(outer)
+    assert isinstance(cleaned, BaseExceptionGroup)
+    everything = "".join(f"{error!r} {error} {vars(error)}" for error in linked(cleaned))
+    assert "s3cr3t" not in everything
+    assert "***" in str(cleaned)
+    assert cleaned.exceptions[0] is inner
+    assert inner.__notes__ == ["a note on ***"]  # type: ignore[attr-defined]
+    assert isinstance(cleaned.exceptions[1].exceptions[0], ValidationError)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("how", ["cause", "group"])
+def test_no_error_is_passed_on_unread(how: str):
+    """Of long chains and large groups, what is beyond the limit is left out, and a group says how much."""
+    errors = [ValueError(f"s3cr3t! {n}") for n in range(200)]
+    if how == "group":
+        error: Exception = ExceptionGroup("many", errors)
+    else:
+        for one, next_one in itertools.pairwise(errors):
+            one.__cause__ = next_one
+        error = errors[0]
+    cleaned = list(linked(Redactor(["s3cr3t!"]).clean_error(error)))
+    assert 60 < len(cleaned) < 70
+    assert not [one for one in cleaned if "s3cr3t" in str(one)]
+    assert how == "cause" or "137 more errors" in {str(one) for one in cleaned}
+
+
+def test_an_error_is_cleaned_whatever_it_holds():
+    """An attribute that cannot be inspected is masked; whether a context is shown does not change."""
+
+    class Odd(dict):
+        def items(self) -> Any:
+            raise RuntimeError("not now")
+
+    error = ValueError("s3cr3t!")
+    error.odd, error.exceptions = Odd(), None  # type: ignore[attr-defined]
+    error.__context__ = KeyError("s3cr3t!")
+    assert Redactor(["s3cr3t!"]).clean_error(error) is error
+    assert error.odd == "***"  # type: ignore[attr-defined]
+    assert not error.__suppress_context__
+    assert "s3cr3t" not in repr(error.__context__)
 
 
 def test_ordinary_words_are_not_treated_as_secrets():
