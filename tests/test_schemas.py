@@ -1,16 +1,20 @@
-"""JSON Schemas of tools: compiled once, replaced with the tool, never fetched, and bounded in number."""
+"""JSON Schemas of tools: compiled once, replaced with the tool, never fetched, bounded in number and in time."""
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from typing import Any
 
+import jsonschema
 import pytest
 
 from resilient_mcp import schemas
-from resilient_mcp.schemas import CompiledSchemas
+from resilient_mcp.schemas import CompiledSchemas, UncheckableError
 
 NUMBER: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "number"}}}
 
@@ -94,6 +98,117 @@ def test_the_number_of_schemas_is_bounded(monkeypatch: pytest.MonkeyPatch):
     one.validator("c", NUMBER)
     assert one.validator("a", NUMBER) is first
     assert one.validator("b", NUMBER) is not second
+
+
+def doubling(depth: int) -> dict[str, Any]:
+    """1 KB of references that lead to 2 ** depth checks."""
+    twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(depth)}
+    return {"$defs": {**twice, f"d{depth}": {}}, "$ref": "#/$defs/d0"}
+
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+HOSTILE: dict[str, tuple[Any, Any]] = {
+    "doubling references": (doubling(24), {}),
+    "the same, unevaluated": ({**doubling(24), "unevaluatedProperties": False}, {"a": 1}),
+    "a dialect inside": (
+        {"$defs": doubling(24)["$defs"], "properties": {"a": {"$schema": DIALECT, "$ref": "#/$defs/d0"}}},
+        {"a": {}},
+    ),
+    "a reference to its own dialect": ({"$schema": DIALECT, **doubling(24), "anyOf": [{"$ref": "#"}]}, {}),
+    "the metaschema": ({"$ref": DIALECT}, {"properties": {f"p{n}": {"type": "string"} for n in range(3000)}}),
+    "a loop": ({"$ref": "#"}, {}),
+    "20,000 properties": ({"properties": {f"p{n}": {"type": "string"} for n in range(20_000)}}, {}),
+    "nested deeply": (json.loads('{"properties": {"a":' * 300 + "{}" + "}}" * 300), {}),
+    "anchors": ({"$defs": {f"d{n}": {"$anchor": f"a{n}"} for n in range(900)}, "allOf": [{"$ref": "#a800"}] * 300}, {}),
+    "objects compared with each other": ({"uniqueItems": True}, [{"a": n} for n in range(3000)]),
+    "a long list of alternatives": ({"items": {"enum": [[1] * 50] * 150}}, [[1] * 49 + [2]] * 150),
+    "a large value": ({"type": "object"}, {"x": [1] * 5_000_000}),
+    "a long text quoted in each fault": ({"allOf": [{"type": "object"}] * 5000}, "y" * 250_000),
+    "a pattern that backtracks": ({"pattern": "^(a+)+$"}, "a" * 100_000 + "!"),
+    "a pattern for names": ({"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False}, {"a" * 99 + "!": 1}),
+    "both kinds of pattern": ({"patternProperties": {"(a+)+$": {}}, "unevaluatedProperties": False}, {"a" * 99: 1}),
+    "a lookahead that backtracks": ({"pattern": "^(?!b)(a+)+$"}, "a" * 1000 + "!"),
+    "an optional part too many": ({"pattern": "(?!b)" + "a?" * 40 + "a" * 40}, "a" * 39),
+    "alternatives too many": ({"pattern": "(?!b)" + "(a|a)" * 40 + "b"}, "a" * 40),
+    "a slow lookahead": ({"pattern": "(?!b)a*c"}, "a" * 200_000),
+    "a pattern written out": ({"pattern": "(\\w{50}){50}"}, "a"),
+    "many patterns": ({"allOf": [{"pattern": f"\\w{{30}}{n}"} for n in range(100)]}, "a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "value"), HOSTILE.values(), ids=list(HOSTILE))
+def test_no_schema_blocks_the_event_loop(schema: Any, value: Any):
+    """A check ends within about 50 ms: with a verdict, or without one."""
+    compiled = CompiledSchemas()
+    compiled.errors("first", {"type": "object"}, {})  # jsonschema is imported and its own schemas are read
+    began = time.process_time()
+    for _ in range(2):
+        with suppress(UncheckableError, RecursionError):
+            compiled.errors("t", schema, value)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"required": "name"}, {}),
+        ({"allOf": {"type": "nonsense"}}, {}),
+        ({"enum": "abc"}, "a"),
+    ],
+)
+def test_an_invalid_schema_that_is_too_large_to_check(schema: Any, value: Any):
+    """It yields no verdict, rather than a wrong one."""
+    large = {"properties": {f"p{n}": {"type": "string"} for n in range(500)}}
+    with pytest.raises(UncheckableError):
+        CompiledSchemas().errors("t", {**large, **schema}, value)
+
+
+UUID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "valid"),
+    [
+        ({"pattern": "^a+$"}, "aa", True),
+        ({"pattern": "^a+$"}, "ab", False),
+        ({"pattern": "^a+$"}, 7, True),
+        ({"pattern": UUID_PATTERN}, "0b54ad23-0000-4000-8000-0123456789ab", True),
+        ({"pattern": UUID_PATTERN}, "0b54ad23", False),
+        ({"pattern": r"^[\w.+-]+@[\w-]+\.[\w.]+$"}, "a.b@example.com", True),
+        ({"pattern": r"^[\w.+-]+@[\w-]+\.[\w.]+$"}, "a.b", False),
+        ({"pattern": r"^\w{1,200}$"}, "a" * 201, False),
+        ({"pattern": "^(?!x)[a-z]+$"}, "abc", True),
+        ({"pattern": "^(?!x)[a-z]+$"}, "xbc", False),
+        ({"pattern": "^(?=.)é$"}, "é", True),
+        ({"patternProperties": {"^n_": {"type": "number"}}}, {"n_a": "x"}, False),
+        ({"patternProperties": {"^n_": {"type": "number"}}}, {"n_a": 1, "b": "x"}, True),
+        ({"patternProperties": {"^n_": {}}, "additionalProperties": False}, {"n_a": 1}, True),
+        ({"patternProperties": {"^n_": {}}, "additionalProperties": False}, {"n_a": 1, "b": 1}, False),
+        ({"patternProperties": {"^n_": {}}, "properties": {"b": {}}, "additionalProperties": False}, {"b": 1}, True),
+        ({"patternProperties": {"^n_": {}}, "additionalProperties": {"type": "number"}}, {"b": "x"}, False),
+        ({"additionalProperties": False}, {"b": 1}, False),
+        ({"properties": {f"p{n}": {"type": "string"} for n in range(300)}}, {"p299": 1}, False),
+        ({"type": "array", "items": {"type": "object", "required": ["a"]}}, [{"a": 1}] * 500, True),
+        ({"uniqueItems": True}, list(range(2000)), True),
+        ({"uniqueItems": True}, [{"a": 1}, {"a": 1}], False),
+        ({"properties": {"$schema": {"type": "string"}}}, {"$schema": 7}, False),
+    ],
+)
+def test_ordinary_schemas_are_checked(schema: Any, value: Any, valid: bool):
+    """The limit leaves room for them, and patterns mean what they mean to jsonschema itself."""
+    assert (CompiledSchemas().errors("t", schema, value) == []) is valid
+    assert jsonschema.Draft202012Validator(schema).is_valid(value) is valid
+
+
+def test_faults_are_those_of_jsonschema():
+    """They have its paths and messages, at most as many as asked for."""
+    schema = {"properties": {"a": {"pattern": "^x"}, "b": {"items": {"type": "string"}}}}
+    value = {"a": "y", "b": ["x", 1, 2]}
+    faults = CompiledSchemas().errors("t", schema, value)
+    own = [(one.json_path, one.message, list(one.schema_path)) for one in faults]
+    theirs = jsonschema.Draft202012Validator(schema).iter_errors(value)
+    assert own == [(one.json_path, one.message, list(one.schema_path)) for one in theirs]
+    assert len(CompiledSchemas().errors("t", schema, value, 2)) == 2
 
 
 def test_a_client_that_checks_nothing_does_not_import_jsonschema():

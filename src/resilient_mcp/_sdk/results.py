@@ -43,6 +43,11 @@ def structured_content(result: Any) -> Any:
     return result.structuredContent if MAJOR == 1 else result.structured_content
 
 
+def has_structured_content(result: Any) -> bool:
+    """Whether a tool result has structured content; in 2.x that may be an explicit null."""
+    return structured_content(result) is not None or (MAJOR != 1 and "structured_content" in result.model_fields_set)
+
+
 LISTS = {
     "list_tools": "tools/list",
     "list_resources": "resources/list",

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from itertools import islice
 from typing import Any, Literal
 
 import anyio
@@ -196,15 +195,15 @@ class Catalog:
     def problems(self, tool: str, arguments: dict[str, Any], connection: Connection) -> list[tuple[str, str]]:
         """Where `arguments` do not conform to the tool's `inputSchema`, as (path, reason) pairs.
 
-        Empty if `connection` has not listed the tool or its schema is unusable: then validation is left to the server.
+        Empty if `connection` has not listed the tool, its schema is unusable, or the check would block the event loop:
+        then validation is left to the server.
         Remote schema references are never fetched.
         """
         known = self._known(tool, connection)
         if known is None:
             return []
         try:
-            validator = self._schemas.validator(tool, input_schema(known))
-            errors = list(islice(validator.iter_errors(arguments), _MAX_PROBLEMS))
+            errors = self._schemas.errors(tool, input_schema(known), arguments, _MAX_PROBLEMS)
         except Exception as exc:
             logger.debug("the inputSchema of %s cannot be used: %s", printable(tool, 100), printable(str(exc)))
             return []

@@ -144,7 +144,7 @@ class Redactor:
         if value is None or isinstance(value, int | float):
             return value
         if type(value) is str:
-            return self.clean(value)  # type: ignore[return-value]
+            return self.clean(value)  # type: ignore[arg-type, return-value]
         # All strings are searched together first: most values have no secret at all, and then that was it.
         texts: list[str] = []
         left = _READ
