@@ -28,6 +28,7 @@ from resilient_mcp.demo import screen, stage
 from resilient_mcp.demo.scenes import SCENES
 from resilient_mcp.demo.stage import Scene, Side
 
+from .servers.listing_server import PAGE
 from .support import ROOT
 from .test_examples import clean_environment, marked, run_alone, wait_until_alone
 
@@ -291,6 +292,13 @@ def test_tools_are_listed(tmp_path: Path):
     ]
     assert "\nlong\n" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_a_long_list_of_tools_is_not_cut(tmp_path: Path):
+    """More than a hundred pages are listed as well."""
+    tools = [{"name": f"t{n}", "inputSchema": {"type": "object"}} for n in range(101 * PAGE + 1)]
+    done = run_alone(*COMMAND, "tools", config_of(tmp_path, x=listing(tmp_path, tools)), "x", "--json", home=tmp_path)
+    assert json.loads(done.stdout) == tools
 
 
 def test_tools_as_json(tmp_path: Path):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from mcp import ClientSession, StdioServerParameters, types
 from mcp.client import session_group
@@ -450,3 +454,36 @@ async def test_a_failed_client_says_what_to_change():
         await client.start()
     assert "Is it installed and on PATH?" in str(caught.value)
     assert "will not come back by itself" in caught.value.advice
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_client_does_not_keep_what_its_starter_had_in_context_variables():
+    """A client started by a web request lives longer than it; in an `async with` block, callbacks see the variables."""
+
+    class Held:
+        pass
+
+    async def request() -> weakref.ref[Held]:
+        held = Held()
+        variable.set(held)
+        await client.start(wait=False)
+        return weakref.ref(held)
+
+    seen = []
+    variable: ContextVar[Any] = ContextVar("request")
+    client = ResilientClient(raw_server("--mute"), policy=QUICK)
+    reference = await asyncio.create_task(request())
+    await anyio.lowlevel.checkpoint()
+    gc.collect()
+    assert reference() is None
+    await client.aclose()
+    variable.set("seen")
+
+    async def note(message: Any) -> None:
+        seen.append(variable.get("unseen"))
+
+    async with ResilientClient(raw_server(), policy=QUICK, message_handler=note, **LEGACY) as client:
+        await client.call_tool("garbage")
+        await client.call_tool("echo")
+    assert set(seen) == {"seen"}

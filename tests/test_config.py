@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
@@ -296,3 +298,31 @@ def test_the_schema_matches_the_reader(tmp_path: Path):
     jsonschema.validate(json.loads(CLAUDE), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"mcpServers": {"a": {"command": "x", "resilience": {"retri": {}}}}}, schema)
+
+
+@pytest.mark.parametrize("kind", [[], {}, 7, True, ["http"]])
+def test_a_type_that_is_no_string(tmp_path: Path, kind: object):
+    """It is reported as any other wrong value."""
+    assert of_server(tmp_path, {"url": "https://example.com/mcp", "type": kind})[0].startswith("server 'x': type: ")
+
+
+@pytest.mark.parametrize("evil", ['"\\', "/*", '"', "//", ",", ", ", "{", '{"a":', "[[", "${", '"${a:-"', "*/", "\\"])
+def test_a_hostile_file_takes_linear_time(tmp_path: Path, evil: str):
+    """Unclosed strings and comments are not searched for their ends again and again."""
+    began = time.process_time()
+    for text in (
+        evil * (400_000 // len(evil)),
+        f'{{"mcpServers": {{"x": {{"command": {json.dumps(evil * 50_000)}}}}}}}',
+    ):
+        with suppress(ConfigError):
+            config.load(write(tmp_path, text))
+    assert time.process_time() - began < 3
+
+
+def test_many_duplicate_keys(tmp_path: Path):
+    """Counting them takes linear time, and the message names ten of them."""
+    pairs = ", ".join(f'"k{n}": 1, "k{n}": 2' for n in range(20_000))
+    began = time.process_time()
+    found = problems(tmp_path, f'{{{pairs}, "mcpServers": {{}}}}')
+    assert time.process_time() - began < 3
+    assert found[0].endswith("'k10002', 'k10003', 'k10004' and 19990 more twice in one object: rename or remove one")

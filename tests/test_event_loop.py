@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from resilient_mcp import event_loop
-from resilient_mcp.event_loop import Clock, Signal, loop_time, spawn
+from resilient_mcp.event_loop import Clock, Pace, Signal, loop_time, spawn
 
 pytestmark = pytest.mark.anyio
 
@@ -231,6 +231,24 @@ async def test_a_limit_that_is_not_skipped_takes_its_time():
     await clock.wait(anyio.Event(), 0.02)
     assert anyio.current_time() - before >= 0.02
     assert clock.now() - loop_time() == pytest.approx(0, abs=0.01)
+
+
+async def test_work_of_unknown_amount_lets_others_run():
+    """After some pieces of work, or fewer large ones; not after each."""
+    for size, most in ((0, 40), (1024 * 1024, 1)):
+        pace, turns, pieces = Pace(), 0, 0
+
+        async def other() -> None:
+            nonlocal turns
+            turns += 1
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(other)
+            while not turns:
+                await pace.step(size)
+                pieces += 1
+        assert 1 <= pieces <= most
+        assert (pieces == 1) is (most == 1)
 
 
 # --- tasks ---

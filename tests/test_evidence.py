@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_mcp import Delivery, Evidence, ExitStatus
+from resilient_mcp import in_flight as in_flight_module
 from resilient_mcp.evidence import FailureKind
 from resilient_mcp.in_flight import _ABANDONED_KEPT, Attempt, InFlight, current_attempt
 from resilient_mcp.text.printable import printable
@@ -128,3 +129,48 @@ async def test_the_clock_of_an_attempt():
     attempt.pause()
     attempt.resume()
     assert attempt.scope.deadline == ended
+
+
+@pytest.mark.anyio
+async def test_silence_between_requests_means_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Only the time while a request is in flight counts, until the server is heard."""
+    now = 100.0
+    monkeypatch.setattr(in_flight_module, "loop_time", lambda: now)
+    in_flight = InFlight()
+
+    def ask(request_id: int) -> Attempt:
+        mine = attempt()
+        current_attempt.set(mine)
+        in_flight.sending("tools/call", request_id)
+        return mine
+
+    first = ask(1)
+    now = 105.0
+    in_flight.forget(first)
+    assert in_flight.waiting_since is None
+    now = 1000.0
+    second = ask(2)
+    assert in_flight.waiting_since == 995.0
+    in_flight.hear()
+    assert in_flight.waiting_since == 1000.0
+    in_flight.answered(2)
+    in_flight.forget(second)
+    now = 2000.0
+    ask(3)
+    assert in_flight.waiting_since == 2000.0
+
+
+def test_the_servers_own_requests_are_bounded():
+    """One more than a thousand open ones is refused, until one of them is answered; ids may be used twice."""
+    in_flight = InFlight()
+    assert all(in_flight.asked(n // 2) for n in range(1000))
+    assert not in_flight.asked("x")
+    for unknown in ("x", None, 5000, 1.5):
+        in_flight.replied(unknown)
+    assert not in_flight.asked("x")
+    in_flight.replied(0)
+    in_flight.replied(0)
+    in_flight.replied(0)
+    assert in_flight.asked("x")
+    assert in_flight.asked("x")
+    assert not in_flight.asked("x")

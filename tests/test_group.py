@@ -218,6 +218,8 @@ async def test_from_a_file(tmp_path: Path):
         assert (group["a"].policy.timeout.total, group["b"].policy.timeout.total) == (3600, 7)
         assert text_of(await group.call_tool("b__echo", {"text": "hi"})) == "hi"
         assert group["b"].name == "b"
+    with pytest.raises(TypeError, match='takes no policy: write it into the file, under the key "resilience"'):
+        ResilientClientGroup.from_config(path, policy=Policy())
 
 
 async def test_a_call_takes_a_time_limit_and_a_progress_callback():

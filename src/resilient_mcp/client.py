@@ -10,6 +10,7 @@ import inspect
 import math
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
 from typing import Any, TextIO
@@ -266,11 +267,15 @@ class ResilientClient(SessionMethods):
                 while it is starting), or no server was found within `policy.timeout.reach`.
             RuntimeError: The client was already started; create a new one.
         """
+        # It may outlive its caller: what a web request keeps in context variables must not live as long.
+        await self._start(Context(), wait=wait)
+
+    async def _start(self, context: Context, *, wait: bool) -> None:
         if self._done is not None:
             raise RuntimeError(f"the client of {self.name!r} was already started: create a new ResilientClient")
         self._done = Flag()
         self._supervisor.begin()
-        self._task = spawn(self._run)
+        self._task = spawn(self._run, context)
         if not wait:
             return
         try:
@@ -281,7 +286,7 @@ class ResilientClient(SessionMethods):
 
     async def _run(self) -> None:
         assert self._done is not None
-        current_call.set(None)  # the context is that of the caller of start(): events would carry its call's id
+        current_call.set(None)  # the context may be that of a caller in a call: events would carry its id
         try:
             await self._supervisor.run()
         finally:
@@ -301,7 +306,7 @@ class ResilientClient(SessionMethods):
             await self._done.wait()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self._start(copy_context(), wait=True)  # callbacks may read them, as with a session of the SDK
         return self
 
     async def __aexit__(

@@ -12,6 +12,7 @@ import difflib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -188,10 +189,13 @@ class _WithoutCallables(GenerateJsonSchema):
 
 # --- reading it ---
 
-_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"|,(?=\s*[}\]])')
+# Strings and comments may be unclosed: if their end were required, the search for it would begin again at each quote.
+_COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"?|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+_TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"?|,(?=\s*[}\]])', re.DOTALL)
 _KEYS = tuple(_Entry.model_fields)
 _LONGEST_KEY = 64
+# Keys that one message names.
+_SHOWN = 10
 # The closing brace is optional, so that an unclosed variable matches up to the end of the text. If it were required,
 # the search would run to the end again from each `${`: quadratic time.
 _VARIABLE = re.compile(r"\$\{([^}]*)(\}?)")
@@ -263,9 +267,11 @@ class _Reader:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            self._add(None, "", f"has {', '.join(map(repr, twice))} twice in one object: rename or remove one")
+            counts = Counter(key for key, _ in pairs)
+            twice = sorted(key for key, count in counts.items() if count > 1)
+            shown = ", ".join(printable(repr(key), _LONGEST_KEY) for key in twice[:_SHOWN])
+            more = f" and {len(twice) - _SHOWN} more" if len(twice) > _SHOWN else ""
+            self._add(None, "", f"has {shown}{more} twice in one object: rename or remove one")
         return made
 
     def _entries(self, document: Any) -> dict[str, Any]:
@@ -345,7 +351,7 @@ class _Reader:
                 self._add(name, "", "has neither 'command' nor 'url': add one of them")
             return
         kind, needed = value.get("type"), "command" if value.get("type") == "stdio" else "url"
-        if kind in {"stdio", "sse", *_HTTP} and needed not in given:
+        if isinstance(kind, str) and kind in {"stdio", "sse", *_HTTP} and needed not in given:
             self._add(name, "type", f"is {kind!r}, which needs {needed!r}: add it, or leave 'type' out")
         if "headersHelper" in given and value.get("type") == "sse":
             self._add(name, "headersHelper", "has no effect with type 'sse': remove it")
@@ -396,7 +402,7 @@ def _plain(text: str) -> str:
 
 
 def _no_servers(document: Mapping[str, Any]) -> str:
-    keys = ", ".join(map(repr, list(document)[:10])) or "none"
+    keys = ", ".join(map(repr, list(document)[:_SHOWN])) or "none"
     return f"has no key 'mcpServers' (or 'servers', as VS Code writes it); its keys are {keys}"
 
 

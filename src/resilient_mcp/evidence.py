@@ -85,6 +85,7 @@ class Evidence:
         exit: How the server process ended, or None if it did not.
         own_error: Whether the server's own JSON-RPC error came with the HTTP status.
         by_client: Whether this client ended the connection itself; then it is no evidence about the server.
+        not_http: Whether the response was not HTTP, or the connection was closed without one.
     """
 
     kind: FailureKind
@@ -98,3 +99,4 @@ class Evidence:
     exit: ExitStatus | None = None
     own_error: bool = False
     by_client: bool = False
+    not_http: bool = field(default=False, kw_only=True)

@@ -107,8 +107,11 @@ class ResilientClientGroup:
         other hosts know are ignored.
 
         Raises:
+            TypeError: `policy` is given: the file has the policies, under the key "resilience".
             ConfigError: The file cannot be used; lists all of its problems, with server, key and remedy.
         """
+        if "policy" in options:
+            raise TypeError('from_config() takes no policy: write it into the file, under the key "resilience"')
         group = cls(name_hook=name_hook, patience=patience, **options)
         for name, entry in config.load(path).items():
             group._members[name] = group._member(name, entry.server, entry.policy, entry.headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import TypeAlias
 import anyio
 
 from .bounded import LruDict
+from .event_loop import loop_time
 from .evidence import Delivery, Evidence, FailureKind
 
 RequestId: TypeAlias = str | int
@@ -143,14 +145,19 @@ current_attempt: ContextVar[Attempt | None] = ContextVar("resilient_mcp_attempt"
 _ABANDONED_KEPT = 16_384
 
 
+# Requests of the server that may be open: the session answers each in a task of its own, and a server may send any
+# number of them without ever reading an answer.
+_SERVER_REQUESTS = 1000
+
+
 class InFlight:
-    """Maps the JSON-RPC ids on one connection to the attempts they belong to.
+    """Maps the JSON-RPC ids on one connection to the attempts they belong to, and counts the server's own requests.
 
     Attributes:
         on_abandoned: Called with each id whose attempt ended before its answer; the HTTP transport aborts its POST.
         heard: How often anything was heard from the server: bytes from its process or on one of its streams.
-        waiting_since: Since when the server has been silent although a request was sent; None if it has been heard
-            since and nothing was in flight then.
+        waiting_since: Since when the server has been silent although a request is in flight, without the time between
+            requests; None if none is.
         on_message: Called for each JSON-RPC message from the server.
         message_at: When the latest of them arrived.
         session_id: The connection's `Mcp-Session-Id`, printable, or None.
@@ -162,9 +169,28 @@ class InFlight:
         self.on_abandoned: Callable[[RequestId], None] | None = None
         self.heard = 0
         self.waiting_since: float | None = None
+        self._silent_before = 0.0  # seconds of silence during earlier requests, since it was heard last
         self.on_message: Callable[[], object] | None = None
         self.message_at = -math.inf
         self.session_id: str | None = None
+        self._asked: Counter[RequestId] = Counter()  # the server's open requests; it may use an id twice
+        self._asked_count = 0
+
+    def asked(self, request_id: RequestId) -> bool:
+        """Record a request of the server. Returns False if too many are open: it is not to be answered."""
+        if self._asked_count >= _SERVER_REQUESTS:
+            return False
+        self._asked[request_id] += 1
+        self._asked_count += 1
+        return True
+
+    def replied(self, request_id: object) -> None:
+        """Record that a request of the server is over: it was answered, or the server cancelled it."""
+        if isinstance(request_id, str | int) and request_id in self._asked:
+            self._asked_count -= 1
+            self._asked[request_id] -= 1
+            if not self._asked[request_id]:
+                del self._asked[request_id]
 
     def sending(self, method: str, request_id: RequestId) -> dict[str, object] | None:
         """Bind `request_id` to the running task's attempt, just before the request is written.
@@ -180,7 +206,7 @@ class InFlight:
         attempt.sending(method, request_id)
         self._attempts[request_id] = attempt
         if self.waiting_since is None:
-            self.waiting_since = anyio.current_time()
+            self.waiting_since = loop_time() - self._silent_before
         return attempt.meta
 
     def hear(self) -> None:
@@ -190,7 +216,8 @@ class InFlight:
 
     def excuse(self) -> None:
         """Measure the server's silence from now on."""
-        self.waiting_since = anyio.current_time() if self._attempts else None
+        self.waiting_since = loop_time() if self._attempts else None
+        self._silent_before = 0.0
 
     def hear_message(self) -> None:
         """Record a JSON-RPC message: the server itself is alive, not just a gateway in front of it."""
@@ -233,7 +260,12 @@ class InFlight:
     def forget(self, attempt: Attempt) -> None:
         """Drop a finished attempt; if its request is unanswered, it must not be sent any more."""
         request_id = attempt.request_id
-        if request_id is None or self._attempts.pop(request_id, None) is None or attempt.answered:
+        if request_id is None or self._attempts.pop(request_id, None) is None:
+            return
+        if not self._attempts and self.waiting_since is not None:  # while nothing is asked, silence means nothing
+            self._silent_before = loop_time() - self.waiting_since
+            self.waiting_since = None
+        if attempt.answered:
             return
         self._abandoned[request_id] = None
         if self.on_abandoned is not None:

@@ -26,7 +26,7 @@ from .trouble import reason_and_stderr, unfinished
 # Maximum columns used: longer lines are hard to read.
 _WIDTH = 100
 # Pages read at most: a server may send cursors forever.
-_MAX_PAGES = 100
+_MAX_PAGES = 1000
 _NAME = 128
 # Characters of a type shown: it may list hundreds of values.
 _TYPE = 100
@@ -83,7 +83,7 @@ async def list_tools(client: ResilientClient) -> list[dict[str, Any]]:
     Raises:
         ResilienceError: There is no connection, or no answer.
         MCPError: The server answered with an error.
-        ValueError: The answer is not a list of tools.
+        ValueError: The answer is not a list of tools, or the list does not end.
     """
     if not client.offers("tools"):
         return []
@@ -96,9 +96,9 @@ async def list_tools(client: ResilientClient) -> list[dict[str, Any]]:
             raise ValueError("the server's answer to tools/list is not a list of tools")
         tools += items
         if not isinstance(cursor, str):
-            break
+            return tools
         params = {"cursor": cursor}
-    return tools
+    raise ValueError(f"the server's list of tools has no end: it has more than {_MAX_PAGES:,} pages")
 
 
 def _is_named(tool: Mapping[str, Any]) -> bool:

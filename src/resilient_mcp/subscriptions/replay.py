@@ -46,7 +46,7 @@ class SubscriptionState:
     Attributes:
         ledger: What is wanted and what is in force.
         watchers: The watchers to notify of changes, in order.
-        failures: The last failure of each key that is not in force on the newest connection.
+        failures: The last failure of each wanted key that is not in force on the newest connection.
         carried: What was wanted before the newest connection was made.
         opened: The SDK's newest stream of each filter.
         proven: Capabilities that the server has proven by an answer, whatever it declares.
@@ -64,6 +64,12 @@ class SubscriptionState:
         self.work = Signal()
         self.done = Signal()
         self._locks: dict[Key, tuple[anyio.Lock, int]] = {}
+
+    def release(self, key: Key, holder: object) -> None:
+        """Record that `holder` no longer wants `key`; if nobody does, forget why it failed."""
+        self.ledger.release(key, holder)
+        if self.ledger.desired(key) is None:
+            self.failures.pop(key, None)
 
     def is_busy(self, key: Key) -> bool:
         """Whether a request about `key` is in progress or queued."""
@@ -104,7 +110,8 @@ class SubscriptionState:
         chance = random.random()  # noqa: S311 - jitter, not a secret
         unknown = failure is not None and _is_unknown(failure)
         self.ledger.failed(generation, key, clock.now(), chance, gone=gone, unknown=unknown)
-        if failure is not None and generation == self.ledger.generation:
+        is_current = generation == self.ledger.generation
+        if failure is not None and is_current and self.ledger.desired(key) is not None:
             self.failures[key] = failure
         self.work.notify()
         self.done.notify()

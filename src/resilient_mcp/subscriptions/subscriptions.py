@@ -118,7 +118,7 @@ class Subscriptions:
         if value is not None:
             before = ledger.want(key, USER, value)
         else:
-            ledger.release(key, USER)
+            state.release(key, USER)
             if ledger.desired(key) is not None or connection is None or not self._is_free():
                 state.work.notify()  # the replay does the rest
                 return EmptyResult()
@@ -171,7 +171,7 @@ class Subscriptions:
         ledger, key, value = self._state.ledger, recorded.key, recorded.value
         self._state.failed(recorded.generation, key, None, gone=True)
         if value is not None and ledger.desired(key) == value:
-            ledger.release(key, USER)
+            self._state.release(key, USER)
             if before is not None:
                 ledger.want(key, USER, before)
 
@@ -203,7 +203,7 @@ class Subscriptions:
             watcher.end()
             self._state.watchers.pop(watcher, None)
             for key in [*watcher.keys(legacy=True), *watcher.keys(legacy=False)]:
-                self._state.ledger.release(key, watcher)
+                self._state.release(key, watcher)
             self._state.work.notify()
 
     async def _enter(self, watcher: Watcher, connection: Connection) -> None:

@@ -12,6 +12,8 @@ ChangeKind: TypeAlias = Literal["resource", "tools", "prompts", "resource_list"]
 
 # Unread changes kept beyond one for each thing watched. Bounded, as a server may name any number of sub-resources.
 _MAX_PENDING = 1024
+# Characters of the longest sub-resource that is kept as such.
+_LONGEST_URI = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Watcher:
         if watched is not None:
             # A full backlog falls back to the watched resource itself, of which there is at most one entry.
             full = len(self._pending) >= _MAX_PENDING + len(self._spelling) + len(self._lists)
-            self._add((kind, self._spelling[watched] if full else uri), missed=False)
+            self._add((kind, self._spelling[watched] if full or len(uri) > _LONGEST_URI else uri), missed=False)
 
     def missed(self, key: Key | None = None) -> None:
         """Changes may have been missed, of one resource or of everything that is watched."""

@@ -46,7 +46,7 @@ class LineFramer:
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
-        self._parts: list[bytes] = []
+        self._parts = bytearray()  # not a list of chunks: they may be tiny, and each would take 40 bytes
         self._size = 0
         self._head = b""
         self._tail = b""
@@ -66,20 +66,16 @@ class LineFramer:
     def _append(self, part: bytes) -> None:
         self._size += len(part)
         if self._size <= self._max:
-            self._parts.append(part)
+            self._parts += part
             return
         if not self._head:
-            self._head = b"".join(self._parts)[:_KEPT] + part[:_KEPT]
-        self._tail = (self._tail + b"".join(self._parts)[-_KEPT:] + part[-_KEPT:])[-_KEPT:]
-        self._parts.clear()
+            self._head = bytes(self._parts[:_KEPT]) + part[:_KEPT]
+        self._tail = (self._tail + bytes(self._parts[-_KEPT:]) + part[-_KEPT:])[-_KEPT:]
+        self._parts = bytearray()
 
     def _take(self) -> bytes | Oversize:
-        line: bytes | Oversize
-        if self._size > self._max:
-            line = Oversize(self._size, find_id(self._head, self._tail))
-        else:
-            line = b"".join(self._parts)
-        self._parts.clear()
+        line = Oversize(self._size, find_id(self._head, self._tail)) if self._size > self._max else bytes(self._parts)
+        self._parts = bytearray()
         self._size = 0
         self._head = self._tail = b""
         return line

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
 from mcp.shared.message import SessionMessage
 
-from .._sdk.messages import is_notification
-from ..event_loop import Flag, Signal
+from .._sdk.messages import cancelled_id, is_notification, method_and_id
+from ..event_loop import Flag, Pace, Signal
+from ..in_flight import InFlight
+
+T = TypeVar("T", bound="SessionMessage | Exception")
 
 # Messages from the server that may wait for the session.
 _WAITING = 1000
+
+
+def is_admitted(item: SessionMessage, in_flight: InFlight) -> bool:
+    """Whether the session gets `item`, a message that is no response; a request does not while a thousand are open."""
+    method, request_id = method_and_id(item)
+    if request_id is not None:
+        return in_flight.asked(request_id)
+    if method == "notifications/cancelled":
+        in_flight.replied(cancelled_id(item))  # the SDK does not answer it
+    return True
 
 
 class Turn:
     """Lets the session begin to handle a notification before it gets the next message.
 
     mcp 2.x handles each notification in a task of its own. If the response came in the same moment, its caller could go
-    on before the callback for the last progress has run.
+    on before the callback for the last progress has run. Other tasks also get their turn after some messages of any
+    kind: a session does not wait while there are more.
     """
 
     def __init__(self) -> None:
         self._pending = False
+        self._pace = Pace()
 
-    def of(self, item: SessionMessage) -> SessionMessage:
-        """Note that the session gets `item`, and return it."""
-        self._pending = is_notification(item)
+    def of(self, item: T) -> T:
+        """Note that the session gets `item`, a message or the error of something that is not one, and return it."""
+        self._pending = self._pace.is_over() or isinstance(item, Exception) or is_notification(item)
         return item
 
     async def over(self) -> None:
-        """Let other tasks run, if a notification was passed on just before."""
+        """Let other tasks run, if a notification was passed on just before, or many messages."""
         if self._pending:
             self._pending = False
             await anyio.lowlevel.checkpoint()

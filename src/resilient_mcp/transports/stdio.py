@@ -31,13 +31,13 @@ from .._sdk.messages import (
     response_id,
 )
 from .._sdk.transports import Streams
-from ..event_loop import Signal
+from ..event_loop import Pace, Signal
 from ..evidence import Delivery, Evidence, ExitStatus, FailureKind
 from ..in_flight import InFlight
 from ..text.configured import in_arguments, in_pairs
 from ..text.redact import Redactor
-from .framing import LineFramer, Oversize
-from .inbox import Turn
+from .framing import LineFramer, Oversize, find_id
+from .inbox import Turn, is_admitted
 from .jsonrpc import parse
 from .names import name_of_command
 from .process import STDERR_TAIL, ServerProcess, spawn
@@ -56,6 +56,10 @@ _GARBAGE_READ = 64 * 1024
 # Maximum garbage lines per connection that are passed to the `message_handler`.
 _REPORTED = 100
 
+# Bytes of a damaged line that is still parsed; of a longer one, the bytes of either end in which its id is looked for.
+_DAMAGED_READ, _ENDS = 1024 * 1024, 4096
+# Bytes of other text in front of a message on the same line.
+_PREFIX = 64 * 1024
 # Possible beginnings of a message, to find one that follows other text on the same line.
 _STARTS = (b'{"jsonrpc"', b'{"result"', b'{"id"', b'{"error"', b'{"method"')
 
@@ -146,6 +150,15 @@ class StdioWriter:
             anyio.BrokenResourceError: The server no longer reads; this message was not sent.
         """
         method, request_id = method_and_id(item)
+        if method is None:
+            try:
+                await self._send(item, method, request_id)
+            finally:
+                self._in_flight.replied(request_id)
+        else:
+            await self._send(item, method, request_id)
+
+    async def _send(self, item: SessionMessage, method: str | None, request_id: Any) -> None:
         if method is not None and request_id is not None:
             add_meta(item, self._in_flight.sending(method, request_id))
         if self._broken:
@@ -266,6 +279,8 @@ class StdioReader:
         self._in_flight = in_flight
         self._redactor = redactor
         self._framer = LineFramer(max_bytes)
+        self._lines: Iterator[bytes | Oversize] = iter(())  # what is left of the latest chunk
+        self._pace = Pace()
         self._max_bytes = max_bytes
         self._errors = errors
         self._ready: deque[SessionMessage | Exception] = deque()
@@ -281,16 +296,22 @@ class StdioReader:
     async def __anext__(self) -> SessionMessage | Exception:
         await self._turn.over()
         while not self._ready:
+            # One line at a time: the message in the first line does not wait for a thousand lines of garbage.
+            for line in self._lines:
+                self._take(line)
+                await self._pace.step(len(line) if isinstance(line, bytes) else 0)
+                if self._ready:
+                    break
+            if self._ready:
+                break
             chunk = b"" if self._ended else await self._process.receive()
             if not chunk:
                 self.end()
                 await anyio.lowlevel.checkpoint()
                 raise StopAsyncIteration
             self._in_flight.hear()
-            for line in self._framer.feed(chunk):
-                self._take(line)
-        item = self._ready.popleft()
-        return item if isinstance(item, Exception) else self._turn.of(item)
+            self._lines = self._framer.feed(chunk)
+        return self._turn.of(self._ready.popleft())
 
     async def receive(self) -> SessionMessage | Exception:
         """The next message, or the error of a line that is not one: the session passes it to its `message_handler`.
@@ -333,6 +354,8 @@ class StdioReader:
             clean_error_response(message, self._redactor.cleaned)
         else:
             self._in_flight.hear_message()
+            if not is_admitted(message, self._in_flight):
+                return
         self._ready.append(message)
 
     def _fail(self, request_id: object, text: str) -> None:
@@ -358,8 +381,8 @@ def _decode(line: bytes) -> SessionMessage | ValueError:
     try:
         return decode(line)
     except ValueError as exc:
-        problem = exc
-    start = min((at for at in (line.find(mark, 1) for mark in _STARTS) if at > 0), default=0)
+        problem = exc.with_traceback(None)  # which refers to this frame: a flood would have to be garbage-collected
+    start = min((at for at in (line.find(mark, 1, _PREFIX) for mark in _STARTS) if at > 0), default=0)
     if start:
         try:
             return decode(line[start:])
@@ -370,6 +393,8 @@ def _decode(line: bytes) -> SessionMessage | ValueError:
 
 def _damaged(line: bytes) -> tuple[object, str]:
     """The id of a damaged response, or None if `line` is not one, and what is wrong with it."""
+    if len(line) > _DAMAGED_READ:  # as Python objects, it would take many times its size
+        return find_id(line[:_ENDS], line[-_ENDS:]), "an answer that is not a JSON-RPC response"
     message, fault = parse(line), "an answer that is not a JSON-RPC response"
     if message is None:
         message, fault = parse(line.decode("utf-8", "replace").encode()), "an answer that is not valid UTF-8"

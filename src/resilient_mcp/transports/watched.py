@@ -17,7 +17,7 @@ from ..in_flight import InFlight
 from ..text.printable import describe
 from ..text.redact import Redactor
 from .http import logs
-from .inbox import Turn
+from .inbox import Turn, is_admitted
 from .server import Channel
 
 # Whose code runs here, as named in errors.
@@ -74,8 +74,12 @@ class WatchedWriter:
         encode(item)
         if method is not None and request_id is not None and self._sends:
             self._in_flight.sent(request_id)
-        with awaiting(_TRANSPORT, by_caller=True):
-            await self._inner.send(item)
+        try:
+            with awaiting(_TRANSPORT, by_caller=True):
+                await self._inner.send(item)
+        finally:
+            if method is None:
+                self._in_flight.replied(request_id)
 
     async def aclose(self) -> None:
         """Do nothing: the transport closes the stream when it is closed itself."""
@@ -111,27 +115,30 @@ class WatchedReader:
         return self
 
     async def __anext__(self) -> Any:
-        await self._turn.over()
-        try:
-            with awaiting(_TRANSPORT):
-                item = await self._inner.__anext__()
-        except StopAsyncIteration:
-            self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
-            raise
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            raise
-        except Exception as exc:
-            text = self._redactor.line(f"{_TRANSPORT} broke: {describe(exc)}")
-            self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
-            raise StopAsyncIteration from exc
-        if isinstance(item, Exception):
-            return item
-        if (answered := response_id(item)) is not None:
-            self._in_flight.answered(answered)
-            clean_error_response(item, self._redactor.cleaned)
-        else:
+        while True:
+            await self._turn.over()
+            try:
+                with awaiting(_TRANSPORT):
+                    item = await self._inner.__anext__()
+            except StopAsyncIteration:
+                self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, "the server closed the connection"))
+                raise
+            except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+                raise
+            except Exception as exc:
+                text = self._redactor.line(f"{_TRANSPORT} broke: {describe(exc)}")
+                self._on_end(Evidence(FailureKind.CLOSED, Delivery.UNKNOWN, text))
+                raise StopAsyncIteration from exc
+            self._turn.of(item)
+            if isinstance(item, Exception):
+                return item
+            if (answered := response_id(item)) is not None:
+                self._in_flight.answered(answered)
+                clean_error_response(item, self._redactor.cleaned)
+                return item
             self._in_flight.hear_message()
-        return self._turn.of(item)
+            if is_admitted(item, self._in_flight):
+                return item
 
     async def aclose(self) -> None:
         """Do nothing: the transport closes the stream when it is closed itself."""

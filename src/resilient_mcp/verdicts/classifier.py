@@ -403,9 +403,6 @@ def _prospect_by_evidence(evidence: Evidence, policy: Policy) -> Prospect:
 # Evidence of a connection attempt that no server answered.
 _NOBODY_THERE = frozenset({FailureKind.TLS, FailureKind.PROCESS, FailureKind.CLOSED})
 
-# The HTTP library's exception for an answer that is not HTTP, or a connection closed without any.
-_NO_HTTP = "RemoteProtocolError"
-
 
 def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
     """Whether a connection attempt found no server: nothing listens there, or the process exited immediately.
@@ -415,7 +412,7 @@ def is_absent(failure: BaseException | None, evidence: Evidence | None) -> bool:
     if evidence is None:
         return isinstance(failure, OSError)
     if evidence.kind is FailureKind.NETWORK:
-        return evidence.delivery is Delivery.NOT_SENT or evidence.detail.startswith(_NO_HTTP)
+        return evidence.delivery is Delivery.NOT_SENT or evidence.not_http
     return evidence.kind in _NOBODY_THERE
 
 

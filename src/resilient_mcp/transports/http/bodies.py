@@ -11,19 +11,15 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
-import anyio.lowlevel
-
 from ..._sdk.installed import http
+from ...event_loop import Pace
 from ..jsonrpc import Unusable
 
 ACCEPTED = "gzip, deflate"
 """The `Accept-Encoding` of every request: what can be decompressed piece by piece."""
 
 # Bytes decompressed at a time.
-_PIECE = 256 * 1024
-
-# Bytes after which other tasks get their turn.
-_TURN = 1024 * 1024
+_PIECE = 64 * 1024
 
 # The encodings that mean something (RFC 9110, 7932, 8878), and those that can be decompressed piece by piece.
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
@@ -37,7 +33,9 @@ _LAYERS = 2
 
 
 async def pieces(response: Any) -> AsyncGenerator[bytes, None]:
-    """The decoded body of `response`, in pieces of at most 256 KiB if it is compressed.
+    """The decoded body of `response`, in pieces of at most 64 KiB if it is compressed.
+
+    Other tasks run now and then, also if a body comes in tiny chunks, or inflates to gigabytes.
 
     Raises:
         Unusable: Its `Content-Encoding` was not accepted, or its body is not what that says.
@@ -50,19 +48,17 @@ async def pieces(response: Any) -> AsyncGenerator[bytes, None]:
         yield content
         return
     layers = _layers(response.headers.get("content-encoding", ""))
-    produced = 0
+    pace = Pace()
     async with aclosing(response.aiter_raw()) as raw:
         async for chunk in raw:
+            await pace.step()
             if not layers:
                 yield chunk
                 continue
             try:
                 for piece in _through(layers, chunk):
                     yield piece
-                    produced += len(piece)
-                    if produced > _TURN:
-                        produced = 0
-                        await anyio.lowlevel.checkpoint()
+                    await pace.step(len(piece))
             except zlib.error as exc:
                 raise Unusable(f"an answer that cannot be decompressed: {exc}") from None
 

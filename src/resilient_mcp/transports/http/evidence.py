@@ -93,7 +93,7 @@ def evidence_of(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evide
     kind = _kind_of(exc)
     if kind is FailureKind.PROTOCOL and not isinstance(exc, ForeignCodeError):
         detail = f"{HTTP_CLIENT} raised {detail}"
-    return Evidence(kind, delivery, detail)
+    return Evidence(kind, delivery, detail, not_http=isinstance(exc, http.RemoteProtocolError))
 
 
 def _evidence_of_login(exc: Exception, delivery: Delivery, redactor: Redactor) -> Evidence:

@@ -10,7 +10,7 @@ from typing import Any
 from mcp.shared.message import SessionMessage
 
 from ..._sdk.installed import http
-from ...event_loop import clock
+from ...event_loop import Pace, clock
 from ...evidence import Delivery, FailureKind
 from ...foreign_code import awaiting
 from ...strategies.backoff import half_jitter
@@ -83,11 +83,13 @@ class ServerStream:
     async def _read(self, response: Any) -> None:
         """Deliver the messages until the stream ends or breaks."""
         chunks = bodies.pieces(response)
+        pace = Pace()
         try:
             with awaiting(HTTP_CLIENT):
                 async for chunk in chunks:
                     self._channel.in_flight.hear()
                     for event in self._parser.feed(chunk):
+                        await pace.step(len(event.data))
                         if event.kind == b"message" and (message := message_in(event.data)) is not None:
                             self._deliver(message)
                     await self._inbox.room()

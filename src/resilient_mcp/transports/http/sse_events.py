@@ -49,11 +49,13 @@ class SseParser:
 
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
-        self._line: list[bytes] = []  # what has come of the unfinished line
+        self._line = (
+            bytearray()
+        )  # what has come of the unfinished line; chunks may be tiny, and each would take 40 bytes
         self._size = 0  # bytes of the unfinished event
         self._after_cr = False
         self._at_start = True
-        self._data: list[bytes] = []
+        self._data = bytearray()  # each line with its newline
         self._kind = b""
         self._id: str | None = None  # of the unfinished event
         self.last_id = ""
@@ -71,8 +73,8 @@ class SseParser:
         end = max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
         if end:
             self._after_cr = chunk.endswith(b"\r")
-            whole = b"".join((*self._line, chunk[:end])) if self._line else chunk[:end]
-            self._line.clear()
+            whole = bytes(self._line + chunk[:end]) if self._line else chunk[:end]
+            self._line = bytearray()
             if self._at_start:
                 self._at_start = False
                 whole = whole.removeprefix(_BOM)
@@ -82,18 +84,18 @@ class SseParser:
                     yield self._event()
                 elif self._size > self._max:
                     break
-                else:
+                elif not line.startswith(b":"):
                     self._field(line)
         if rest := chunk[end:]:
-            self._line.append(rest)
+            self._line += rest
             self._size += len(rest)
         if self._size > self._max:
             raise Unusable(f"an event over the limit of {self._max} bytes (Policy.max_message_bytes)")
 
     def restart(self) -> None:
         """Begin a new stream that continues the last one; an unfinished event is lost."""
-        self._line.clear()
-        self._data, self._kind, self._size, self._id = [], b"", 0, None
+        self._line = bytearray()
+        self._data, self._kind, self._size, self._id = bytearray(), b"", 0, None
         self._after_cr, self._at_start = False, True
 
     @property
@@ -104,17 +106,17 @@ class SseParser:
         return value.encode() if fits and "\x7f" not in value else None
 
     def _event(self) -> SseEvent:
-        event = SseEvent(b"\n".join(self._data), self._kind or b"message")
+        event = SseEvent(bytes(self._data[:-1]), self._kind or b"message")
         if self._id is not None:  # not before: an event that is cut off must come again
             self.last_id = self._id
-        self._data, self._kind, self._size, self._id = [], b"", 0, None
+        self._data, self._kind, self._size, self._id = bytearray(), b"", 0, None
         return event
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._data.append(value)
+            self._data += value + b"\n"
         elif name == b"event":
             self._kind = value
         elif name == b"id" and b"\0" not in value:

@@ -36,12 +36,12 @@ from ..._sdk.messages import (
     response_id,
 )
 from ..._sdk.session import LATEST_LEGACY_VERSION
-from ...event_loop import clock
+from ...event_loop import Pace, clock
 from ...evidence import Delivery, Evidence, FailureKind
 from ...foreign_code import awaiting
 from ...in_flight import current_attempt
 from ...text.printable import printable
-from ..inbox import Inbox
+from ..inbox import Inbox, is_admitted
 from ..jsonrpc import Unusable
 from ..server import Channel
 from . import bodies
@@ -107,6 +107,7 @@ class HttpWriter:
             raise anyio.ClosedResourceError
         method, request_id = method_and_id(item)
         if method is None:
+            self._in_flight.replied(request_id)
             self._reply(encode(item))
         elif request_id is None:
             await self._notify(method, item)
@@ -225,6 +226,8 @@ class HttpWriter:
         answered = response_id(item)
         if answered is None:
             self._in_flight.hear_message()
+            if not is_admitted(item, self._in_flight):
+                return
         else:
             self._in_flight.answered(answered)
             clean_error_response(item, self._redactor.cleaned)
@@ -286,10 +289,12 @@ class HttpWriter:
         """
         chunks = bodies.pieces(response)
         answered = False
+        pace = Pace()
         try:
             async for chunk in chunks:
                 self._in_flight.hear()
                 for event in answer.parser.feed(chunk):
+                    await pace.step(len(event.data))
                     if (message := answer.take(event)) is not None:
                         self._deliver(message)
                     if answer.hints.on_token is not None and answer.parser.last_id:
