@@ -109,6 +109,14 @@ def test_an_event_over_the_limit(text: bytes):
 def test_the_limit_is_that_of_one_event():
     """A long stream of short events is not too long."""
     assert len(events(*[b"data: " + b"x" * 50 + b"\n\n"] * 100, parser=SseParser(100))) == 100
+    assert events(b": ping\n" * 100, b"id: 1\nx: y\n" * 100, b"data: x\n\n", parser=SseParser(100)) == [SseEvent(b"x")]
+
+
+def test_an_event_that_is_cut_counts_once():
+    """Where a line is cut makes no difference to its length."""
+    text = b"data: " + b"x" * 94 + b"\n\n"
+    for at in range(len(text)):
+        assert len(events(text[:at], text[at:], parser=SseParser(100))) == 1
 
 
 # --- what an event answers ---

@@ -87,6 +87,15 @@ def call(request_id: object, tool: str, arguments: dict) -> None:
     elif tool == "eof":  # stdout is closed, the process lives on
         os.close(1)
         time.sleep(3600)
+    elif tool == "flood":  # writes the same text again and again, reads nothing meanwhile, and then answers
+        data = arguments["unit"].encode() * (arguments["size"] // len(arguments["unit"]))
+        if arguments.get("to") == "stderr":
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+        else:
+            raw(data)
+        raw(b"\n")
+        answer(request_id, "survived")
     elif tool == "no_answer":
         pass
     elif tool == "who":  # the client's `initialize` parameters

@@ -17,6 +17,8 @@ _LONGEST_RETRY, _DIGITS = 60_000, 12
 _LONGEST_ID = 4096
 
 _BOM = b"\xef\xbb\xbf"
+# The first letters of the known fields: there may be a flood of comments.
+_FIELDS = b"deir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class SseParser:
         self._line = (
             bytearray()
         )  # what has come of the unfinished line; chunks may be tiny, and each would take 40 bytes
-        self._size = 0  # bytes of the unfinished event
+        self._size = 0  # bytes of the data lines of the unfinished event; nothing else is kept
         self._after_cr = False
         self._at_start = True
         self._data = bytearray()  # each line with its newline
@@ -79,18 +81,21 @@ class SseParser:
                 self._at_start = False
                 whole = whole.removeprefix(_BOM)
             for line in whole.splitlines():
-                self._size += len(line)
                 if not line:
                     yield self._event()
-                elif self._size > self._max:
-                    break
-                elif not line.startswith(b":"):
+                    continue
+                if line.startswith(b"data"):
+                    self._size += len(line)
+                if max(self._size, len(line)) > self._max:
+                    raise self._too_long()
+                if line[0] in _FIELDS:
                     self._field(line)
-        if rest := chunk[end:]:
-            self._line += rest
-            self._size += len(rest)
-        if self._size > self._max:
-            raise Unusable(f"an event over the limit of {self._max} bytes (Policy.max_message_bytes)")
+        self._line += chunk[end:]
+        if self._size + len(self._line) > self._max:
+            raise self._too_long()
+
+    def _too_long(self) -> Unusable:
+        return Unusable(f"an event over the limit of {self._max} bytes (Policy.max_message_bytes)")
 
     def restart(self) -> None:
         """Begin a new stream that continues the last one; an unfinished event is lost."""

@@ -107,8 +107,7 @@ class HttpWriter:
             raise anyio.ClosedResourceError
         method, request_id = method_and_id(item)
         if method is None:
-            self._in_flight.replied(request_id)
-            self._reply(encode(item))
+            self._reply(request_id, encode(item))
         elif request_id is None:
             await self._notify(method, item)
         else:
@@ -369,20 +368,22 @@ class HttpWriter:
                 stream = ServerStream(self._endpoint, self._channel, self._reader, self._received)
                 self._background.start_soon(stream.run)
 
-    def _reply(self, body: bytes) -> None:
+    def _reply(self, request_id: Any, body: bytes) -> None:
         """Send the answer to a request of the server, in the background: no message waits for another one's POST."""
         if self._replies == _REPLIES_WAITING:
             logger.warning("%s does not take replies: one was dropped", self._channel.name)
+            self._in_flight.replied(request_id)
             return
         self._replies += 1
-        self._background.start_soon(self._send_reply, body)
+        self._background.start_soon(self._send_reply, request_id, body)
 
-    async def _send_reply(self, body: bytes) -> None:
+    async def _send_reply(self, request_id: Any, body: bytes) -> None:
         try:
             async with self._replying:
                 await self._post(body)
         finally:
             self._replies -= 1
+            self._in_flight.replied(request_id)
 
     async def _post(self, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Evidence | None:
         """POST a message without an answer; returns the evidence if it did not arrive."""
