@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import subprocess
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import timedelta
+from threading import Thread
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 from mcp import ClientSession, StdioServerParameters, types
 from mcp.client import session_group
 from mcp.client.stdio import stdio_client
@@ -21,12 +26,14 @@ from pydantic import AnyUrl
 
 import resilient_mcp
 from resilient_mcp import (
+    BreakerState,
     Connected,
     ConnectionLost,
     DeadlineExceeded,
     Policy,
     ResilienceError,
     ResilientClient,
+    RestartPolicy,
     RetryPolicy,
     ServerFailed,
     ServerUnavailable,
@@ -38,7 +45,7 @@ from resilient_mcp import (
 from resilient_mcp._sdk.installed import MAJOR, REQUEST_TIMEOUT, MCPError, http
 from resilient_mcp._sdk.results import is_error_result
 
-from .support import LEGACY, QUICK, Recorder, client_of, gone, nothing_left, raw_server, sdk_server, text_of
+from .support import LEGACY, QUICK, ROOT, Recorder, client_of, gone, nothing_left, raw_server, sdk_server, text_of
 
 
 @pytest.mark.anyio
@@ -317,6 +324,192 @@ async def test_concurrent_restarts_reconnect_once():
             for _ in range(10):
                 tg.start_soon(client.restart)
         assert len(events.of(Connected)) == 2
+
+
+# --- threads, event loops and processes ---
+
+
+async def in_thread(function: Any) -> Any:
+    """What `function` returns in a thread that knows of no event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(function)
+        while not future.done():
+            await anyio.sleep(0.01)
+        return future.result()
+
+
+def looks_of(client: ResilientClient) -> tuple[Any, ...]:
+    assert client.circuit is not None
+    return client.health(), client.error, client.stats(), client.state, client.circuit.state
+
+
+@pytest.mark.anyio
+async def test_any_thread_can_look_at_a_client():
+    """A thread without an event loop sees how long a server has been starting and when the next attempt is due."""
+    client = ResilientClient(raw_server("--mute"), policy=QUICK, **LEGACY)
+    assert (await in_thread(lambda: looks_of(client)))[0].starting_for is None
+    await client.start(wait=False)
+    while client.health().starting_for is None:
+        await anyio.sleep(0.01)
+    health, error, stats, state, circuit = await in_thread(lambda: looks_of(client))
+    assert 0 <= health.starting_for < 10
+    assert "has been starting for" in str(error)
+    assert (stats.calls, state, circuit) == (0, State.CONNECTING, BreakerState.CLOSED)
+    await client.aclose()
+    slow = QUICK.model_copy(update={"restart": RestartPolicy(base=1000, max_delay=1000)})
+    client = ResilientClient(raw_server("--die-at-start", "3"), policy=slow, **LEGACY)
+    await client.start(wait=False)
+    while client.health().retry_in is None:
+        await anyio.sleep(0.01)
+    health, error, *_ = await in_thread(lambda: looks_of(client))
+    assert 0 < health.retry_in <= 1000
+    assert "The next attempt is in" in str(error)
+    await client.aclose()
+
+
+@pytest.mark.anyio
+async def test_any_thread_can_operate_the_circuit():
+    """`isolate` and `reset` take effect before they return, and wake the calls that wait for the circuit."""
+    client = ResilientClient("http://127.0.0.1:9/mcp")
+    circuit = client.circuit
+    assert circuit is not None
+    assert await in_thread(lambda: circuit.isolate() or circuit.state) is BreakerState.ISOLATED
+    await client.start(wait=False)
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(client._gate._moved.wait)
+        await anyio.wait_all_tasks_blocked()
+        assert await in_thread(lambda: circuit.reset() or circuit.state) is BreakerState.CLOSED
+    await client.aclose()
+    assert await in_thread(lambda: circuit.isolate() or circuit.state) is BreakerState.ISOLATED
+
+
+@pytest.mark.anyio
+async def test_another_event_loop_is_refused():
+    """Every coroutine raises an error that names the remedy, and the client is as usable as before."""
+
+    async def elsewhere(client: ResilientClient) -> None:
+        for call in (
+            lambda: client.call_tool("echo", {"text": "x"}),
+            client.list_tools,
+            client.send_ping,
+            client.initialize,
+            client.wait_ready,
+            client.restart,
+            client.aclose,
+            lambda: client.subscribe_resource("raw://a"),
+            client.watch(tools=True).__aenter__,
+        ):
+            with pytest.raises(RuntimeError, match=r"started in another event loop: call it there, by asyncio\.run_"):
+                await call()
+
+    async with client_of(raw_server()) as client:
+        for backend in ("asyncio", "trio"):
+            await in_thread(lambda backend=backend: anyio.run(elsewhere, client, backend=backend))
+        assert client.state is State.READY
+        assert text_of(await client.call_tool("echo", {"text": "x"})) == "x"
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_an_event_loop_that_has_ended(backend: str):
+    """A client that was left open when its loop ended says so, and warns when it is collected."""
+    policy = QUICK.model_copy(update={"restart": RestartPolicy(base=1000, max_delay=1000)})
+    clients = [ResilientClient("http://127.0.0.1:9/mcp", name="left open", policy=policy)]
+
+    async def leave_open() -> None:
+        await clients[0].start(wait=False)
+        while clients[0].health().retry_in is None:
+            await anyio.sleep(0.01)
+
+    async def call() -> None:
+        with pytest.raises(ServerUnavailable, match="the event loop that it was started in has ended"):
+            await clients[0].call_tool("echo")
+
+    anyio.run(leave_open, backend=backend)
+    anyio.run(call, backend=backend)
+    assert clients[0].state is State.CLOSED
+    with pytest.warns(ResourceWarning, match="the client of 'left open' was not closed: enter it with `async with`"):
+        clients.clear()
+        gc.collect()  # the traceback of the error above holds it
+
+
+def test_trio_as_a_guest_of_asyncio():
+    """A client of trio's works where both libraries run in one thread."""
+
+    async def guest() -> str:
+        async with client_of(raw_server()) as client:
+            assert client.health().starting_for is None
+            return text_of(await client.call_tool("echo", {"text": "x"}))
+
+    async def host() -> Any:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=done.set_result
+        )
+        return (await done).unwrap()
+
+    assert asyncio.run(host()) == "x"
+
+
+@pytest.mark.anyio
+async def test_a_dropped_client_warns_and_stops_its_server():
+    """Nothing in the background keeps a client that the program has dropped, whichever thread collects it."""
+    async with nothing_left():
+        for collect in (lambda last: last.pop(), lambda last: Thread(target=last.pop).start()):
+            client = ResilientClient(raw_server(), name="dropped", policy=QUICK, **LEGACY)
+            await client.start()
+            pid = int(text_of(await client.call_tool("pid")))
+            last = [client]
+            del client
+            with pytest.warns(ResourceWarning, match="the client of 'dropped' was not closed"):
+                collect(last)
+                await gone(pid)
+    never_started = ResilientClient(raw_server())
+    del never_started
+
+
+LEFT_OPEN = """
+import asyncio, os, sys
+import anyio
+from resilient_mcp import ResilientClient
+from tests.support import LEGACY, raw_server, text_of
+
+client = ResilientClient(raw_server(), name="left open", errlog=None, **LEGACY)
+
+async def use():
+    await client.start()
+    print(text_of(await client.call_tool("pid")), flush=True)
+
+def call_in_a_fork():
+    try:
+        asyncio.run(client.call_tool("echo", {"text": "x"}))
+    except RuntimeError as exc:
+        return "create a new ResilientClient in each process" in str(exc)
+
+async def use_and_fork():
+    await use()
+    if not (child := os.fork()):
+        os._exit(7 if call_in_a_fork() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    await client.call_tool("echo", {"text": "x"})
+
+if sys.argv[1] == "trio":
+    anyio.run(use, backend="trio")
+elif sys.argv[1] == "asyncio":
+    asyncio.run(use_and_fork())
+else:
+    asyncio.new_event_loop().run_until_complete(use())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio", "stopped"])
+def test_a_program_that_leaves_its_client_open_ends(loop: str):
+    """It exits normally and prints nothing, and its server ends. A fork of it is refused the client."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, loop], capture_output=True, text=True, timeout=15, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    anyio.run(gone, int(done.stdout))
 
 
 # --- errors ---

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import sys
+import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 import pytest
+import trio
 
 from resilient_mcp import event_loop
-from resilient_mcp.event_loop import Clock, Pace, Signal, loop_time, spawn
+from resilient_mcp.event_loop import Clock, Home, Pace, Signal, in_trio, loop_time, spawn, start_in
 
 pytestmark = pytest.mark.anyio
 
@@ -292,3 +296,91 @@ async def test_a_task_outlives_its_maker(fixture: str, request: pytest.FixtureRe
     for task in tasks:
         if isinstance(task, asyncio.Task):
             await task
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_the_end_of_the_event_loop_before_a_task_has_run():
+    """Waiting for the start of a task that asyncio cancels before it runs ends; `TaskGroup.start` would hang."""
+
+    async def parent() -> None:
+        async with anyio.create_task_group() as tg:
+            await start_in(tg, child)
+
+    async def child(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+        raise AssertionError
+
+    async def main() -> None:
+        task = asyncio.create_task(parent())
+        await asyncio.sleep(0)
+        assert not task.done()
+
+    asyncio.run(main())
+    gc.collect()
+
+
+async def test_what_a_task_starts_with():
+    """`start_in` returns it while the task goes on."""
+    done = anyio.Event()
+
+    async def child(first: int, *, task_status: anyio.abc.TaskStatus[int]) -> None:
+        task_status.started(first + 1)
+        await anyio.sleep(0.01)
+        done.set()
+
+    async with anyio.create_task_group() as tg:
+        assert await start_in(tg, child, 1) == 2
+        assert not done.is_set()
+    assert done.is_set()
+
+
+# --- where a client belongs ---
+
+
+def test_each_library_has_its_own_clock_and_loop():
+    """A guest run of trio differs from the asyncio around it; code outside of both has a clock as well."""
+
+    async def guest() -> tuple[bool, float, Home]:
+        return in_trio(), loop_time() - trio.current_time(), Home()
+
+    async def host() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            guest, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=done.set_result
+        )
+        is_trio, difference, home = (await done).unwrap()
+        assert is_trio
+        assert abs(difference) < 5
+        assert not in_trio()
+        assert loop_time() == pytest.approx(loop.time(), abs=5)
+        assert not home.is_here()
+        assert Home().is_here()
+
+    asyncio.run(host())
+    assert loop_time() == pytest.approx(time.monotonic(), abs=5)
+
+
+async def test_another_thread_runs_something_in_the_event_loop():
+    """`run` returns when it is done; in the event loop itself, and after its end, it is done immediately."""
+    home, done = Home(), list[bool]()
+    home.run(lambda: done.append(home.is_here()))
+    assert done == [True]
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(home.run, lambda: done.append(home.is_here()))
+        while not future.done():
+            await anyio.sleep(0.01)
+        future.result()
+    assert done == [True, True]
+    assert home.now() == pytest.approx(event_loop.clock.now(), abs=5)
+
+
+def test_nothing_waits_for_an_event_loop_that_has_ended(anyio_backend: str):
+    """What was to run in it runs in the caller's thread."""
+
+    async def here() -> Home:
+        return Home()
+
+    home, done = anyio.run(here, backend=anyio_backend), list[bool]()
+    home.run(lambda: done.append(home.is_here()))
+    assert done == [False]
+    assert home.time() > 0

@@ -566,7 +566,7 @@ def test_the_rule(
             policy,
             hub,
             in_python("the play"),
-            background=lambda connection: [partial(play.follow, connection)],
+            background=[play.follow],
         )
         executor = Executor(supervisor, gate, catalog=catalog, policy=policy, hub=hub, classifier=judge)
         async with anyio.create_task_group() as tg:

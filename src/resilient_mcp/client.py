@@ -8,8 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
 from types import TracebackType
@@ -23,7 +26,6 @@ from typing_extensions import Self
 
 from ._sdk.installed import VERSION
 from ._sdk.options import SESSION_OPTIONS, check_options, with_target_id
-from ._sdk.session import Session
 from .bridge import BridgeTransport
 from .calls.catalog import Catalog
 from .calls.executor import Executor
@@ -64,6 +66,9 @@ class ResilientClient(SessionMethods):
 
     It has every method of the installed SDK's `ClientSession`, with the same names, arguments and result types. Enter
     it with `async with`, or call `start()` and `aclose()`, on asyncio from any task.
+
+    It belongs to the event loop it was started in: elsewhere, and in a forked process, its coroutines raise
+    `RuntimeError`. `state`, `error`, `health()`, `stats()` and `circuit` work in any thread.
 
     Args:
         server: A URL (Streamable HTTP), the SDK's `StdioServerParameters`, `StreamableHttpParameters` or
@@ -146,16 +151,16 @@ class ResilientClient(SessionMethods):
         self.policy = policy
         self._hub = hub = Hub(self.name, on_event, redactor=self._redactor, debug=debug)
         judge = Classifier(policy, classifier, self._redactor)
-        self._handler = message_handler
         self._relays: list[Callable[[Any], Awaitable[None]]] = []
         self._routers: list[Any] = []
+        # What runs in the background must not hold `self`: a client that is dropped without `aclose()` would live on.
         self._subscriptions = Subscriptions(
             policy,
             hub,
             judge,
-            lambda: self._supervisor.ready,
-            is_free=lambda: self._gate.is_closed,
-            handler=self._on_message,
+            lambda: supervisor.ready,
+            is_free=lambda: gate.is_closed,
+            handler=partial(_on_message, self._relays, message_handler),
         )
         self._given = {
             "sampling_callback": sampling_callback,
@@ -176,35 +181,35 @@ class ResilientClient(SessionMethods):
         self._connector = connector = Connector(server, policy, self._options, hub, errlog=errlog)
         self._catalog = Catalog(judge, hub)
         self._subscriptions.feed(self._catalog.changed)
-        self._gate = Gate(policy, hub)
-        self._supervisor = Supervisor(
+        self._gate = gate = Gate(policy, hub)
+        self._health = HealthCheck(policy, gate, judge, idle=not server.detects_disconnect)
+        keep_catalog = partial(self._catalog.keep, timeout=policy.timeout.request)
+        self._supervisor = supervisor = Supervisor(
             connector,
             policy,
             hub,
             in_python(server.configured_by),
-            on_connected=self._on_connected,
-            background=self._background,
+            on_connected=partial(_on_connected, self._routers, gate),
+            background=[self._health.watch, keep_catalog, self._subscriptions.keep],
         )
-        self._health = HealthCheck(policy, self._gate, judge, idle=not server.detects_disconnect)
         self._stats = Recorder(self._redactor)
         hub.add(self._stats)
         telemetry = None
         if IS_INSTALLED:
-            telemetry = Telemetry(hub, server.telemetry(), lambda: self._supervisor.connection, self._stats.label)
+            telemetry = Telemetry(hub, server.telemetry(), lambda: supervisor.connection, self._stats.label)
             hub.add(telemetry)
         executor = Executor(
-            self._supervisor,
-            self._gate,
+            supervisor,
+            gate,
             catalog=self._catalog,
             policy=policy,
             hub=hub,
             classifier=judge,
             observer=Observer(hub, self._stats, telemetry),
         )
-        self._fallbacks = Fallbacks(executor, self._supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
+        self._fallbacks = Fallbacks(executor, supervisor, self._catalog, policy, hub, fallbacks=fallbacks or {})
         self._done: Flag | None = None
         self._task: object = None  # asyncio keeps only weak references to its tasks
-        self._last: Session | None = None
 
     # --- lifecycle ---
 
@@ -235,19 +240,19 @@ class ResilientClient(SessionMethods):
         return self._hub.stream(buffer)
 
     def stats(self) -> Stats:
-        """Return a frozen snapshot of what this client has done so far."""
+        """Return a frozen snapshot of what this client has done so far; callable from any thread, like `health`."""
         return self._stats.snapshot()
 
     def health(self) -> Health:
         """Return a frozen snapshot of the connection's health."""
         supervisor = self._supervisor
-        failure = supervisor.last_failure
+        failure, session = supervisor.last_failure, supervisor.last_session
         evidence = failure.evidence if failure is not None else None
         return Health(
             server=self.name,
             state=supervisor.state,
             generation=supervisor.generation,
-            protocol_version=None if self._last is None else self._last.protocol_version,
+            protocol_version=None if session is None else session.protocol_version,
             last_error=None if failure is None else self._redactor.line(reason_of(failure)),
             retry_in=supervisor.retry_in,
             exit_status=None if evidence is None else evidence.exit,
@@ -273,9 +278,10 @@ class ResilientClient(SessionMethods):
     async def _start(self, context: Context, *, wait: bool) -> None:
         if self._done is not None:
             raise RuntimeError(f"the client of {self.name!r} was already started: create a new ResilientClient")
-        self._done = Flag()
+        self._done = done = Flag()
         self._supervisor.begin()
-        self._task = spawn(self._run, context)
+        self._gate.home = self._supervisor.home
+        self._task = spawn(partial(_run, self._supervisor, self._subscriptions, done), context)
         if not wait:
             return
         try:
@@ -284,22 +290,17 @@ class ResilientClient(SessionMethods):
             await self.aclose()
             raise
 
-    async def _run(self) -> None:
-        assert self._done is not None
-        current_call.set(None)  # the context may be that of a caller in a call: events would carry its id
-        try:
-            await self._supervisor.run()
-        finally:
-            self._subscriptions.close()
-            self._done.set()
-
     async def aclose(self) -> None:
         """Close the connection and stop the server's process, within about twice `policy.timeout.shutdown`.
 
         Safe to call from any task, more than once, and while calls are in flight: those end with an error.
+
+        Raises:
+            RuntimeError: It was started in another event loop, or in the process of which this is a fork.
         """
         if self._done is None:
             return
+        self._check_home()
         self._supervisor.close()
         # Bounded: a session callback that closes its own client would otherwise wait for itself forever.
         with anyio.move_on_after(2 * self.policy.timeout.shutdown + _MARGIN, shield=True):
@@ -324,6 +325,7 @@ class ResilientClient(SessionMethods):
         Raises:
             ServerUnavailable: It was not ready in time, or cannot be (`ServerFailed`).
         """
+        self._check_home()
         limit = seconds("timeout", timeout)
         now = anyio.current_time()
         if limit is None:
@@ -333,6 +335,7 @@ class ResilientClient(SessionMethods):
 
     async def wait_attempted(self) -> None:
         """Wait until the first connection attempt has succeeded or failed, at most `policy.timeout.connect`."""
+        self._check_home()
         await self._supervisor.wait_attempted()
 
     @property
@@ -346,17 +349,9 @@ class ResilientClient(SessionMethods):
         Raises:
             ServerUnavailable: It was not ready in time, see `wait_ready`.
         """
+        self._check_home()
         self._supervisor.restart()
         await self.wait_ready()
-
-    async def _on_message(self, message: Any) -> None:
-        """Pass a message of the session to every bridge and to the user's `message_handler`."""
-        for relay in list(self._relays):  # first: otherwise an answer could reach a host before an earlier notification
-            await relay(message)
-        if self._handler is not None:
-            await self._handler(message)
-        else:
-            await anyio.lowlevel.checkpoint()
 
     def as_transport(self) -> BridgeTransport:
         """Return a transport to an MCP server in front of this client.
@@ -406,15 +401,44 @@ class ResilientClient(SessionMethods):
             if self._options.get(name) is None:
                 self._options[name] = value
 
-    def _on_connected(self) -> None:
-        connection = self._supervisor.connection
-        assert connection is not None
-        for router in self._routers:
-            connection.session.raw.add_response_router(router)
-        self._gate.connected()
+    def __del__(self) -> None:
+        supervisor: Supervisor | None = getattr(self, "_supervisor", None)  # None if the construction failed
+        if supervisor is None or supervisor.home is None or supervisor.is_closing or os.getpid() != supervisor.home.pid:
+            return
+        if supervisor.state is not State.CLOSED:
+            with suppress(RuntimeError):  # the event loop was closed before its tasks had ended
+                supervisor.home.run(supervisor.close, wait=False)  # the garbage collector runs in any thread
+        warnings.warn(
+            f"the client of {self.name!r} was not closed: enter it with `async with`, or call aclose()",
+            ResourceWarning,
+            stacklevel=1,
+            source=self,
+        )
 
-    def _background(self, connection: Connection) -> Iterator[Callable[[], Awaitable[None]]]:
-        self._last = connection.session
-        yield partial(self._health.watch, connection)
-        yield partial(self._catalog.keep, connection, timeout=self.policy.timeout.request)
-        yield partial(self._subscriptions.keep, connection)
+
+async def _run(supervisor: Supervisor, subscriptions: Subscriptions, done: Flag) -> None:
+    """The background task of a client."""
+    current_call.set(None)  # the context may be that of a caller in a call: events would carry its id
+    try:
+        await supervisor.run()
+    finally:
+        subscriptions.close()
+        done.set()
+
+
+def _on_connected(routers: list[Any], gate: Gate, connection: Connection) -> None:
+    for router in routers:
+        connection.session.raw.add_response_router(router)
+    gate.connected()
+
+
+async def _on_message(
+    relays: list[Callable[[Any], Awaitable[None]]], handler: MessageHandlerFnT | None, message: Any
+) -> None:
+    """Pass a message of the session to every bridge and to the user's `message_handler`."""
+    for relay in list(relays):  # first: otherwise an answer could reach a host before an earlier notification
+        await relay(message)
+    if handler is not None:
+        await handler(message)
+    else:
+        await anyio.lowlevel.checkpoint()

@@ -1,20 +1,26 @@
-"""The event loop: signals, background tasks, and the clock for the waits that this library itself imposes.
+"""The event loop: signals, background tasks, where a client belongs, and the clock for this library's own waits.
 
-These are back-off, restart delays, push-backs, rate limits, and the time for which a circuit stays open. Tests can skip
-them (`resilient_mcp.testing.instant_waits`). Time limits are not among them: they run on the event loop's own clock, so
-skipping a wait does not shorten them.
+Its own waits are back-off, restart delays, push-backs, rate limits, and the time for which a circuit stays open. Tests
+can skip them (`resilient_mcp.testing.instant_waits`). Time limits are not among them: they run on the event loop's own
+clock, so skipping a wait does not shorten them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 
 # Pieces of work, such as one message, after which other tasks get their turn, and the bytes that count as one more.
@@ -22,14 +28,18 @@ import anyio.lowlevel
 _PIECES, _BYTES = 32, 4096
 # Seconds that a skipped wait still takes, so that it can be observed and the server is not flooded.
 _TICK = 0.01
+# Seconds that another thread waits for its request to the event loop, which may be blocked.
+_PATIENCE = 5.0
 
 
 def loop_time() -> float:
-    """The event loop's clock in seconds: `anyio.current_time()` at half the cost, for code that runs on every call."""
+    """The event loop's clock in seconds, like `anyio.current_time()`; without one, that of asyncio's event loops."""
+    if in_trio():
+        return anyio.current_time()
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError:
-        return anyio.current_time()
+        return time.monotonic()
 
 
 class Flag:
@@ -114,21 +124,22 @@ class Clock:
 
     Attributes:
         instant: How many users currently want waits to be skipped.
+        skipped: The seconds skipped so far.
     """
 
-    __slots__ = ("_skipped", "instant")
+    __slots__ = ("instant", "skipped")
 
     def __init__(self) -> None:
         self.instant = 0
-        self._skipped = 0.0
+        self.skipped = 0.0
 
     def now(self) -> float:
         """The time in seconds. It never goes back."""
-        return loop_time() + self._skipped
+        return loop_time() + self.skipped
 
     def advance(self, seconds: float) -> None:
         """Skip `seconds`."""
-        self._skipped += seconds
+        self.skipped += seconds
 
     async def sleep(self, seconds: float) -> None:
         """Wait `seconds`."""
@@ -149,7 +160,7 @@ class Clock:
 
     def _reach(self, due: float) -> None:
         if self.instant:
-            self._skipped += max(0.0, due - self.now())
+            self.skipped += max(0.0, due - self.now())
 
 
 # The one clock of all clients.
@@ -158,8 +169,13 @@ clock = Clock()
 
 def in_trio() -> bool:
     """Whether the running task is one of trio's, which may itself run inside asyncio."""
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_task())
+    sniffio = sys.modules.get("sniffio")  # every version of trio imports it, and reports itself there
+    if sniffio is None or "trio" not in sys.modules:
+        return False
+    try:
+        return bool(sniffio.current_async_library() == "trio")
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
 
 
 def spawn(function: Callable[[], Any], context: Context | None = None) -> object:
@@ -174,3 +190,108 @@ def spawn(function: Callable[[], Any], context: Context | None = None) -> object
         return sys.modules["trio"].lowlevel.spawn_system_task(function)
     context = copy_context() if context is None else context
     return context.run(asyncio.get_running_loop().create_task, function(), name="resilient-mcp supervisor")
+
+
+class _Status(anyio.abc.TaskStatus[Any]):
+    """Passes the value that a task starts with to the task that waits for it."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.is_started = Flag()
+
+    def started(self, value: Any = None) -> None:
+        self.value = value
+        self.is_started.set()
+
+
+async def start_in(tg: anyio.abc.TaskGroup, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
+    """Start a task in `tg`, and return what it passes to `task_status.started()`.
+
+    Unlike with `TaskGroup.start`, it belongs to `tg` from the beginning. That method of anyio 4.16 hangs if asyncio
+    cancels all tasks, as at the end of `asyncio.run`, before the new one has run at all.
+    """
+    status = _Status()
+    tg.start_soon(partial(function, *args, task_status=status))
+    await status.is_started.wait()
+    return status.value
+
+
+class Home:
+    """The event loop and the process that a client was started in, to which everything that waits belongs.
+
+    Attributes:
+        pid: The number of the process.
+        time: The event loop's clock, which can be read from any thread.
+    """
+
+    __slots__ = ("_loop", "pid", "time")
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._loop = _running_loop()
+        self.time: Callable[[], float] = (
+            sys.modules["trio"].lowlevel.current_clock().current_time if in_trio() else self._loop.time
+        )
+
+    def now(self) -> float:
+        """The time on `clock`, from any thread."""
+        return self.time() + clock.skipped
+
+    def check(self, server: str) -> None:
+        """Refuse a call that would hang or disturb other calls; cheap enough for every call.
+
+        Args:
+            server: The name of the client's server.
+
+        Raises:
+            RuntimeError: This is another event loop, or a forked process, which shares its parent's pipes and sockets.
+        """
+        if os.getpid() != self.pid:
+            raise RuntimeError(
+                f"the client of {server!r} was started in process {self.pid}, of which this is a fork: create a new "
+                "ResilientClient in each process, or start processes by `spawn` instead of `fork`"
+            )
+        if _running_loop() is not self._loop:
+            raise RuntimeError(
+                f"the client of {server!r} was started in another event loop: call it there, by "
+                "asyncio.run_coroutine_threadsafe() or anyio.from_thread.run() from another thread, or create a "
+                "ResilientClient in each event loop"
+            )
+
+    def is_here(self) -> bool:
+        """Whether this code runs in the event loop and the process."""
+        return _running_loop() is self._loop and os.getpid() == self.pid
+
+    def run(self, function: Callable[[], object], *, wait: bool = True) -> None:
+        """Run `function` in the event loop, from any thread; here, if the event loop has ended.
+
+        Args:
+            function: It must not raise.
+            wait: Whether to return only afterwards, unless the event loop is blocked.
+        """
+        if self.is_here():
+            function()
+            return
+        done = threading.Event()
+
+        def run() -> None:
+            function()
+            done.set()
+
+        soon = getattr(self._loop, "call_soon_threadsafe", None) or self._loop.run_sync_soon
+        try:
+            soon(run)
+        except RuntimeError:  # it has ended: `RunFinishedError` on trio
+            function()
+            return
+        if wait:
+            done.wait(_PATIENCE)
+
+
+def _running_loop() -> Any:
+    """The running asyncio event loop, or the token of trio's; None if there is none."""
+    if in_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None

@@ -146,8 +146,11 @@ class ResilientClientGroup:
             raise
 
     async def aclose(self) -> None:
-        """Close all servers concurrently; takes no longer than the slowest of them."""
-        self._closed = True
+        """Close all servers concurrently; takes no longer than the slowest of them.
+
+        Has no effect on a group that was not started, like `ResilientClient.aclose`.
+        """
+        self._closed = self._started  # before `start` there is nothing to close
         clients = [member.client for member in self._members.values() if member.owned]
         await _side_by_side(ResilientClient.aclose, clients)
 
@@ -176,6 +179,8 @@ class ResilientClientGroup:
     async def add(self, name: str, server: Any, *, policy: Policy | None = None) -> ResilientClient:
         """Add a server; in a started group, also wait until its first connection attempt has succeeded or failed.
 
+        If that wait is cancelled, the server is removed again.
+
         Args:
             name: Its name in the group.
             server: As in the constructor.
@@ -190,9 +195,15 @@ class ResilientClientGroup:
         if name in self._members:
             raise ValueError(f"the group already has a server {name!r}: remove it first, or choose another name")
         member = self._members[name] = self._member(name, server, policy)
-        if self._started:
+        if not self._started:
+            return member.client
+        try:
             await _begin(member)
             await member.client.wait_attempted()
+        except BaseException:
+            if self._members.get(name) is member:  # if not, `remove` closes it
+                await self.remove(name)
+            raise
         return member.client
 
     async def remove(self, name: str) -> None:
@@ -221,13 +232,13 @@ class ResilientClientGroup:
         return len(self._members)
 
     def health(self) -> dict[str, Health]:
-        """Return a snapshot of each server's health."""
-        return {name: member.client.health() for name, member in self._members.items()}
+        """Return a snapshot of each server's health; callable from any thread, like `missing`."""
+        return {name: member.client.health() for name, member in list(self._members.items())}
 
     @property
     def missing(self) -> dict[str, str]:
         """The servers that cannot take calls now, with the reason for each."""
-        errors = {name: member.client.error for name, member in self._members.items()}
+        errors = {name: member.client.error for name, member in list(self._members.items())}
         return {name: str(error) for name, error in errors.items() if error is not None}
 
     def _no_server(self, name: str) -> str:

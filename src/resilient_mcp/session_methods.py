@@ -69,7 +69,6 @@ class SessionMethods(ABC):
     policy: Policy
     _fallbacks: Fallbacks
     _given: Mapping[str, Any]
-    _last: Session | None
     _redactor: Redactor
     _routers: list[Any]
     _subscriptions: Subscriptions
@@ -95,8 +94,19 @@ class SessionMethods(ABC):
         progress: Progress | None = None,
         began: float | None = None,
     ) -> Operation[T]:
+        self._check_home()
         limit = self._timeout if timeout is None else seconds("read_timeout_seconds", timeout)
         return Operation(request, limit, progress, self._redactor.line, loop_time() if began is None else began)
+
+    def _check_home(self) -> None:
+        """Refuse a call from another event loop or a forked process; a client that was closed refuses calls anyway.
+
+        Raises:
+            RuntimeError: The client was started elsewhere.
+        """
+        home = self._supervisor.home
+        if home is not None and self._supervisor.state is not State.CLOSED:
+            home.check(self.name)
 
     async def _send(self, request: Request[T], **limits: Any) -> T:
         return await self._fallbacks.run(self._operation(request, **limits))
@@ -111,12 +121,13 @@ class SessionMethods(ABC):
         async def run(recorded: Request[types.EmptyResult], began: float) -> types.EmptyResult:
             return await self._send(recorded, began=began)
 
+        self._check_home()
         return await self._subscriptions.change(key, value, request, run)
 
     @property
     def _session(self) -> Session | None:
         connection = self._supervisor.connection
-        return connection.session if connection is not None else self._last
+        return connection.session if connection is not None else self._supervisor.last_session
 
     async def _connected(self) -> Session:
         await self.wait_ready()
@@ -320,6 +331,7 @@ class SessionMethods(ABC):
         watcher = Watcher(resources, tools=tools, prompts=prompts, resource_list=resource_list)
         if self.state in {State.IDLE, State.CLOSED}:
             raise self._supervisor.unavailable(operation="watch")
+        self._check_home()
         async with self._subscriptions.watching(watcher):
             yield watcher
 
@@ -491,6 +503,7 @@ class SessionMethods(ABC):
             ServerUnavailable: There is no server, or it did not acknowledge in time.
             RuntimeError: The SDK is 1.x, or the server predates 2026-07-28.
         """
+        self._check_home()
         connection = await self._supervisor.wait_ready(anyio.current_time() + self.policy.timeout.ready)
         if connection.session.is_legacy:
             async with open_listen(connection.session, **filters) as refused:  # raises as the SDK does

@@ -7,6 +7,7 @@ raises, and nothing is sent. The server's retry budget is kept here, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import anyio
 from .._sdk.installed import MCPError
 from ..bounded import LruDict
 from ..errors import CircuitOpen, DeadlineExceeded, Overloaded, RateLimitExceeded, ResilienceError
-from ..event_loop import Signal, clock
+from ..event_loop import Home, Signal, clock
 from ..events import BreakerChanged, Throttled
 from ..observability.hub import Hub
 from ..policy import Policy, RateLimit
@@ -77,14 +78,22 @@ class Circuit:
         return self._breaker.state
 
     def isolate(self) -> None:
-        """Refuse every call until `reset`."""
-        with self._gate.watched("isolated by hand"):
-            self._breaker.isolate(clock.now())
+        """Refuse every call until `reset`; callable from any thread, like `reset`."""
+        self._operate("isolated by hand", lambda: self._breaker.isolate(clock.now()))
 
     def reset(self) -> None:
         """Close the circuit and forget all failures."""
-        with self._gate.watched("reset by hand"):
-            self._breaker.reset()
+        self._operate("reset by hand", self._breaker.reset)
+
+    def _operate(self, reason: str, change: Callable[[], None]) -> None:
+        def operate() -> None:
+            with self._gate.watched(reason):
+                change()
+
+        if self._gate.home is None:
+            operate()
+        else:  # it wakes the calls that wait for the circuit, which only their own thread may do
+            self._gate.home.run(operate)
 
 
 class _Watched:
@@ -110,6 +119,7 @@ class Gate:
 
     Attributes:
         circuit: The breaker, or None if the policy has none.
+        home: The event loop of the calls; None before the start.
         waiting: How many calls wait for the circuit to admit them.
         probing: Whether the server is probed while the circuit is open.
     """
@@ -127,6 +137,7 @@ class Gate:
         self._woken: dict[Ticket, anyio.Event] = {}
         self._reason = ""
         self.circuit = Circuit(self, self._breaker) if self._breaker is not None else None
+        self.home: Home | None = None
         self._moved = Signal()
         self._asked = Signal()
         self._opened_at = self._probed_at = -math.inf

@@ -16,8 +16,9 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from .._sdk.session import Session
 from ..errors import ServerFailed, ServerUnavailable
-from ..event_loop import Flag, Signal, clock
+from ..event_loop import Flag, Home, Signal, clock, start_in
 from ..events import Connected, Disconnected, RestartScheduled, Starting, State, StateChanged
 from ..evidence import Delivery, Evidence, FailureKind
 from ..foreign_code import awaiting
@@ -72,14 +73,15 @@ class Supervisor:
         hub: Where events are reported.
         wording: How messages name what the user configured.
         on_connected: Called for each new connection, before calls are admitted to it.
-        background: Returns what runs beside the calls of a new connection, each in a task that is cancelled when the
-            connection is lost.
+        background: Run beside the calls of each new connection, and are cancelled when it is lost.
 
     Attributes:
         state: The state of the connection.
         connection: The ready connection, or None.
         generation: The number of the latest connection attempt, counted from 1; 0 before the first.
         last_failure: Why the connection was last lost or could not be opened; kept after a reconnect.
+        last_session: The session of the latest ready connection, or None.
+        home: The event loop that it runs in; None before the start.
         wording: How messages name what the user configured.
     """
 
@@ -90,8 +92,8 @@ class Supervisor:
         hub: Hub,
         wording: Wording,
         *,
-        on_connected: Callable[[], None] | None = None,
-        background: Callable[[Connection], Iterable[Callable[[], Awaitable[None]]]] = lambda _connection: (),
+        on_connected: Callable[[Connection], None] | None = None,
+        background: Iterable[Callable[[Connection], Awaitable[None]]] = (),
     ) -> None:
         self._connector = connector
         self._policy = policy
@@ -117,11 +119,14 @@ class Supervisor:
         self.state = State.IDLE
         self.connection: Connection | None = None
         self.generation = 0
+        self.last_session: Session | None = None
+        self.home: Home | None = None
 
     # --- its own task ---
 
     def begin(self) -> None:
-        """Let calls wait for the connection from now on; `run` must follow."""
+        """Let calls wait for the connection from now on; `run` must follow, in the same event loop."""
+        self.home = Home()
         self._enter(State.CONNECTING)
 
     async def run(self) -> None:
@@ -193,7 +198,7 @@ class Supervisor:
                     self._closed = Flag()
                     # A child of the supervisor's group, not of `beside`: the generation outlives this method, and has
                     # to close in the task that opened it, because its cancel scopes belong to that task.
-                    outcome: Connection | AttemptError = await tg.start(self._live, self.generation)
+                    outcome: Connection | AttemptError = await start_in(tg, self._live, self.generation)
                     if isinstance(outcome, Connection) or not outcome.premature:
                         break
                 beside.cancel_scope.cancel()
@@ -239,6 +244,7 @@ class Supervisor:
         Nothing is awaited before `State.READY`, so no call can use the connection before `on_connected` has run.
         """
         self.connection = connection
+        self.last_session = connection.session
         self._was_connected = self._unproven = True
         self._failure = None
         self._hurry = Flag()  # a restart requested while connecting must not skip the next back-off
@@ -248,7 +254,7 @@ class Supervisor:
             Connected(server=name, generation=connection.generation, protocol_version=version, elapsed=elapsed)
         )
         if self._on_connected is not None:
-            self._on_connected()
+            self._on_connected(connection)
         self._enter(State.READY)
         if not connection.lost.is_set():  # it may have been lost on its way here
             connection.at_rest = Flag()
@@ -277,8 +283,8 @@ class Supervisor:
         async with anyio.create_task_group() as beside:
             if connection.is_process:
                 beside.start_soon(self._check, connection)
-            for task in self._background(connection):
-                beside.start_soon(self._guarded, task)
+            for function in self._background:
+                beside.start_soon(self._guarded, function, connection)
             with anyio.move_on_after(self._policy.restart.proven_after) as young:
                 await connection.lost.wait()
             if young.cancelled_caught:
@@ -286,9 +292,9 @@ class Supervisor:
                 await connection.lost.wait()
             beside.cancel_scope.cancel()
 
-    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+    async def _guarded(self, function: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
         with awaiting("a background task of the connection", self._hub.log_exception):  # it must not end the connection
-            await task()
+            await function(connection)
 
     async def _check(self, connection: Connection) -> None:
         """Replace a frozen process: one that is suspected and stays silent when pinged."""
@@ -392,8 +398,11 @@ class Supervisor:
     @property
     def diagnosis(self) -> str:
         """The likely cause of the recently lost sessions; empty if there were too few to tell."""
-        lost, now = self._sessions_lost, clock.now()
-        if len(lost) < _LOST_SESSIONS or now - lost[0] > _LOST_WITHIN:
+        lost = list(self._sessions_lost)
+        if len(lost) < _LOST_SESSIONS or self.home is None:
+            return ""
+        now = self.home.now()
+        if now - lost[0] > _LOST_WITHIN:
             return ""
         return _SCATTERED.format(len(lost), max(1.0, now - lost[0]))
 
@@ -427,6 +436,11 @@ class Supervisor:
         self._closing.set()
         self._changed.notify()
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing.is_set()
+
     def unavailable(
         self, sent: str = "Nothing was sent.", *, is_first: bool = False, **context: Any
     ) -> ServerUnavailable:
@@ -438,8 +452,9 @@ class Supervisor:
             **context: Further attributes of the error.
         """
         failure, name = self._failure, self._hub.server
-        if self.state is State.CLOSED or self._closing.is_set():
-            text = f"MCP server {name!r}: the client is closed. {sent}"
+        if self.state is State.CLOSED or self.is_closing:
+            why = "" if self.is_closing else ", because the event loop that it was started in has ended"
+            text = f"MCP server {name!r}: the client is closed{why}. {sent}"
             return ServerUnavailable(text, server=name, **context)
         reason = self._reason()
         exit_status = failure.evidence.exit if failure is not None and failure.evidence is not None else None
@@ -492,8 +507,10 @@ class Supervisor:
     @property
     def starting_for(self) -> float | None:
         """Seconds for which the server has been starting; None while no connection is being opened."""
-        opening = self._connector.opening
-        return anyio.current_time() - opening.began if self._is_opening and opening is not None else None
+        opening, home = self._connector.opening, self.home
+        if home is None or opening is None or not self._is_opening:
+            return None
+        return home.time() - opening.began
 
     @property
     def last_line(self) -> str:
@@ -504,7 +521,8 @@ class Supervisor:
     @property
     def retry_in(self) -> float | None:
         """Seconds until the next connection attempt, or None if none is scheduled."""
-        return None if math.isinf(self._next_try) else max(0.0, self._next_try - clock.now())
+        due = self._next_try
+        return None if math.isinf(due) or self.home is None else max(0.0, due - self.home.now())
 
     def _enter(self, state: State, reason: str = "") -> None:
         old, self.state = self.state, state

@@ -20,7 +20,7 @@ from .._sdk.requests import Request, SessionMethod, SetSubscribed
 from .._sdk.results import change_of_event, resource_updated
 from .._sdk.session import open_listen
 from ..connection.generation import Connection
-from ..event_loop import Signal, clock
+from ..event_loop import Signal, clock, start_in
 from ..events import Restored
 from ..evidence import Delivery, Evidence, FailureKind
 from ..foreign_code import awaiting
@@ -223,8 +223,8 @@ class Replay:
                 if (stream := self._streams.pop(key, None)) is not None:
                     stream.cancel()
             else:
-                # The stream outlives this request, in a task of its own; `start` returns once it is acknowledged.
-                failed: AttemptError | None = await tg.start(self._listen, key)
+                # The stream outlives this request, in a task of its own; `start_in` returns once it is acknowledged.
+                failed: AttemptError | None = await start_in(tg, self._listen, key)
                 if failed is not None:
                     raise failed
             return
