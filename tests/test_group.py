@@ -200,6 +200,35 @@ async def test_a_cancelled_start_leaves_nothing():
             await group_of({"mute": raw_server("--mute")}).start()
 
 
+async def test_a_cancelled_addition_leaves_nothing():
+    """The server is removed and its process stops; the name is free again, also if it was removed meanwhile."""
+    async with nothing_left(), group_of({}) as group:
+        for remove in (False, True):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(group.add, "mute", raw_server("--mute"))
+                await anyio.wait_all_tasks_blocked()
+                client = group["mute"]
+                if remove:
+                    await group.remove("mute")
+                else:
+                    tg.cancel_scope.cancel()
+            assert list(group) == []
+            assert client.state is State.CLOSED
+
+
+async def test_closing_before_the_start_has_no_effect():
+    """As on a client, a group that was not started can still be; one that was closed cannot."""
+    async with nothing_left():
+        group = group_of({"one": raw_server()})
+        await group.aclose()
+        await group.add("two", raw_server())
+        await group.start()
+        assert len({text_of(await group.call_tool(f"{name}__pid")) for name in group}) == 2
+        await group.aclose()
+        with pytest.raises(RuntimeError, match="already started: create a new"):
+            await group.start()
+
+
 async def test_a_failed_listing_is_reported_not_raised():
     """A server that refuses to list is named as missing, and the others are listed."""
     async with group_of({"one": raw_server(), "bad": raw_server("--no-listing")}) as group:
