@@ -58,10 +58,8 @@ def _without_secret(fault: ErrorDetails) -> InitErrorDetails:
     return InitErrorDetails(type=fault["type"], loc=place, input=shown(fault["input"], name), ctx=fault.get("ctx", {}))
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="strings"
-    )
+class _Frozen(BaseModel, frozen=True):
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, ser_json_inf_nan="strings")
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +92,7 @@ class _Frozen(BaseModel):
             )
 
 
-class RetryPolicy(_Frozen):
+class RetryPolicy(_Frozen, frozen=True):
     """How often a failed call is retried, and after what delay, if it may be repeated."""
 
     attempts: Count = 6
@@ -124,7 +122,7 @@ class RetryPolicy(_Frozen):
         return self
 
 
-class BudgetPolicy(_Frozen):
+class BudgetPolicy(_Frozen, frozen=True):
     """How many retries all callers of a server may spend together, so that retries never amplify an overload.
 
     The scheme is that of gRPC's retry throttling (proposal A6) and AWS's retry quota. The size follows AWS, since
@@ -146,7 +144,7 @@ class BudgetPolicy(_Frozen):
         return self
 
 
-class BreakerPolicy(_Frozen):
+class BreakerPolicy(_Frozen, frozen=True):
     """When calls to a failing server are refused without being sent, and for how long.
 
     Lost connections, 5xx and timeouts without any sign of life from the server count as failures; twenty calls hit by
@@ -182,7 +180,7 @@ class BreakerPolicy(_Frozen):
         return self
 
 
-class RateLimit(_Frozen):
+class RateLimit(_Frozen, frozen=True):
     """Requests sent per second, as a token bucket: at most `burst` + `rate` * t in any t seconds."""
 
     rate: Annotated[float, Field(ge=1e-6, allow_inf_nan=False)]
@@ -191,7 +189,7 @@ class RateLimit(_Frozen):
     """Requests allowed back to back after an idle period."""
 
 
-class Concurrency(_Frozen):
+class Concurrency(_Frozen, frozen=True):
     """How many requests may be in flight to a server at the same time (a bulkhead)."""
 
     limit: Count
@@ -200,7 +198,7 @@ class Concurrency(_Frozen):
     """Maximum calls waiting for a slot; any further call is refused."""
 
 
-class HealthPolicy(_Frozen):
+class HealthPolicy(_Frozen, frozen=True):
     """When an idle server is probed. Any JSON-RPC reply is a sign of life.
 
     The probe is `ping`, or `server/discover` at 2026-07-28. Has no effect over stdio, where the exit of the process is
@@ -215,7 +213,7 @@ class HealthPolicy(_Frozen):
     """Consecutive unanswered probes after which the connection counts as lost."""
 
 
-class LoopGuard(_Frozen):
+class LoopGuard(_Frozen, frozen=True):
     """When to warn a model that keeps calling a failing tool."""
 
     failures: Count = 5
@@ -224,7 +222,7 @@ class LoopGuard(_Frozen):
     """Seconds within which they must fall."""
 
 
-class TimeoutPolicy(_Frozen):
+class TimeoutPolicy(_Frozen, frozen=True):
     """Time limits. With `inf` for `attempt`, `request` and `total`, a call that was sent may take forever."""
 
     connect: Positive = 120.0
@@ -246,7 +244,7 @@ class TimeoutPolicy(_Frozen):
     """To close a connection and stop its process."""
 
 
-class RestartPolicy(_Frozen):
+class RestartPolicy(_Frozen, frozen=True):
     """When a lost connection is replaced. The first replacement is immediate."""
 
     base: Finite = 0.5
@@ -282,7 +280,7 @@ StatusMeaning = Meaning | Literal["refused"]
 HttpStatuses = dict[Annotated[int, Field(ge=300, le=599), BeforeValidator(_spelled_integer)], StatusMeaning]
 
 
-class ToolPolicy(_Frozen):
+class ToolPolicy(_Frozen, frozen=True):
     """Settings for the tools whose names match a pattern."""
 
     repeatable: bool | None = None
@@ -304,7 +302,7 @@ class ToolPolicy(_Frozen):
     blocks no call, and remote references in it are never fetched."""
 
 
-class Policy(_Frozen):
+class Policy(_Frozen, frozen=True):
     """All settings for one server.
 
     Every attempt passes the circuit breaker, the rate limit and the concurrency limit, in this order. One that is not

@@ -163,7 +163,8 @@ class SessionMethods(ABC):
         needs_2("session")
         if self._session is None:
             raise RuntimeError(f"the client of {self.name!r} is not connected: enter it with `async with` first")
-        return SessionView(self)
+        view: Any = SessionView  # for a type checker it is abstract, as most of its methods come from `__getattr__`
+        return cast("SessionView", view(self))
 
     # --- what was negotiated ---
 

@@ -52,5 +52,13 @@ async def choose(client: Client) -> None:
     await use(client, print_progress)  # error: arg-type | reportArgumentType
 
 
+async def view(client: ResilientClient) -> None:
+    await use(client.session, print_progress)
+    assert_type(await client.session.call_tool("x", {"city": "Oslo"}, 5, print_progress), types.CallToolResult)
+    assert_type(await client.session.list_tools(), types.ListToolsResult)
+    print(await client.session.call_tool("x", allow_input_required=True))
+    print((await client.session.get_prompt("x")).tools)  # error: attr-defined | reportAttributeAccessIssue
+
+
 async def print_progress(progress: float, total: float | None, message: str | None) -> None:
     print(progress, total, message)

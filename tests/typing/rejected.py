@@ -101,6 +101,7 @@ RetryPolicy(attempts="three")  # error: arg-type | reportArgumentType
 Policy(tools={"get_*": RetryPolicy()})  # error: dict-item | reportArgumentType
 Policy(on_unavailable="ignore")  # error: arg-type | reportArgumentType
 ToolPolicy(http_statuses={503: "ignored"})  # error: dict-item | reportArgumentType
+Policy().on_unavailable = "raise"  # error: misc | reportAttributeAccessIssue
 print(Policy().tool("x").attempts)  # error: attr-defined | reportAttributeAccessIssue
 
 # --- calls and their results ---

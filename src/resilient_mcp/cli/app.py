@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,9 @@ def common(
 @app.command()
 def demo() -> None:
     """Watch a plain ClientSession and a ResilientClient face the same faults, side by side (20 seconds, offline)."""
+    if sys.platform == "win32":
+        typer.echo("The demo freezes servers, which Windows cannot do: run it on Linux, macOS or in WSL.", err=True)
+        raise typer.Exit(2)
     from ..demo.screen import show  # noqa: PLC0415
     from .run import run  # noqa: PLC0415
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -25,6 +26,8 @@ _MID_CALL = 0.3
 
 
 async def _killed(side: Side) -> None:
+    if sys.platform == "win32":  # where the command refuses to run
+        raise NotImplementedError
     pid = int(await side.ask("pid"))
     os.kill(pid, signal.SIGKILL)
     side.note("SIGKILL: the server is dead")
@@ -32,6 +35,8 @@ async def _killed(side: Side) -> None:
 
 
 async def _frozen(side: Side) -> None:
+    if sys.platform == "win32":  # where the command refuses to run
+        raise NotImplementedError
     pid = int(await side.ask("pid"))
     restart = getattr(side.session, "restart", None)
     with _freezing(pid):
@@ -49,6 +54,8 @@ async def _frozen(side: Side) -> None:
 
 
 def _freeze(pid: int, side: Side) -> None:
+    if sys.platform == "win32":  # where the command refuses to run
+        raise NotImplementedError
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
     side.note("SIGSTOP: the server is frozen")
