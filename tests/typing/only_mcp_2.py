@@ -57,7 +57,7 @@ async def view(client: ResilientClient) -> None:
     assert_type(await client.session.call_tool("x", {"city": "Oslo"}, 5, print_progress), types.CallToolResult)
     assert_type(await client.session.list_tools(), types.ListToolsResult)
     print(await client.session.call_tool("x", allow_input_required=True))
-    print((await client.session.get_prompt("x")).tools)  # error: attr-defined | reportAttributeAccessIssue
+    assert_type(await client.session.get_prompt("x"), str)  # error: assert-type | reportAssertTypeFailure
 
 
 async def print_progress(progress: float, total: float | None, message: str | None) -> None:
