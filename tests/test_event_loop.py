@@ -384,3 +384,19 @@ def test_nothing_waits_for_an_event_loop_that_has_ended(anyio_backend: str):
     home.run(lambda: done.append(home.is_here()))
     assert done == [False]
     assert home.time() > 0
+
+
+async def test_a_call_elsewhere_is_refused():
+    """Another process is recognised by its number; the errors name the server and the remedy."""
+    home = Home()
+    home.check("weather")
+    home.pid += 1  # as in a fork
+    with pytest.raises(RuntimeError, match=r"'weather' was started in process \d+, of which this is a fork: create"):
+        home.check("weather")
+    assert not home.is_here()
+    home.pid -= 1
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RuntimeError, match="'weather' was started in another event loop"),
+    ):
+        pool.submit(home.check, "weather").result()
