@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import anyio
 from .bounded import LruDict
 from .event_loop import loop_time
 from .evidence import Delivery, Evidence, FailureKind
+
+logger = logging.getLogger("resilient_mcp")
 
 RequestId: TypeAlias = str | int
 
@@ -175,10 +178,14 @@ class InFlight:
         self.session_id: str | None = None
         self._asked: Counter[RequestId] = Counter()  # the server's open requests; it may use an id twice
         self._asked_count = 0
+        self._overrun = False
 
     def asked(self, request_id: RequestId) -> bool:
         """Record a request of the server. Returns False if too many are open: it is not to be answered."""
         if self._asked_count >= _SERVER_REQUESTS:
+            if not self._overrun:  # once: there may be a flood of them
+                logger.warning("a server has %d unanswered requests: more are dropped", self._asked_count)
+                self._overrun = True
             return False
         self._asked[request_id] += 1
         self._asked_count += 1

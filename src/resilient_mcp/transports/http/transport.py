@@ -57,8 +57,8 @@ logger = logging.getLogger("resilient_mcp")
 # Attempts to resume a broken answer before its call fails.
 _RESUME_TRIES = 2
 
-# Replies to the server that are sent at the same time, and that may wait for that.
-_REPLIES, _REPLIES_WAITING = 16, 1000
+# Replies to the server that are sent at the same time.
+_REPLIES = 16
 
 # Answered streams that are read to their end at the same time, which makes their connections usable again; the bytes
 # and the seconds that this may take.
@@ -92,7 +92,6 @@ class HttpWriter:
         self._endpoint = endpoint
         self._posts: dict[Any, anyio.CancelScope] = {}  # JSON-RPC id -> cancelled to abort its POST
         self._replying = anyio.Semaphore(_REPLIES)
-        self._replies = 0
         self._ending = 0
         self._closed = False
 
@@ -107,7 +106,8 @@ class HttpWriter:
             raise anyio.ClosedResourceError
         method, request_id = method_and_id(item)
         if method is None:
-            self._reply(request_id, encode(item))
+            # In the background: no message waits for another one's POST.
+            self._background.start_soon(self._reply, request_id, encode(item))
         elif request_id is None:
             await self._notify(method, item)
         else:
@@ -368,21 +368,12 @@ class HttpWriter:
                 stream = ServerStream(self._endpoint, self._channel, self._reader, self._received)
                 self._background.start_soon(stream.run)
 
-    def _reply(self, request_id: Any, body: bytes) -> None:
-        """Send the answer to a request of the server, in the background: no message waits for another one's POST."""
-        if self._replies == _REPLIES_WAITING:
-            logger.warning("%s does not take replies: one was dropped", self._channel.name)
-            self._in_flight.replied(request_id)
-            return
-        self._replies += 1
-        self._background.start_soon(self._send_reply, request_id, body)
-
-    async def _send_reply(self, request_id: Any, body: bytes) -> None:
+    async def _reply(self, request_id: Any, body: bytes) -> None:
+        """Send the answer to a request of the server; the number of those is limited."""
         try:
             async with self._replying:
                 await self._post(body)
         finally:
-            self._replies -= 1
             self._in_flight.replied(request_id)
 
     async def _post(self, body: bytes, headers: Mapping[str, str] = _NO_HEADERS) -> Evidence | None:
