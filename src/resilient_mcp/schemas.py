@@ -29,7 +29,7 @@ _WORK = 40_000
 # Units for one keyword; those that it takes more for a reference; and for one by name, for each value of the schema.
 _KEYWORD, _REFERENCE, _NAMED = 8, 100, 12
 # Values and characters of the largest value, and of the largest schema: each fault quotes what it is about.
-_MAX_VALUES, _MAX_CHARACTERS = 10_000, 256 * 1024
+_MAX_VALUES, _MAX_CHARACTERS = 10_000, 1024 * 1024
 # Characters of a quote that count as one unit.
 _QUOTED = 32
 

@@ -151,9 +151,10 @@ class Redactor:
 
         def collect(text: str) -> str:
             nonlocal left
-            if len(text) > left:
-                text, left = self._beginning(text, left, self._known.masked) + MASK if left else MASK, 0
-            left -= min(left, len(text))
+            most = left // 2  # so that something is left for the strings after a long one
+            left -= min(most, len(text))
+            if len(text) > most:
+                text = self._beginning(text, most, self._known.masked) + MASK if most else MASK
             texts.append(text)
             return text
 
