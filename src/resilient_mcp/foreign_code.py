@@ -77,16 +77,16 @@ class awaiting(calling):  # noqa: N801
     """The boundary around foreign code that is awaited.
 
     A trio cancellation is always real. On asyncio, any code can raise `CancelledError`, for example by awaiting a
-    future that somebody else cancelled. It is real if a cancel scope around the boundary is cancelled or, in the task
-    of a caller, if that task is being cancelled (`Task.cancelling()`). Two limits: a caller's task that has swallowed
-    an earlier cancellation without `uncancel()` counts as being cancelled; and Python 3.10 has no `cancelling()`, so
-    every `CancelledError` in the task of a caller counts as real there.
+    future that somebody else cancelled. It is real if a cancel scope around the boundary is cancelled or if the task is
+    being cancelled (`Task.cancelling()`). Two limits: a caller's task that has swallowed an earlier cancellation
+    without `uncancel()` counts as being cancelled; and Python 3.10 has no `cancelling()`, so there every
+    `CancelledError` in the task of a caller counts as real, and none in a task of the client's own.
 
     Args:
         culprit: What is called, as named in errors.
         log: Called with each error, which then ends here; None raises it.
         by_caller: Whether this runs in the task of a caller, who may cancel it with `Task.cancel()`. The client's own
-            tasks are only ever cancelled by their scopes.
+            tasks are cancelled by their scopes, or all together at the end of the event loop.
 
     Raises:
         ForeignCodeError: It raised something other than a readable `Exception` or a real cancellation.
@@ -102,6 +102,19 @@ class awaiting(calling):  # noqa: N801
         if isinstance(exc, GeneratorExit):  # the coroutine that the boundary is in was closed
             return True
         return _consists_of(anyio.get_cancelled_exc_class(), exc) and (in_trio() or _is_cancelled(self._by_caller))
+
+
+class running(awaiting):  # noqa: N801
+    """The boundary around a whole task of the client's own, in which every cancellation counts as real.
+
+    The end of the event loop cancels it, and a task group inside leaves no trace of that: anyio takes the count of
+    `Task.cancelling()` back.
+    """
+
+    __slots__ = ()
+
+    def _is_cancellation(self, exc: BaseException) -> bool:
+        return isinstance(exc, GeneratorExit) or _consists_of(anyio.get_cancelled_exc_class(), exc)
 
 
 def guarded(culprit: str, function: Callable[..., Awaitable[Any]], log: Log | None = None) -> Callable[..., Any]:
@@ -156,10 +169,8 @@ def _is_cancelled(by_caller: bool) -> bool:
     """Whether the running asyncio task is being cancelled."""
     if anyio.current_effective_deadline() == -math.inf:
         return True
-    if not by_caller:
-        return False
     cancelling = getattr(asyncio.current_task(), "cancelling", None)
-    return cancelling is None or cancelling() > 0
+    return by_caller if cancelling is None else cancelling() > 0
 
 
 def _shown(exc: BaseException) -> str | None:

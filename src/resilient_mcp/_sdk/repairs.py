@@ -62,7 +62,7 @@ class _ResultValidation:
         self._schemas = CompiledSchemas()
         self._in_progress = 0
         self._progress = Signal()
-        self._asked = self._listed = False
+        self._asked = self._listed = self._is_slow = False
 
     @property
     def _known(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class _ResultValidation:
             await self._progress.wait()
         if name in self._known or self._asked:
             return
-        self._asked = True  # also if the caller's patience ends: whoever waits goes on unvalidated
+        self._asked = True
         # The listing runs in the task of a call that has its response already. Bound to that call's attempt, it would
         # be the attempt's latest request: if the connection ended now, the call would count as unanswered, and might
         # be repeated.
@@ -99,9 +99,10 @@ class _ResultValidation:
 
     async def validate_if_possible(self, name: str, result: Any) -> None:
         """Validate the result of the tool `name`, in place of the session's own method."""
-        if name not in self._known:
-            with anyio.move_on_after(_listing_patience()):
+        if name not in self._known and not self._is_slow:
+            with anyio.move_on_after(_listing_patience()) as waiting:
                 await self._list(name)
+            self._is_slow = waiting.cancelled_caught
         known = self._known
         if self._listed and name not in known:
             logger.warning("the server does not list the tool %s: its result is not validated", printable(name, 100))

@@ -21,7 +21,7 @@ from ..errors import ServerFailed, ServerUnavailable
 from ..event_loop import Flag, Home, Signal, clock, start_in
 from ..events import Connected, Disconnected, RestartScheduled, Starting, State, StateChanged
 from ..evidence import Delivery, Evidence, FailureKind
-from ..foreign_code import awaiting
+from ..foreign_code import awaiting, running
 from ..observability.hub import Hub
 from ..policy import Policy
 from ..strategies.backoff import exponential
@@ -141,7 +141,7 @@ class Supervisor:
 
     async def _run_once(self) -> None:
         try:
-            with awaiting("the supervisor", by_caller=True):  # its own task, which the end of the program cancels
+            with running("the supervisor"):
                 async with self._connector, anyio.create_task_group() as tg:
                     tg.start_soon(self._cycle, tg)
                     await self._closing.wait()

@@ -56,17 +56,13 @@ logger = logging.getLogger("resilient_mcp")
 
 # Attempts to resume a broken answer before its call fails.
 _RESUME_TRIES = 2
-
 # Replies to the server that are sent at the same time.
 _REPLIES = 16
-
 # Answered streams that are read to their end at the same time, which makes their connections usable again; the bytes
 # and the seconds that this may take.
 _ENDING, _ENDING_BYTES, _ENDING_SECONDS = 64, 64 * 1024, 1.0
-
 # Bytes read of the empty body that accepts a message.
 _UNREAD = 4096
-
 _NO_HEADERS: Mapping[str, str] = {}
 _PAGE = "text/html"
 
