@@ -30,6 +30,8 @@ _WORK = 40_000
 _KEYWORD, _REFERENCE, _NAMED = 8, 100, 12
 # Values and characters of the largest value, and of the largest schema: each fault quotes what it is about.
 _MAX_VALUES, _MAX_CHARACTERS = 10_000, 1024 * 1024
+# Values of the largest schema and value that an error shows, and characters of its message if it shows none.
+_SHOWN_VALUES, _LONGEST_MESSAGE = 500, 1000
 # Characters of a quote that count as one unit.
 _QUOTED = 32
 
@@ -97,6 +99,16 @@ def _compile(schema: Any) -> tuple[Validator, int]:
     return _counting(kind)(schema, registry=Registry()), size
 
 
+def text_of(fault: Fault) -> str:
+    """A fault as jsonschema prints it, with the schema and the value; of large ones, which take long, its message."""
+    try:
+        for shown in (fault.schema, fault.instance):
+            _measure(shown, _SHOWN_VALUES)
+    except UncheckableError:
+        return str(fault.message)[:_LONGEST_MESSAGE]
+    return str(fault)
+
+
 # --- the limit ---
 
 # The units that are left, and the number of values in the schema.
@@ -131,13 +143,13 @@ def _spend_on_reference(value: Any) -> None:
         _spend(_NAMED * left[1])
 
 
-def _measure(value: Any) -> tuple[int, set[str]]:
-    """The number of values in a value, and the keys of all objects in it.
+def _measure(value: Any, values: int = _MAX_VALUES) -> tuple[int, set[str]]:
+    """The number of values in a value, and the keys of all objects in it; it may have at most `values`.
 
     Raises:
         UncheckableError: It is too large.
     """
-    values, characters = _MAX_VALUES, _MAX_CHARACTERS
+    most, characters = values, _MAX_CHARACTERS
     keys: set[str] = set()
     todo = [value]
     while todo:
@@ -154,7 +166,7 @@ def _measure(value: Any) -> tuple[int, set[str]]:
                 characters -= sum(map(len, filter(_is_text, one)))
         if values < 0 or characters < 0:
             raise UncheckableError("it is too large to check")
-    return _MAX_VALUES - values, keys
+    return most - values, keys
 
 
 def _is_text(value: object) -> bool:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ..event_loop import Signal
 from ..foreign_code import awaiting, describe_error
 from ..in_flight import current_attempt
-from ..schemas import CompiledSchemas
+from ..schemas import CompiledSchemas, text_of
 from ..text.printable import printable
 from .installed import INTERNAL_ERROR, INVALID_PARAMS, MAJOR
 from .results import has_structured_content, structured_content
@@ -132,7 +132,7 @@ def _check(schemas: CompiledSchemas, tool: str, schema: Any, content: Any) -> No
         from jsonschema.exceptions import best_match  # noqa: PLC0415 - imported by now
 
         fault: Any = best_match(faults)
-        raise RuntimeError(f"Invalid structured content returned by tool {tool}: {printable(fault.message)}") from fault
+        raise RuntimeError(f"Invalid structured content returned by tool {tool}: {text_of(fault)}") from fault
 
 
 # Seconds that a result waits for the callbacks of messages that arrived before it.

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import anyio.lowlevel
+
 from ..._sdk.installed import httpcore
 from ...event_loop import in_trio
 
@@ -46,6 +48,8 @@ class _Stream(httpcore.AsyncNetworkStream):  # type: ignore[misc]
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send `buffer`, or keep it for the next write; the HTTP library ends a request with an empty one."""
         if self._holds:
+            # A request that is cancelled here has not left: its body is only asked for afterwards.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             self._holds = False
             self._held = buffer
             return
