@@ -31,6 +31,9 @@ _OVERLOADED = "x-envoy-overloaded"
 # How the HTTP library quotes a TLS alert: the response of a TLS port to plain HTTP.
 _TLS_ALERT = r"b'\x15\x03"
 
+# TLS errors that only say that the connection ended during the handshake, as in an outage.
+_CUT_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
 # Characters of an unusable answer that are quoted.
 _PREVIEW = 200
 
@@ -139,6 +142,6 @@ def _is_about_tls(exc: BaseException) -> bool:
 def _tls_error(exc: BaseException) -> BaseException | None:
     """The TLS error behind a failed connection; on trio the HTTP library leaves its text out."""
     cause: BaseException | None = exc if isinstance(exc, http.ConnectError) else None
-    while cause is not None and not isinstance(cause, ssl.SSLError):
+    while cause is not None and (not isinstance(cause, ssl.SSLError) or isinstance(cause, _CUT_OFF)):
         cause = cause.__cause__ or cause.__context__
     return cause
