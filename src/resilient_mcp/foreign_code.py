@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from .event_loop import in_trio
-from .text.printable import describe, first_leaf, printable
+from .text.printable import first_leaf
 
 Log: TypeAlias = Callable[[str, BaseException], object]
 """Logs an error: takes what happened, and the error."""
@@ -145,11 +145,6 @@ def guarded_logger(name: str) -> logging.Logger:
         logger.handle = handle_safely  # type: ignore[method-assign]
         logger._resilient_mcp = True  # type: ignore[attr-defined] # noqa: SLF001
     return logger
-
-
-def describe_error(exc: BaseException) -> str:
-    """One printable line about an error, which names the culprit where the boundary knows it."""
-    return printable(str(exc)) if isinstance(exc, ForeignCodeError) else describe(exc)
 
 
 def _ends_program(exc: BaseException) -> bool:

@@ -14,14 +14,13 @@ import anyio
 import anyio.abc
 from mcp import types
 from mcp.shared.message import SessionMessage
-from pydantic import ValidationError
 
 from ..event_loop import Signal
-from ..foreign_code import awaiting, describe_error
+from ..foreign_code import awaiting
 from ..in_flight import current_attempt
 from ..schemas import CompiledSchemas, text_of
 from ..text.printable import printable
-from .installed import INTERNAL_ERROR, INVALID_PARAMS, MAJOR
+from .installed import INVALID_PARAMS, MAJOR
 from .results import has_structured_content, structured_content
 
 logger = logging.getLogger("resilient_mcp")
@@ -242,11 +241,9 @@ class CallbackRunner:
                 await self._answer(responder)
                 if not responder._completed:  # noqa: SLF001 - the reader, too, passes these on to `message_handler`
                     await self._handle(responder)
-        except Exception as exc:  # reply, as the reader itself would; the SDK's own text does not say what went wrong
+        except Exception as exc:  # reply as the reader itself would
             logger.warning("a server request could not be answered: %s", printable(str(exc)))
             error = types.ErrorData(code=INVALID_PARAMS, message="Invalid request parameters", data="")
-            if not isinstance(exc, ValidationError):
-                error = types.ErrorData(code=INTERNAL_ERROR, message=describe_error(exc))
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await self._session._send_response(responder.request_id, error)  # noqa: SLF001
         finally:
