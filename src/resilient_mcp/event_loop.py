@@ -34,7 +34,7 @@ _PATIENCE = 5.0
 
 def loop_time() -> float:
     """The event loop's clock in seconds, like `anyio.current_time()`; without one, that of asyncio's event loops."""
-    if in_trio():
+    if "trio" in sys.modules and in_trio():
         return anyio.current_time()
     try:
         return asyncio.get_running_loop().time()
@@ -169,13 +169,9 @@ clock = Clock()
 
 def in_trio() -> bool:
     """Whether the running task is one of trio's, which may itself run inside asyncio."""
-    sniffio = sys.modules.get("sniffio")  # every version of trio imports it, and reports itself there
-    if sniffio is None or "trio" not in sys.modules:
-        return False
-    try:
-        return bool(sniffio.current_async_library() == "trio")
-    except sniffio.AsyncLibraryNotFoundError:
-        return False
+    # What `sniffio.current_async_library` looks at first: trio sets it while it runs, also as a guest.
+    running = getattr(sys.modules.get("sniffio"), "thread_local", None)
+    return running is not None and running.name == "trio"
 
 
 def spawn(function: Callable[[], Any], context: Context | None = None) -> object:
