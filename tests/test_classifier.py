@@ -452,3 +452,11 @@ def test_explain():
         explain(ConnectionLost("x", advice="y"))
     with pytest.raises(TypeError, match="takes an exception or a tool result, not int"):
         explain(5)
+
+
+def test_a_classifier_of_the_user_that_returns_no_verdict_is_ignored(caplog: pytest.LogCaptureFixture):
+    """The built-in rules judge, and the log says what it returned."""
+    failure = Failure("tools/call", "t", RuntimeError("x"), None)
+    odd: Any = lambda _failure: "retry"  # noqa: E731
+    assert Classifier(Policy(), odd).judge(failure, now=0.0) == Classifier(Policy()).judge(failure, now=0.0)
+    assert "it returned a str, not a Verdict or None" in caplog.text

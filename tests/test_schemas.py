@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from resilient_mcp import schemas
-from resilient_mcp.schemas import CompiledSchemas, UncheckableError
+from resilient_mcp.schemas import CompiledSchemas, UncheckableError, text_of
 
 NUMBER: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "number"}}}
 
@@ -218,3 +218,28 @@ def test_a_client_that_checks_nothing_does_not_import_jsonschema():
         "assert 'jsonschema' not in sys.modules; one.validator('t', {}); assert 'jsonschema' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=18)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "why"),
+    [
+        ({"type": "string"}, "x" * 1_100_000, "too large"),
+        ({"type": "array"}, list(range(20_000)), "too large"),
+        ({"type": "string", "pattern": "x" * 1_001}, "x", "too long"),
+    ],
+    ids=["a long string", "a long list", "a long pattern"],
+)
+def test_what_is_too_large_to_check_has_no_verdict(schema: dict[str, Any], value: Any, why: str):
+    """The error says why; the value is passed on unchecked."""
+    with pytest.raises(UncheckableError, match=why):
+        CompiledSchemas().errors("t", schema, value)
+
+
+def test_the_text_of_a_fault():
+    """As jsonschema prints it, with the schema and the value; of a large value only the message, cut."""
+    (small,) = CompiledSchemas().errors("t", NUMBER, {"n": "x"})
+    with pytest.raises(jsonschema.ValidationError) as caught:
+        jsonschema.validate({"n": "x"}, NUMBER)
+    assert text_of(small) == str(caught.value)
+    (large,) = CompiledSchemas().errors("t", {"type": "string"}, list(range(600)))
+    assert text_of(large) == large.message[:1000]

@@ -184,9 +184,11 @@ def _counting(kind: Any) -> Any:
     from jsonschema.validators import extend  # noqa: PLC0415
 
     keywords: Mapping[str, _Keyword] = kind.VALIDATORS
-    own: dict[str, _Keyword] = {"pattern": _pattern, "patternProperties": _pattern_properties}
-    if additional := keywords.get("additionalProperties"):
-        own["additionalProperties"] = partial(_additional_properties, additional)
+    own: dict[str, _Keyword] = {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": partial(_additional_properties, keywords["additionalProperties"]),
+    }
     counted = {name: _counted(name, own.get(name, keyword)) for name, keyword in keywords.items()}
     made = extend(kind, counted)
     evolve = made.evolve
