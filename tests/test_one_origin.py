@@ -10,7 +10,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from resilient_mcp._sdk.installed import http
+from resilient_mcp._sdk.installed import http, httpcore
 from resilient_mcp.transports.http import one_origin
 from resilient_mcp.transports.http.client import create_http_client
 
@@ -140,6 +140,26 @@ async def test_a_client_without_calls_keeps_no_connection(monkeypatch: pytest.Mo
         for wanted in (1, 2):
             assert await number(client, server.url) == wanted
             await server.until(lambda wanted=wanted: server.closed == wanted)
+
+
+async def test_a_connection_that_fails_to_close_hurts_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Closing idle connections runs beside the client, and must not end it."""
+    monkeypatch.setattr(one_origin, "IDLE", 0.05)
+    closed = anyio.Event()
+    close = httpcore.AsyncHTTPConnection.aclose
+
+    async def closing(connection: Any) -> None:
+        await close(connection)
+        closed.set()
+        raise OSError("the socket is in a bad way")
+
+    async with serving() as (server, client):
+        with monkeypatch.context() as patched, anyio.fail_after(10):
+            patched.setattr(httpcore.AsyncHTTPConnection, "aclose", closing)
+            assert await number(client, server.url) == 1
+            await closed.wait()
+            await anyio.sleep(0)
+        assert await number(client, server.url) == 2
 
 
 async def test_a_cancelled_request_leaves_nothing():

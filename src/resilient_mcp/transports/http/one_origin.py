@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -91,7 +92,10 @@ class OneOrigin(httpcore.AsyncConnectionInterface):  # type: ignore[misc]
             while self._idle:
                 await anyio.sleep(IDLE)
                 while self._idle and self._idle[0].has_expired():
-                    await self._idle.popleft().aclose()
+                    with suppress(
+                        Exception
+                    ):  # it would end all that runs beside this, and the connection is gone anyway
+                        await self._idle.popleft().aclose()
         if self._tidying is scope:
             self._tidying = None
 
