@@ -343,6 +343,7 @@ def looks_of(client: ResilientClient) -> tuple[Any, ...]:
     return client.health(), client.error, client.stats(), client.state, client.circuit.state
 
 
+@pytest.mark.timeout(60)  # four processes are started one after the other
 @pytest.mark.anyio
 async def test_any_thread_can_look_at_a_client():
     """A thread without an event loop sees how long a server has been starting and when the next attempt is due."""
